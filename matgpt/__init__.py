@@ -1,0 +1,4 @@
+"""matgpt: one GPT that holds a set of smaller GPTs, each of which can be sliced out."""
+from .config import GPTConfig, Size
+from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from .training import DivergedError, History, evaluate, matryoshka_loss, train

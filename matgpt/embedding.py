@@ -1,0 +1,38 @@
+"""Token and position embedding, and the readout that is tied to the former."""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .nested import Nested, corner
+
+
+class NestedEmbedding(Nested):
+    """Sum of token and learned position embedding, cut to the first n_embd dimensions.
+
+    The readout reads the same tensor (V, D): there is no second copy that could come untied.
+    """
+
+    def __init__(self, vocab_size, block_size, n_embd):
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(vocab_size, n_embd))
+        self.position = nn.Parameter(torch.empty(block_size, n_embd))
+        for weight in (self.token, self.position):
+            nn.init.normal_(weight, std=0.02)
+
+    def cut(self, doll):
+        return {name: corner(p, *getattr(doll, name).shape) for name, p in self.named_parameters()}
+
+    def forward(self, idx, n_embd, start=0):
+        """Token ids (B, T), the first at position `start` -> (B, T, n_embd)."""
+        B, T = idx.shape
+        position = corner(self.position[start:], T, n_embd)
+        return F.embedding(idx, corner(self.token, len(self.token), n_embd)) + position
+
+    def readout(self, x):
+        """Residual (B, T, d) -> logits (B, T, V), at the scale of its own width as in `NestedLinear`."""
+        V, D = self.token.shape
+        d = x.size(-1)
+        x = x if d == D else x * math.sqrt(D / d)
+        return F.linear(x, corner(self.token, V, d))

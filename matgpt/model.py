@@ -1,0 +1,131 @@
+"""The two models. Both hold the same weights; they differ in what a smaller size cuts.
+
+Shapes: B batch, T tokens, D width, H heads, S head size, V vocabulary; lower case for a doll's.
+"""
+import torch
+from torch import nn
+
+from .config import GPTConfig, inner_sizes
+from .embedding import NestedEmbedding
+from .generation import generate
+from .nested import Nested, NestedNorm, corner
+from .residual import NestedBlock
+
+
+class NestedGPT(nn.Module):
+    """What both variants share: GPT-2 (pre-norm, learned positions, tied readout) over nested layers."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = NestedEmbedding(config.vocab_size, config.block_size, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(NestedBlock(config, f) for f in inner_sizes(config.n_inner, config.n_layer))
+        self.norm = NestedNorm(config.n_embd, config.bias)
+
+    @property
+    def sizes(self):
+        """The dolls that are trained, smallest first; the last is the full size."""
+        return self.config.sizes
+
+    def forward(self, idx, size=None, cache=None):
+        """Token ids (B, T), T up to block_size -> logits (B, T, V) of one doll.
+
+        size: a Size that fits, the width of one doll of the nesting, or None for the full size.
+        cache: a `Cache`; idx then follows the tokens in it.
+        Raises ValueError for ids outside the vocabulary, a context too long, or a size that does not fit.
+        """
+        return self.embedding.readout(self.features(idx, size, cache))
+
+    def features(self, idx, size=None, cache=None):
+        """The final residual (B, T, d), after the last norm, that the readout turns into logits."""
+        raise NotImplementedError
+
+    def _trunk(self, idx, size, cache=None):
+        start = 0 if cache is None else cache.length
+        self._check(idx, start)
+        head_size = self.config.head_size_of(size)
+        x = self.dropout(self.embedding(idx, size.n_embd, start))
+        # a shallow doll runs the first layers (2D Matryoshka, 2402.14776; LayerSkip, 2404.16710)
+        for layer, n_inner in enumerate(inner_sizes(size.n_inner, size.n_layer)):
+            x = self.blocks[layer](x, size.n_head, head_size, n_inner, cache, layer)
+        if cache is not None:
+            cache.length += idx.size(1)
+        return self.norm(x)
+
+    def _check(self, idx, start=0):
+        if idx.dim() != 2 or idx.is_floating_point() or idx.size(1) == 0:
+            raise ValueError(f"idx must be (B, T) whole numbers with T of at least 1, not {tuple(idx.shape)} {idx.dtype}")
+        if start + idx.size(1) > self.config.block_size:
+            raise ValueError(f"context of {start + idx.size(1)} tokens is longer than block_size={self.config.block_size}")
+        # on a GPU, looking would wait for the device at every step; `generate` and `train` look once
+        if not (idx.is_cuda or torch.compiler.is_compiling()):
+            self.check_ids(idx)
+
+    def check_ids(self, idx):
+        """ValueError, naming the first one, if any token id lies outside the vocabulary."""
+        outside = (idx < 0) | (idx >= self.config.vocab_size)
+        if outside.any():
+            raise ValueError(f"token id {idx[outside][0].item()} is outside the vocabulary: "
+                             f"allowed are 0 to {self.config.vocab_size - 1}")
+
+    def num_params(self, size=None):
+        """Parameters that the doll reads (the tied embedding counts once)."""
+        return self.config.num_params(size)
+
+    @torch.no_grad()
+    def token_embeddings(self, size=None):
+        """Embedding of every token, cut to the doll's width: (V, d)."""
+        return corner(self.embedding.token, self.config.vocab_size, self.config.resolve(size).n_embd).clone()
+
+    generate = generate
+
+
+class MatryoshkaGPT(NestedGPT):
+    """Fully nested: a doll reads a corner of every weight and costs what a GPT of its size costs."""
+
+    def features(self, idx, size=None, cache=None):
+        return self._trunk(idx, self.config.resolve(size), cache)
+
+    @torch.no_grad()
+    def slice(self, size=None):
+        """That doll as a MatryoshkaGPT of its own: one size, contiguous memory that it shares with nobody."""
+        size = self.config.resolve(size)
+        with torch.device("meta"):  # no random numbers drawn for weights that are overwritten
+            doll = MatryoshkaGPT(self.config.doll(size))
+        weight = self.embedding.token
+        doll = doll.to(weight.dtype).to_empty(device=weight.device).train(self.training)
+        for name, layer in doll.named_modules():
+            if isinstance(layer, Nested):
+                layer.copy_from(self.get_submodule(name))
+        # the readout's weight is the tied embedding, so its scale goes into the norm before it
+        for p in doll.norm.parameters():
+            p *= (self.config.n_embd / size.n_embd) ** 0.5
+        return doll
+
+    def standalone(self, size=None):
+        """What generation runs for `size`: a sliced doll (cut once, not once a token) and its own size."""
+        size = self.config.resolve(size)
+        return (self if size == self.config.full else self.slice(size)), None
+
+
+class MatryoshkaEmbeddingsGPT(NestedGPT):
+    """Output only: trunk and final norm run at full size, then residual and readout are cut to n_embd.
+
+    The other axes of a size have no meaning here. Every doll reads all weights, so `num_params` is the
+    same for each; what is small is its embeddings (Matryoshka Representation Learning, 2205.13147).
+    """
+
+    def features(self, idx, size=None, cache=None):
+        return self._trunk(idx, self.config.full, cache)[..., :self.config.resolve(size).n_embd]
+
+    def num_params(self, size=None):
+        self.config.resolve(size)
+        return self.config.num_params()
+
+    def slice(self, size=None):
+        raise ValueError(f"size={size!r}: an output-only model has no dolls to slice out, since its trunk runs at "
+                         "full size; use token_embeddings(size), or train a MatryoshkaGPT")
+
+    def standalone(self, size=None):
+        return self, self.config.resolve(size)

@@ -1,0 +1,74 @@
+"""Nested linear map and norm: the only place where a weight is sliced.
+
+A doll reads the leading corner of every weight. Its input already has the doll's width, so a layer
+learns from the shape of `x` how much to read of its inputs, and from its caller how much of its outputs.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def corner(weight, *shape):
+    """The leading corner of `weight` with that shape, as a view."""
+    return weight[tuple(slice(n) for n in shape)]
+
+
+class Nested(nn.Module):
+    """A layer whose weights hold those of every smaller layer. `cut` gives a doll's share by name."""
+
+    def copy_from(self, full):
+        """Fill this stand-alone layer with its share of the larger layer `full`."""
+        for name, value in full.cut(self).items():
+            getattr(self, name).copy_(value)
+
+
+class NestedLinear(Nested):
+    """Linear map from (..., *in_shape) to (..., *out_shape), stored as (*out_shape, *in_shape).
+
+    A doll multiplies its corner by sqrt(full fan-in / own fan-in), so that a weight drawn for the full
+    width acts at the scale of the width that reads it. MatFormer (2310.07707) has no such factor: there
+    the fan-in of only one matrix changes; here that of all of them does.
+    """
+
+    def __init__(self, in_shape, out_shape, bias=True, std=0.02):
+        super().__init__()
+        self.in_shape, self.out_shape = in_shape, out_shape
+        self.weight = nn.Parameter(torch.empty(*out_shape, *in_shape))
+        self.bias = nn.Parameter(torch.zeros(*out_shape)) if bias else None
+        nn.init.normal_(self.weight, std=std)
+
+    def corner(self, in_shape, out_shape):
+        """Weight (*out_shape, *in_shape), at its own scale, and bias (*out_shape) or None."""
+        weight = corner(self.weight, *out_shape, *in_shape)
+        scale = math.sqrt(math.prod(self.in_shape) / math.prod(in_shape))
+        bias = None if self.bias is None else corner(self.bias, *out_shape)
+        return (weight if scale == 1 else weight * scale), bias
+
+    def cut(self, doll):
+        weight, bias = self.corner(doll.in_shape, doll.out_shape)
+        return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+
+    def forward(self, x, out_shape):
+        dims = len(self.in_shape)
+        weight, bias = self.corner(x.shape[-dims:], out_shape)
+        weight = weight.reshape(math.prod(out_shape), -1)  # (out, in)
+        y = F.linear(x.flatten(-dims), weight, None if bias is None else bias.flatten())
+        return y.unflatten(-1, out_shape)
+
+
+class NestedNorm(Nested):
+    """LayerNorm over the width that `x` has, with the prefix of gain and shift."""
+
+    def __init__(self, n_embd, bias=True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_embd))
+        self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
+
+    def cut(self, doll):
+        return {name: corner(p, len(doll.weight)) for name, p in self.named_parameters()}
+
+    def forward(self, x):
+        d = x.size(-1)
+        return F.layer_norm(x, (d,), corner(self.weight, d), None if self.bias is None else corner(self.bias, d))

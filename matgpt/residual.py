@@ -1,0 +1,25 @@
+"""The residual block: pre-norm attention and feedforward, as in GPT-2."""
+from torch import nn
+
+from .attention import NestedAttention
+from .feedforward import NestedFeedForward
+from .nested import NestedNorm
+
+
+class NestedBlock(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x)), at the width that x has."""
+
+    def __init__(self, config, n_inner):
+        super().__init__()
+        # GPT-2 (section 2.3): residual projections start smaller the deeper the model
+        proj_std = 0.02 / (2 * config.n_layer) ** 0.5
+        self.norm1 = NestedNorm(config.n_embd, config.bias)
+        self.attention = NestedAttention(
+            config.n_embd, config.n_head, config.head_size, config.dropout, config.bias, proj_std)
+        self.norm2 = NestedNorm(config.n_embd, config.bias)
+        self.feedforward = NestedFeedForward(config.n_embd, n_inner, config.dropout, config.bias, proj_std)
+
+    def forward(self, x, n_head, head_size, n_inner, cache=None, layer=0):
+        """x (B, T, d) -> (B, T, d)."""
+        x = x + self.attention(self.norm1(x), n_head, head_size, cache, layer)
+        return x + self.feedforward(self.norm2(x), n_inner)
