@@ -1,0 +1,164 @@
+"""Figures. Each function returns a matplotlib Figure; a notebook shows it, a program saves it."""
+import matplotlib.pyplot as plt
+from matplotlib import colormaps
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
+
+from .config import inner_sizes
+
+
+def close(figure):
+    """Forget a figure that was shown, so that a notebook does not draw it a second time."""
+    plt.close(figure)
+
+
+def colors(n):
+    """`n` colours, light for the smallest doll and dark for the largest."""
+    return [colormaps["viridis_r"](0.08 + 0.92 * i / max(1, n - 1)) for i in range(n)]
+
+
+def _axes(title, xlabel, ylabel, width=7, height=4):
+    figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax
+
+
+def _plain_log(axis):
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def label(size):
+    """Short name of a doll for a legend."""
+    inner = "" if size.n_inner == 4 * size.n_embd else f", {size.n_inner} inner"
+    return f"{size.n_embd} wide, {size.n_head} head{'s' * (size.n_head > 1)}, " \
+           f"{size.n_layer} layer{'s' * (size.n_layer > 1)}{inner}"
+
+
+def losses(history):
+    """Loss of every doll against the step: validation as lines, training dotted."""
+    figure, ax = _axes("Loss of every doll in one run", "training step", "cross-entropy, nats per token")
+    for size, color in zip(history.sizes, colors(len(history.sizes))):
+        last = f"{label(size)}: {history.val[size][-1]:.3f}" if history.steps else label(size)
+        ax.plot(history.steps, history.val[size], "o-", color=color, markersize=3, label=last)
+        ax.plot(history.steps, history.train[size], ":", color=color, linewidth=1)
+    ax.plot([], [], ":", color="gray", label="dotted: training text")
+    # the first entry, near ln V, would flatten all that follows
+    later = [v for s in history.sizes for d in (history.val, history.train) for v in d[s][1:]]
+    if len(history.steps) > 2:
+        spread = max(later) - min(later)
+        ax.set_ylim(min(later) - 0.1 * spread, max(later) + 0.15 * spread)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def loss_against_params(params, doll, twin=None, title="One nested model beside twins trained alone"):
+    """Validation loss against parameters: dolls of one model, and optionally twins trained alone.
+
+    params: {size: count}; doll, twin: {size: [one loss per seed]}.
+    """
+    figure, ax = _axes(title, "parameters of the doll", "validation loss, nats per token")
+    for name, runs, style, color in (("twins trained alone, each at its best learning rate", twin, "s--", "tab:orange"),
+                                     ("dolls of one nested model", doll, "o-", "tab:blue")):
+        if runs:
+            sizes = sorted(runs, key=params.get)
+            means = [sum(runs[s]) / len(runs[s]) for s in sizes]
+            errors = [[m - min(runs[s]) for s, m in zip(sizes, means)], [max(runs[s]) - m for s, m in zip(sizes, means)]]
+            ax.errorbar([params[s] for s in sizes], means, errors, fmt=style, color=color, capsize=3, label=name)
+            for size, mean in zip(sizes, means):
+                below = runs is doll and twin
+                ax.annotate(f"{mean:.3f}", (params[size], mean), textcoords="offset points",
+                            xytext=(0, -14 if below else 8), ha="center", fontsize=8, color=color)
+    ax.set_xscale("log")
+    ax.set_xticks([params[s] for s in doll], [f"{params[s]:,}\n{s.n_embd} wide" for s in doll], fontsize=8)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.margins(0.12, 0.2)
+    ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _corners(ax, title, rows, columns, cuts, note=""):
+    """One matrix as a rectangle, rows x columns, with the corner of each doll (largest first) in it."""
+    for (r, c), color in zip(cuts, reversed(colors(len(cuts)))):
+        ax.add_patch(Rectangle((0, 0), c / columns, r / rows, facecolor=color, edgecolor="white", linewidth=0.8))
+    ax.set_title(title, fontsize=9)
+    ax.text(0.5, 1.05, note, ha="center", va="top", fontsize=8, color="0.35")
+    ax.set(xlim=(-0.02, 1.02), ylim=(1.22, -0.02))
+    ax.axis("off")
+
+
+def _stack(ax, title, names, config, sizes, rows, note):
+    """Matrices one behind the other along an axis of heads or layers, of which a doll reads the first."""
+    n = len(names)
+    for i, name in enumerate(names):
+        y = i * 1.12 / n
+        height = 1 / n * 0.92
+        for size, color in zip(reversed(sizes), reversed(colors(len(sizes)))):
+            part = rows(size, i)
+            if part:
+                ax.add_patch(Rectangle((0, y), part[1], height * part[0], facecolor=color, edgecolor="white", linewidth=0.6))
+        ax.text(-0.03, y + height / 2, name, ha="right", va="center", fontsize=8, color="0.35")
+    ax.set_title(title, fontsize=9)
+    ax.text(0.5, 1.19, note, ha="center", va="top", fontsize=8, color="0.35")
+    ax.set(xlim=(-0.16, 1.02), ylim=(1.36, -0.02))
+    ax.axis("off")
+
+
+def nesting(config, sizes=None, output_only=False):
+    """Which corner of each weight each doll reads, one colour a doll; areas are to scale.
+
+    output_only: the drawing for MatryoshkaEmbeddingsGPT, which cuts the final residual and the readout alone.
+    """
+    sizes = list(config.sizes if sizes is None else sizes)
+    D, H, S, L = config.n_embd, config.n_head, config.head_size, config.n_layer
+    legend = [plt.Line2D([], [], marker="s", linestyle="", markersize=9, color=c) for c in colors(len(sizes))]
+    widths = [s.n_embd for s in reversed(sizes)]
+    if output_only:
+        figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
+        _corners(axes[0], "trunk: every weight", 1, 1, [(1, 1)], "always at full size")
+        _corners(axes[1], "final residual x", 1, D, [(1, d) for d in widths], "(T, D): the first d columns")
+        _corners(axes[2], "readout = tied embedding, transposed", D, 1, [(d, 1) for d in widths],
+                 "(D, V): the first d rows")
+        names = [f"first {s.n_embd} dimensions" for s in sizes]
+    else:
+        figure, axes = plt.subplots(2, 4, figsize=(11, 6), layout="constrained")
+        F = max(inner_sizes(config.n_inner, L))
+        inner = [max(inner_sizes(s.n_inner, s.n_layer)) for s in reversed(sizes)]
+        head = config.head_size_of
+        _corners(axes[0, 0], "token embedding = readout", 1, D, [(1, d) for d in widths], "(V, D): every row, first d columns")
+        _corners(axes[0, 1], "position embedding", 1, D, [(1, d) for d in widths], "(T, D): every row, first d columns")
+        _stack(axes[0, 2], "queries; keys and values alike", [f"head {i + 1}" for i in range(H)], config, sizes,
+               lambda s, i: i < s.n_head and (head(s) / S, s.n_embd / D), "(H, S, D): first heads, rows and columns")
+        _stack(axes[0, 3], "concatenated heads → projection", [f"head {i + 1}" for i in range(H)], config, sizes,
+               lambda s, i: i < s.n_head and (head(s) / S, s.n_embd / D), "(D, H, S), drawn transposed")
+        _corners(axes[1, 0], "feedforward in", F, D, list(zip(inner, widths)), "(F, D): first f rows, d columns")
+        _corners(axes[1, 1], "feedforward out", D, F, list(zip(widths, inner)), "(D, F): first d rows, f columns")
+        _corners(axes[1, 2], "norms and biases", 1, D, [(1, d) for d in widths], "(D): the first d")
+        _stack(axes[1, 3], "blocks", [f"layer {i + 1}" for i in range(L)], config, sizes,
+               lambda s, i: i < s.n_layer and (1, s.n_embd / D), "the first l, at width d")
+        names = [label(s) for s in sizes]
+    figure.legend(legend, names, loc="outside lower center", ncols=min(4, len(sizes)), fontsize=9, frameon=False)
+    return figure
+
+
+def token_similarity(embeddings, names, title="", groups=None):
+    """Heat map of the cosine similarity between tokens.
+
+    embeddings: (V, d); names: V labels; groups: optional {name: how many tokens in a row}, framed and named.
+    """
+    unit = embeddings / embeddings.norm(dim=-1, keepdim=True)
+    figure, ax = plt.subplots(figsize=(6.2, 5.4), layout="constrained")
+    image = ax.imshow((unit @ unit.T).cpu(), cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.set_title(title)
+    ax.set_xticks(range(len(names)), names, fontsize=5)
+    ax.set_yticks(range(len(names)), names, fontsize=5)
+    start = 0
+    for name, count in (groups or {}).items():
+        ax.add_patch(Rectangle((start - 0.5, start - 0.5), count, count, fill=False, edgecolor="black", linewidth=1.2))
+        ax.text(len(names), start + count / 2 - 0.5, name, fontsize=7, va="center")
+        start += count
+    figure.colorbar(image, ax=ax, label="cosine similarity", shrink=0.8, pad=0.12 if groups else 0.04)
+    return figure
