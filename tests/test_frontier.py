@@ -1,0 +1,106 @@
+import pytest
+import torch
+
+import matgpt
+from matgpt import GPTConfig, MatryoshkaGPT, Size
+from matgpt.frontier import Point, flops_per_token, mark_front
+
+
+def tiny(nesting, **kw):
+    torch.manual_seed(0)
+    return MatryoshkaGPT(GPTConfig(vocab_size=11, block_size=8, n_embd=32, n_head=4, n_layer=3, nesting=nesting, **kw))
+
+
+def ids(n=400):
+    return torch.arange(n) * 7 % 11
+
+
+def test_lattice_has_every_width_depth_and_ratio_with_whole_heads():
+    sizes = matgpt.lattice(n_embd=(32, 64, 128), n_layer=(1, 2, 4), head_size=32)
+    assert len(set(sizes)) == 9
+    assert all(s.n_head * 32 == s.n_embd and s.n_inner == 4 * s.n_embd for s in sizes)
+    wide = matgpt.lattice(n_embd=(32, 64), n_layer=(2,), head_size=16, n_inner_ratio=(1, 2, 4))
+    assert {(s.n_embd, s.n_head, s.n_inner) for s in wide} == {
+        (d, d // 16, r * d) for d in (32, 64) for r in (1, 2, 4)}
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(n_embd=(), n_layer=(1,), head_size=8), "n_embd is empty"),
+    (dict(n_embd=(20,), n_layer=(1,), head_size=8), "n_embd=20"),
+    (dict(n_embd=(16,), n_layer=(0,), head_size=8), "n_layer=0"),
+    (dict(n_embd=(16,), n_layer=(1,), head_size=8, n_inner_ratio=()), "n_inner_ratio is empty"),
+])
+def test_lattice_names_what_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        matgpt.lattice(**arguments)
+
+
+@pytest.mark.parametrize("size", [Size(32, 4, 3), Size(16, 2, 1), Size(16, 4, 2, (5, 9)), Size(32, 1, 3, 7)])
+def test_flops_are_those_that_torch_counts(size):
+    from torch.utils.flop_counter import FlopCounterMode
+    model = tiny(None)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(ids(8)[None], size)
+    counted = counter.get_total_flops()
+    if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in counter.get_flop_counts()["Global"]:
+        # this counter does not know the fused CPU attention: 2 products of (T, T, s) for each head
+        counted += size.n_layer * size.n_head * 4 * 8 * 8 * model.config.head_size_of(size)
+    assert flops_per_token(model.config, size) * 8 == counted
+
+
+def test_frontier_measures_what_evaluate_does_and_marks_the_front():
+    model = tiny((Size(8, 1, 1), Size(16, 2, 2)))
+    points = matgpt.frontier(model, ids())
+    assert [p.size for p in points] == list(model.sizes)
+    for point in points:
+        assert point.loss == matgpt.evaluate(model, ids(), point.size)
+        assert point.params == model.slice(point.size).num_params()
+        rivals = [p for p in points if p.params <= point.params and p.flops <= point.flops and p.loss <= point.loss]
+        assert point.on_front == (rivals == [point])
+
+
+def test_frontier_takes_sizes_that_were_never_trained():
+    model = tiny((16, 32))
+    odd = Size(24, 3, 2, (10, 20))
+    assert matgpt.frontier(model, ids(), [odd])[0].size == odd
+    with pytest.raises(ValueError, match="n_embd may be at most 32"):
+        matgpt.frontier(model, ids(), [Size(64, 4, 2)])
+
+
+def test_front_and_best_size_by_hand():
+    a, b, c, d = (Size(n, 1, 1) for n in (8, 16, 24, 32))
+    points = mark_front([Point(d, 400, 40, 1.0), Point(a, 100, 10, 3.0), Point(b, 200, 30, 2.0), Point(c, 300, 30, 2.5)])
+    assert [(p.size, p.on_front) for p in points] == [(a, True), (b, True), (c, False), (d, True)]
+    assert matgpt.best_size(points) == d
+    assert matgpt.best_size(points, max_params=350) == b
+    assert matgpt.best_size(points, max_flops=29) == a
+    assert matgpt.best_size(points, max_params=250, max_flops=10) == a
+    with pytest.raises(ValueError, match="no doll fits max_params=99.*100 parameters"):
+        matgpt.best_size(points, max_params=99)
+    with pytest.raises(ValueError, match="points is empty"):
+        matgpt.best_size([])
+
+
+SYSTEMS = {
+    "the seed: width, every head and layer": (8, 16, 32),
+    "MatFormer: feedforward alone": tuple(Size(32, 4, 3, f) for f in (16, 32, 64, 128)),
+    "HydraViT: width and heads": tuple(Size(8 * h, h, 3) for h in (1, 2, 4)),
+    "2D Matryoshka: depth": tuple(Size(32, 4, l) for l in (1, 2, 3)),
+    "ours: every dimension": (Size(8, 1, 1), Size(16, 2, 2), Size(32, 4, 3)),
+    "ours: a lattice": matgpt.lattice(n_embd=(8, 16, 32), n_layer=(1, 2, 3), head_size=8),
+}
+
+
+@pytest.mark.parametrize("nesting", SYSTEMS.values(), ids=SYSTEMS.keys())
+def test_each_system_is_one_nesting_and_every_doll_of_it_learns(nesting):
+    model = tiny(nesting)
+    history = matgpt.train(model, ids(), ids(), steps=40, batch_size=4, warmup=5, progress=False)
+    assert all(history.val[s][-1] < history.val[s][0] - 0.3 for s in model.sizes)
+
+
+def test_mix_n_match_dolls_run_though_none_was_trained():
+    model = tiny(SYSTEMS["MatFormer: feedforward alone"])
+    matgpt.train(model, ids(), ids(), steps=40, batch_size=4, warmup=5, progress=False)
+    mixed = Size(32, 4, 3, (16, 64, 128))
+    assert mixed not in model.sizes
+    assert matgpt.evaluate(model, ids(), mixed) < 2.0 < torch.tensor(11.0).log()
