@@ -3,3 +3,4 @@ from .config import GPTConfig, Size
 from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from .training import DivergedError, History, evaluate, matryoshka_loss, train
 from .frontier import best_size, frontier, lattice
+from .checkpoint import load, save

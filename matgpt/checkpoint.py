@@ -1,0 +1,114 @@
+"""Folders that keep a model: written atomically, read strictly, and never run as code."""
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from .config import GPTConfig, Size
+from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+
+FORMAT = 1
+MODELS = {model.__name__: model for model in (MatryoshkaGPT, MatryoshkaEmbeddingsGPT)}
+
+
+def write(path, data):
+    """Write bytes so that `path` holds, whatever happens, either what it held before or all of `data`."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name itself lasts once its folder is on the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save(model, folder, tokenizer=None):
+    """Keep a model in `folder`: config.json, model.safetensors and, if given, its tokenizer.
+
+    Each file is replaced atomically. Raises ValueError if the tokenizer does not fit the model, OSError if
+    the folder cannot be written.
+    """
+    folder = Path(folder)
+    check_vocabulary(model.config, tokenizer, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"format": FORMAT, "model": type(model).__name__, "config": dataclasses.asdict(model.config)}
+    weights = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
+    write(folder / "config.json", json.dumps(config, indent=2).encode())
+    write(folder / "model.safetensors", safetensors.torch.save(weights))
+    if tokenizer is None:
+        (folder / "tokenizer.json").unlink(missing_ok=True)  # of another model, kept here before
+    else:
+        tokenizer.save(folder)
+
+
+def load(folder):
+    """The model kept in `folder`, on the CPU and ready to use (eval mode), and its tokenizer or None.
+
+    Raises ValueError, naming the file and what is wrong with it, for a folder or file that is missing,
+    truncated, of an unknown format version, or that does not hold exactly the weights of its configuration.
+    """
+    folder = Path(folder)
+    model = read_config(folder / "config.json")
+    path = folder / "model.safetensors"
+    try:
+        weights = safetensors.torch.load(read(path))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is truncated or damaged: {error}") from None
+    try:
+        # assigned, not copied: the weights keep the type that they were saved in
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not hold the weights of {path.parent / 'config.json'}: {error}") from None
+    tokenizer = None
+    if (folder / "tokenizer.json").exists():
+        from .tokenizer import load_tokenizer
+        tokenizer = load_tokenizer(folder)
+        check_vocabulary(model.config, tokenizer, folder)
+    return model.eval(), tokenizer
+
+
+def read(path):
+    """The bytes of a file; ValueError, naming it, if it is not there."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_config(path):
+    """A model without memory for its weights (on the meta device), as config.json describes it."""
+    try:
+        kept = json.loads(read(path))
+        if kept["format"] != FORMAT:
+            raise ValueError(f"{path} has format version {kept['format']!r}; this program reads {FORMAT}")
+        if kept["model"] not in MODELS:
+            raise ValueError(f"{path} names the model {kept['model']!r}; known are {', '.join(MODELS)}")
+        config = kept["config"]
+        config = GPTConfig(**{**config, "nesting": [Size(**size) for size in config["nesting"]]})
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON (truncated?): {error}") from None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a configuration: {error!r}") from None
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
+    with torch.device("meta"):
+        return MODELS[kept["model"]](config)
+
+
+def check_vocabulary(config, tokenizer, folder):
+    """ValueError if the tokenizer does not know exactly the tokens of the model."""
+    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
+                         f"the model vocab_size={config.vocab_size}")
