@@ -56,6 +56,16 @@ class Size:
             shape += ("/".join(map(str, inner_sizes(self.n_inner, 1))),)
         return ",".join(map(str, shape))
 
+    @classmethod
+    def parse(cls, text):
+        """The Size that `str` writes as "64,2,2", "64,2,2,128" or "64,2,2,128/256"; ValueError for anything else."""
+        try:
+            shape = [[int(number) for number in part.split("/")] for part in text.split(",")]
+            (n_embd,), (n_head,), (n_layer,), n_inner = shape if len(shape) == 4 else (*shape, [None])
+        except ValueError:
+            raise ValueError(f"{text!r} is no size: write width,heads,layers or width,heads,layers,inner") from None
+        return cls(n_embd, n_head, n_layer, n_inner if len(n_inner) > 1 else n_inner[0])
+
 
 @dataclass(frozen=True)
 class GPTConfig:
