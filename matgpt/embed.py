@@ -1,0 +1,75 @@
+"""Text embeddings from the final residual of a model, whole or cut to fewer dimensions."""
+import torch
+import torch.nn.functional as F
+
+from .config import positive
+
+
+def as_texts(ids_or_texts, tokenizer=None):
+    """A text or several, as strings or as token ids, as a list of 1-D tensors of ids.
+
+    Raises ValueError for a string without a tokenizer, for an empty text and for anything that is not a row of ids.
+    """
+    texts = [ids_or_texts] if isinstance(ids_or_texts, str) else list(ids_or_texts)
+    if not texts:
+        raise ValueError("ids_or_texts is empty: give at least one text")
+    if not isinstance(texts[0], str) and all(torch.as_tensor(text).dim() == 0 for text in texts):
+        texts = [texts]  # one text as a plain list of ids
+    rows = []
+    for i, text in enumerate(texts):
+        if isinstance(text, str):
+            if tokenizer is None:
+                raise ValueError(f"text {i} is a string: give the tokenizer the model was trained with, or token ids")
+            text = tokenizer.encode(text)
+        row = torch.as_tensor(text)
+        if row.dim() != 1 or len(row) == 0:
+            raise ValueError(f"text {i} has shape {tuple(row.shape)}: a text is a row of at least one token")
+        if row.is_floating_point():
+            raise ValueError(f"text {i} has dtype {row.dtype}: token ids are whole numbers")
+        rows.append(row.long())
+    return rows
+
+
+@torch.no_grad()
+def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
+    """Embeddings (B, d) of B texts, each of length one: the mean of the final residual over all tokens.
+
+    ids_or_texts: a string or several (which need the `tokenizer`), token ids (B, T), or rows of ids that may
+        differ in length. Rows are padded on the right: the model is causal, so that changes no token before it,
+        and the padding itself is left out of the mean.
+    size: None for all dimensions, the width of a doll, or any Size, trained or not (`model.config.width(24)`).
+    batch_size: windows that run at once.
+
+    A text longer than block_size is read in windows of block_size tokens that do not see each other; the mean
+    runs over the tokens of all of them. Several sizes of an output-only model need its trunk only once:
+    `cut(embed(model, texts), d)` equals `embed(model, texts, size=d)`.
+    Raises ValueError for no text, an empty text, a string without a tokenizer, ids outside the vocabulary or a
+    size that does not fit.
+    """
+    T, device = model.config.block_size, model.embedding.token.device
+    d, batch_size = model.config.resolve(size).n_embd, positive("batch_size", batch_size)
+    texts = as_texts(ids_or_texts, tokenizer)
+    model.check_ids(torch.cat(texts))
+    windows, owner = zip(*((window, i) for i, text in enumerate(texts) for window in text.split(T)))
+    owner = torch.tensor(owner, device=device)
+    total = torch.zeros(len(texts), d, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(windows), batch_size):
+            some = windows[start:start + batch_size]
+            idx = torch.nn.utils.rnn.pad_sequence(some, batch_first=True).to(device)  # (b, T)
+            length = torch.tensor([len(window) for window in some], device=device)
+            real = torch.arange(idx.size(1), device=device) < length[:, None]  # (b, T)
+            x = model.features(idx, size).float()  # (b, T, d)
+            total.index_add_(0, owner[start:start + batch_size], (x * real[..., None]).sum(1))
+    finally:
+        model.train(was_training)
+    return F.normalize(total, dim=-1)  # the length goes, so the sum serves as the mean
+
+
+def cut(embeddings, d):
+    """The first d dimensions of embeddings (B, D), at length one again: (B, d). ValueError for d outside 1..D."""
+    if positive("d", d) > embeddings.size(-1):
+        raise ValueError(f"d={d} must be at most {embeddings.size(-1)}, the dimensions there are")
+    return F.normalize(embeddings[..., :d], dim=-1)
