@@ -1,44 +1,18 @@
 """The Matryoshka loss and the training loop."""
 import math
 import time
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
-from .config import Size, positive
+from .config import positive
+from .history import History
 from .progress import Progress
-
-
-class BySize(dict):
-    """A dict keyed by Size that also answers to a width that names one of them."""
-
-    def __missing__(self, key):
-        found = [s for s in self if s.n_embd == key]
-        if len(found) != 1:
-            raise KeyError(f"{key!r} names {len(found)} of {list(self)}")
-        return self[found[0]]
-
-
-@dataclass
-class History:
-    """What `train` measured: one entry an evaluation in `steps` and in each list of `train` and `val`.
-
-    Losses are mean cross-entropies in nats per token, by Size (or by a width that names one).
-    """
-
-    sizes: tuple[Size, ...]
-    steps: list[int] = field(default_factory=list)
-    train: dict[Size, list[float]] = None
-    val: dict[Size, list[float]] = None
-    lr: float = None
-    seconds: float = 0.0
-
-    def __post_init__(self):
-        for name in ("train", "val"):
-            if getattr(self, name) is None:
-                setattr(self, name, BySize((size, []) for size in self.sizes))
+from .state import RunState, uninterrupted
 
 
 class DivergedError(FloatingPointError):
@@ -70,8 +44,10 @@ def batch(ids, starts, block_size, device):
 
 
 def cross_entropy(model, x, y, size=None):
-    """Mean cross-entropy of one doll, nats per token."""
-    return F.cross_entropy(model(x, size).flatten(0, 1), y.flatten())
+    """Mean cross-entropy of one doll, nats per token; on a GPU that has bfloat16, its products are in that."""
+    fast = x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    with torch.autocast("cuda", torch.bfloat16) if fast else nullcontext():
+        return F.cross_entropy(model(x, size).flatten(0, 1), y.flatten())
 
 
 def check_weights(loss_weights, sizes):
@@ -95,12 +71,15 @@ def matryoshka_loss(model, x, y, loss_weights=None):
 def matryoshka_backward(model, x, y, sizes, weights):
     """Add the gradient of the weighted mean loss; each size's graph is freed before the next is built.
 
-    Peak memory is that of the largest doll alone. Returns the losses, one for each size.
+    Peak memory is that of the largest doll alone. Returns the losses, one for each size. With a model in
+    DistributedDataParallel, processes exchange gradients once, behind the last size, which reads every weight.
     """
     losses = []
-    for size, weight in zip(sizes, weights):
-        loss = cross_entropy(model, x, y, size)
-        (weight * loss).backward()
+    no_sync = getattr(model, "no_sync", nullcontext)
+    for i, (size, weight) in enumerate(zip(sizes, weights), 1):
+        with no_sync() if i < len(sizes) else nullcontext():
+            loss = cross_entropy(model, x, y, size)
+            (weight * loss).backward()
         losses.append(loss.detach())
     return losses
 
@@ -160,11 +139,12 @@ def draw_sizes(sizes, weights, random_sizes, rng):
 
 def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0, *, loss_weights=None,
           random_sizes=None, warmup=100, weight_decay=0.1, grad_clip=1.0, eval_interval=None, eval_blocks=256,
-          progress=True, on_evaluation=None):
+          progress=True, on_evaluation=None, checkpoint_dir=None, resume=False):
     """Train every doll of the nesting at once; returns a `History`.
 
     One step is the mean over the sizes of their cross-entropies on the same batch (batch_size x block_size
-    tokens). Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far.
+    tokens). Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where
+    torch.distributed is initialized, each process takes its share of the batch, and the first one writes.
 
     lr: peak learning rate, after `warmup` steps and before a cosine to a tenth; None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
@@ -173,7 +153,11 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     eval_interval: steps between evaluations (default: a tenth of the run); each reads `eval_blocks` blocks
         of train and val, always the same.
     on_evaluation: called with the history after each evaluation.
-    Raises ValueError for bad arguments before any work, DivergedError when a loss is not finite.
+    checkpoint_dir: folder that keeps the state of the run, written at evaluations, about once a minute
+        between them, and when interrupted.
+    resume: go on from the newest state in checkpoint_dir, if there is one; the run ends as if never stopped.
+    Raises ValueError for bad arguments before any work (also for a checkpoint_dir that holds another run),
+    DivergedError when a loss is not finite, OSError when there is no room for the state.
     """
     config, device, sizes = model.config, model.embedding.token.device, model.sizes
     steps, batch_size = positive("steps", steps), positive("batch_size", batch_size)
@@ -182,40 +166,77 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     train_ids = as_ids(train_ids, config.block_size, config.vocab_size, "train_ids")
     val_ids = as_ids(val_ids, config.block_size, config.vocab_size, "val_ids")
     lr = default_lr(config) if lr is None else lr
-    optimizer = make_optimizer(model, lr, weight_decay)
-    history = History(sizes, lr=lr)
+    for name, value in dict(lr=lr, seed=seed, random_sizes=random_sizes or 0, warmup=warmup, grad_clip=grad_clip).items():
+        if not value >= 0:
+            raise ValueError(f"{name}={value!r} must be at least 0")
+    distributed = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    if batch_size % world:
+        raise ValueError(f"batch_size={batch_size} must be divisible by the number of processes, {world}")
+    if resume and checkpoint_dir is None:
+        raise ValueError("resume=True needs the checkpoint_dir to resume from")
+    optimizer, history, done = make_optimizer(model, lr, weight_decay), History(sizes, lr=lr), 0
+    run = state = None
+    if checkpoint_dir is not None and rank == 0:
+        run = RunState(checkpoint_dir, resume, model, train_ids, val_ids, steps=steps, batch_size=batch_size, lr=lr,
+                       seed=seed, loss_weights=weights, random_sizes=random_sizes, warmup=warmup,
+                       weight_decay=weight_decay, grad_clip=grad_clip, eval_interval=eval_interval,
+                       eval_blocks=eval_blocks)
+        state = run.restore() if resume else None
+    if resume and world > 1:  # only the first process needs to see the folder
+        dist.broadcast_object_list(shared := [state])
+        state = shared[0]
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        history, done = History.from_dict(state["history"]), state["step"]
+    gpu = [device] if device.type == "cuda" else []
+    parallel = DistributedDataParallel(model) if world > 1 else model
 
-    def record(step):
-        history.steps.append(step)
-        for size in sizes:
-            history.train[size].append(evaluate(model, train_ids, size, eval_blocks))
-            history.val[size].append(evaluate(model, val_ids, size, eval_blocks))
+    def record():
+        losses = [(evaluate(model, train_ids, size, eval_blocks), evaluate(model, val_ids, size, eval_blocks))
+                  for size in sizes]
+        with uninterrupted():
+            history.steps.append(done)
+            for size, (train_loss, val_loss) in zip(sizes, losses):
+                history.train[size].append(train_loss)
+                history.val[size].append(val_loss)
         bar.evaluated(history)
-        if on_evaluation:
+        if on_evaluation and rank == 0:
             on_evaluation(history)
 
     model.train()
-    with Progress(steps, history, progress) as bar, torch.random.fork_rng():
+    with Progress(steps, history, progress and rank == 0) as bar, torch.random.fork_rng(gpu):
         try:
-            record(0)
-            for step in range(steps):
+            while True:
+                measure = (done % eval_interval == 0 or done == steps) and done not in history.steps
+                if measure:
+                    record()
+                if run and (measure or run.due()):
+                    run.save(done, model, optimizer, history)
+                if done == steps:
+                    break
+                started = time.monotonic()
                 # all that is random in a step follows from seed and step alone
-                rng = np.random.default_rng((seed, step))
-                torch.manual_seed(int(rng.integers(2**31)))
+                rng = np.random.default_rng((seed, done))
+                torch.manual_seed(int(rng.integers(2**31)) + rank)
                 starts = rng.integers(len(train_ids) - config.block_size, size=batch_size)
-                x, y = batch(train_ids, starts, config.block_size, device)
+                x, y = batch(train_ids, starts[rank::world], config.block_size, device)
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, steps, lr, warmup)
-                losses = matryoshka_backward(model, x, y, *draw_sizes(sizes, weights, random_sizes, rng))
-                if not all(loss.isfinite() for loss in losses):
-                    raise DivergedError(f"step {step}: the loss is not finite with lr={lr:g}; try a smaller one", history)
-                torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
-                optimizer.step()
+                    group["lr"] = learning_rate(done, steps, lr, warmup)
+                losses = matryoshka_backward(parallel, x, y, *draw_sizes(sizes, weights, random_sizes, rng))
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+                if not torch.stack([norm, *losses]).isfinite().all():
+                    raise DivergedError(f"step {done}: the loss is not finite with lr={lr:g}; try a smaller one", history)
+                with uninterrupted():
+                    optimizer.step()
+                    done += 1
                 optimizer.zero_grad()
-                bar.stepped(step + 1)
-                if (step + 1) % eval_interval == 0 or step + 1 == steps:
-                    record(step + 1)
+                history.seconds += time.monotonic() - started
+                bar.stepped(done)
         except KeyboardInterrupt:
             optimizer.zero_grad()
+            if run:
+                run.save(done, model, optimizer, history)
     model.eval()
     return history

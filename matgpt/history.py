@@ -1,0 +1,62 @@
+"""What a run measured."""
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .checkpoint import write
+from .config import Size
+
+
+class BySize(dict):
+    """A dict keyed by Size that also answers to a width that names one of them."""
+
+    def __missing__(self, key):
+        found = [s for s in self if s.n_embd == key]
+        if len(found) != 1:
+            raise KeyError(f"{key!r} names {len(found)} of {list(self)}")
+        return self[found[0]]
+
+
+@dataclass
+class History:
+    """What `train` measured: one entry an evaluation in `steps` and in each list of `train` and `val`.
+
+    Losses are mean cross-entropies in nats per token, by Size (or by a width that names one). `seconds` are
+    those spent in steps, evaluation left out; they are not kept, since no two runs have the same.
+    """
+
+    sizes: tuple[Size, ...]
+    steps: list[int] = field(default_factory=list)
+    train: dict[Size, list[float]] = None
+    val: dict[Size, list[float]] = None
+    lr: float = None
+    seconds: float = field(default=0.0, compare=False)
+
+    def __post_init__(self):
+        for name in ("train", "val"):
+            if getattr(self, name) is None:
+                setattr(self, name, BySize((size, []) for size in self.sizes))
+
+    def as_dict(self):
+        """Plain lists and numbers; a size is the text that `Size.parse` reads."""
+        losses = {name: {str(size): getattr(self, name)[size] for size in self.sizes} for name in ("train", "val")}
+        return {"sizes": [str(size) for size in self.sizes], "lr": self.lr, "steps": self.steps, **losses}
+
+    @classmethod
+    def from_dict(cls, kept):
+        """The history of which that is the `as_dict`."""
+        sizes = tuple(Size.parse(text) for text in kept["sizes"])
+        losses = {name: BySize((size, kept[name][str(size)]) for size in sizes) for name in ("train", "val")}
+        return cls(sizes, kept["steps"], lr=kept["lr"], **losses)
+
+    def save(self, path):
+        """Keep it as JSON."""
+        write(Path(path), json.dumps(self.as_dict(), indent=1).encode())
+
+    @classmethod
+    def load(cls, path):
+        """What `save` kept. Raises ValueError, naming the file, if it is missing or holds no history."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no history: {error!r}") from None
