@@ -4,3 +4,5 @@ from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from .training import DivergedError, History, evaluate, matryoshka_loss, train
 from .frontier import best_size, frontier, lattice
 from .checkpoint import load, save
+from .generation import stream
+from .embed import embed

@@ -13,7 +13,7 @@ def as_texts(ids_or_texts, tokenizer=None):
     texts = [ids_or_texts] if isinstance(ids_or_texts, str) else list(ids_or_texts)
     if not texts:
         raise ValueError("ids_or_texts is empty: give at least one text")
-    if not isinstance(texts[0], str) and all(torch.as_tensor(text).dim() == 0 for text in texts):
+    if all(not isinstance(text, str) and torch.as_tensor(text).dim() == 0 for text in texts):
         texts = [texts]  # one text as a plain list of ids
     rows = []
     for i, text in enumerate(texts):
