@@ -116,10 +116,10 @@ def make_optimizer(model, lr, weight_decay):
 
 
 def learning_rate(step, steps, lr, warmup):
-    """Linear warm-up, then half a cosine down to a tenth."""
+    """Linear warm-up, then linearly down to zero (2502.15938)."""
     if step < warmup:
         return lr * (step + 1) / (warmup + 1)
-    return lr * (0.55 + 0.45 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return lr * (steps - step) / max(1, steps - warmup)
 
 
 def default_lr(config):
@@ -146,7 +146,7 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     tokens). Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where
     torch.distributed is initialized, each process takes its share of the batch, and the first one writes.
 
-    lr: peak learning rate, after `warmup` steps and before a cosine to a tenth; None: 1.024 / n_embd.
+    lr: peak learning rate, after `warmup` steps and before a linear fall to zero; None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
     loss_weights: a number for each size, smallest first; uniform if left out.
     random_sizes: a step trains the smallest, the largest and this many others drawn at random; None: all.
