@@ -89,7 +89,11 @@ class MatryoshkaGPT(NestedGPT):
 
     @torch.no_grad()
     def slice(self, size=None):
-        """That doll as a MatryoshkaGPT of its own: one size, contiguous memory that it shares with nobody."""
+        """That doll as a MatryoshkaGPT of its own: one size, contiguous memory that it shares with nobody.
+
+        A slice of a slice is the slice of the whole, unless its heads are wider than those of the first cut:
+        that cut no longer has them, so there they stay as narrow.
+        """
         size = self.config.resolve(size)
         with torch.device("meta"):  # no random numbers drawn for weights that are overwritten
             doll = MatryoshkaGPT(self.config.doll(size))
@@ -103,10 +107,9 @@ class MatryoshkaGPT(NestedGPT):
             p *= (self.config.n_embd / size.n_embd) ** 0.5
         return doll
 
-    def standalone(self, size=None):
-        """What generation runs for `size`: a sliced doll (cut once, not once a token) and its own size."""
-        size = self.config.resolve(size)
-        return (self if size == self.config.full else self.slice(size)), None
+    def trunk_size(self, size=None):
+        """The size at which the blocks run when `size` is asked for."""
+        return self.config.resolve(size)
 
 
 class MatryoshkaEmbeddingsGPT(NestedGPT):
@@ -127,5 +130,6 @@ class MatryoshkaEmbeddingsGPT(NestedGPT):
         raise ValueError(f"size={size!r}: an output-only model has no dolls to slice out, since its trunk runs at "
                          "full size; use token_embeddings(size), or train a MatryoshkaGPT")
 
-    def standalone(self, size=None):
-        return self, self.config.resolve(size)
+    def trunk_size(self, size=None):
+        self.config.resolve(size)
+        return self.config.full

@@ -5,52 +5,58 @@ import torch
 import torch.nn.functional as F
 
 from .attention import Cache
+from .config import inner_sizes
 
 
 class Reader:
-    """One doll that reads on from the `length` tokens whose keys and values it keeps.
+    """One doll, with the keys and values of the `length` tokens of its window that it has read.
 
     The layers' own forward serves every size and gradients; called for one token at a time it would spend
-    most of its time in Python. This is the same arithmetic over the same memory as matrices, and the only
-    place that repeats it: `use_cache=False` runs the model itself, which is how the two are kept in step.
+    most of its time in Python, and cut the weights anew for each. Here they are cut once, as matrices, and
+    the same arithmetic is written out: the only place that repeats it. With `use_cache=False` the model
+    itself runs, from the start of the window each time, which is how tests keep the two in step.
     """
 
-    def __init__(self, model, size, use_cache):
-        self.doll, self.size = model.standalone(size)
-        config, flat = self.doll.config, lambda layer: (
-            layer.weight.reshape(math.prod(layer.out_shape), -1), None if layer.bias is None else layer.bias.flatten())
-        self.qkv_shape = (3, config.n_head, config.head_size)
+    def __init__(self, model, size=None, use_cache=True):
+        config = model.config
+        self.model, self.size = model, config.resolve(size)
+        trunk = model.trunk_size(self.size)
+        width, heads = (trunk.n_embd,), (trunk.n_head, config.head_size_of(trunk))
+        self.n_embd, self.qkv_shape = trunk.n_embd, (3, *heads)
         self.cache = Cache(config.block_size) if use_cache else None
         self.start = self.length = 0
-        self.blocks = [(b.norm1.weight, b.norm1.bias, *flat(b.attention.qkv), *flat(b.attention.proj),
-                        b.norm2.weight, b.norm2.bias, *flat(b.feedforward.expand), *flat(b.feedforward.proj))
-                       for b in self.doll.blocks]
+
+        def flat(layer, in_shape, out_shape):
+            weight, bias = layer.corner(in_shape, out_shape)
+            return weight.reshape(math.prod(out_shape), -1), None if bias is None else bias.flatten()
+
+        self.blocks = [
+            (block.norm1, *flat(block.attention.qkv, width, self.qkv_shape), *flat(block.attention.proj, heads, width),
+             block.norm2, *flat(block.feedforward.expand, width, (f,)), *flat(block.feedforward.proj, (f,), width))
+            for block, f in zip(model.blocks, inner_sizes(trunk.n_inner, trunk.n_layer))]
 
     def __call__(self, out, start, end, last=1):
         """Logits (B, last, V) behind the last tokens of the window out[:, start:end]."""
         if start != self.start:  # the window slid: every position is another one
             self.start, self.length = start, 0
         if self.cache is None:
-            x = self.doll.features(out[:, start:end], self.size)
+            x = self.model.features(out[:, start:end], self.size)
         else:
             x = self.features(out[:, start + self.length:end])
-        return self.doll.embedding.readout(x[:, -last:])
+        return self.model.embedding.readout(x[:, -last:])
 
     def features(self, idx):
         """Token ids (B, T) behind those read so far -> final residual (B, T, d)."""
-        doll, (B, T), self.cache.length = self.doll, idx.shape, self.length
+        (B, T), self.cache.length = idx.shape, self.length
         mask, seen = None, self.length + T
         if 1 < T < seen:  # several new tokens behind old ones: is_causal would align the corners
             mask = torch.ones(T, seen, dtype=torch.bool, device=idx.device).tril(self.length)
-        x = doll.embedding(idx, doll.config.n_embd, self.length)
-        width = x.shape[-1:]
-        for i, (g1, b1, qkv, qkv_bias, proj, proj_bias, g2, b2, w1, c1, w2, c2) in enumerate(self.blocks):
-            y = F.linear(F.layer_norm(x, width, g1, b1), qkv, qkv_bias).view(B, T, *self.qkv_shape)
-            q, k, v = y.permute(2, 0, 3, 1, 4)  # each (B, h, T, s)
-            y = F.scaled_dot_product_attention(q, *self.cache.append(i, k, v), mask, is_causal=mask is None and T > 1)
+        x = self.model.embedding(idx, self.n_embd, self.length)
+        for layer, (norm1, qkv, qkv_bias, proj, proj_bias, norm2, w1, b1, w2, b2) in enumerate(self.blocks):
+            q, k, v = F.linear(norm1(x), qkv, qkv_bias).view(B, T, *self.qkv_shape).permute(2, 0, 3, 1, 4)
+            k, v = self.cache.append(layer, k, v)  # (B, h, seen, s)
+            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and T > 1)
             x = x + F.linear(y.transpose(1, 2).flatten(2), proj, proj_bias)
-            y = F.gelu(F.linear(F.layer_norm(x, width, g2, b2), w1, c1), approximate="tanh")
-            x = x + F.linear(y, w2, c2)
+            x = x + F.linear(F.gelu(F.linear(norm2(x), w1, b1), approximate="tanh"), w2, b2)
         self.length = seen
-        x = doll.norm(x)
-        return x if self.size is None else x[..., :self.size.n_embd]
+        return self.model.norm(x)[..., :self.size.n_embd]

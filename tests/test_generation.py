@@ -217,7 +217,7 @@ def test_stream_comes_as_it_is_written():
 ])
 def test_bad_arguments_are_named_before_any_work(options, names, monkeypatch):
     model = make()
-    monkeypatch.setattr(model, "standalone", lambda size: pytest.fail("work was done"))
+    monkeypatch.setattr(model, "trunk_size", lambda size: pytest.fail("work was done"))
     with pytest.raises(ValueError, match=names):
         model.generate(**(dict(idx=torch.zeros(1, 2, dtype=torch.long), max_new_tokens=3) | options))
     options.pop("idx", None)
