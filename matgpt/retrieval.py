@@ -90,3 +90,14 @@ def adaptive(index, queries, d, shortlist):
 def overlap(found, others):
     """Mean share of neighbours that two lists (Q, k) have in common, in whatever order."""
     return (found[:, :, None] == others[:, None, :]).any(-1).float().mean().item()
+
+
+def by_dimension(index, queries, index_labels, query_labels, dims):
+    """Accuracy with the first d dimensions of embeddings (N, D) and (Q, D), for each d of dims."""
+    return [accuracy(nearest(cut(index, d), cut(queries, d)), index_labels, query_labels) for d in dims]
+
+
+def overlaps(index, queries, dims, k=10):
+    """Share of the k nearest rows that two numbers of dimensions agree on: rows (dims x dims) of shares."""
+    found = [nearest(cut(index, d), cut(queries, d), k) for d in dims]
+    return [[overlap(a, b) for b in found] for a in found]
