@@ -108,6 +108,9 @@ class GPTConfig:
                 raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
             put("head_size", self.n_embd // self.n_head)
         put("head_size", positive("head_size", self.head_size))
+        if self.head_size > self.n_embd // self.n_head:  # no doll, not even the full one, would read all of a head
+            raise ValueError(f"head_size={self.head_size} does not fit: with n_embd={self.n_embd} and "
+                             f"n_head={self.n_head} it may be at most {self.n_embd // self.n_head}")
         put("n_inner", _check_inner(4 * self.n_embd if self.n_inner is None else self.n_inner, self.n_layer))
         put("nesting", self._check_nesting())
 
@@ -116,13 +119,16 @@ class GPTConfig:
             return (self.full,)
         if isinstance(self.nesting, (str, Size)) or not hasattr(self.nesting, "__iter__"):
             raise ValueError(f"nesting={self.nesting!r} must be a sequence of widths and Sizes")
-        sizes = [self.fit(s) if isinstance(s, Size) else self.width(s) for s in self.nesting]
+        nesting = tuple(self.nesting)
+        sizes = [self.fit(s) if isinstance(s, Size) else self.width(s) for s in nesting]
         if not sizes:
             raise ValueError("nesting is empty: name at least one width or Size, or None for the full size alone")
         for i, size in enumerate(sizes):
             if size in sizes[:i]:
-                raise ValueError(f"nesting={tuple(self.nesting)!r} names {size!r} twice")
-        return tuple(sorted({*sizes, self.full}, key=lambda s: (self.num_params(s), dataclasses.astuple(s)[:3])))
+                raise ValueError(f"nesting={nesting!r} names {size!r} twice")
+        # a total order, so that the sizes (and loss_weights with them) keep their places through save and load
+        order = lambda s: (self.num_params(s), s.n_embd, s.n_head, s.n_layer, inner_sizes(s.n_inner, s.n_layer))
+        return tuple(sorted({*sizes, self.full}, key=order))
 
     @property
     def full(self):

@@ -95,10 +95,12 @@ class MatryoshkaGPT(NestedGPT):
         that cut no longer has them, so there they stay as narrow.
         """
         size = self.config.resolve(size)
-        with torch.device("meta"):  # no random numbers drawn for weights that are overwritten
+        # first weights are drawn only to be overwritten; the "meta" device would draw none, but its first use
+        # costs seconds of imports
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             doll = MatryoshkaGPT(self.config.doll(size))
         weight = self.embedding.token
-        doll = doll.to(weight.dtype).to_empty(device=weight.device).train(self.training)
+        doll = doll.to(weight.device, weight.dtype).train(self.training)
         for name, layer in doll.named_modules():
             if isinstance(layer, Nested):
                 layer.copy_from(self.get_submodule(name))

@@ -1,0 +1,64 @@
+"""Small random models that the tests share."""
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
+
+torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
+VOCAB, BLOCK = 11, 7
+
+
+@pytest.fixture(params=[MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
+def variant(request):
+    return request.param
+
+
+@pytest.fixture
+def build():
+    """A model in double precision, every parameter of it drawn: no bias is 0 and no gain is 1."""
+    def build(variant, config, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        model = variant(config).double()
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.3, generator=generator)
+        return model
+    return build
+
+
+def draw_inner(rng, most):
+    """Widths of at most `most`, one for each layer; now and then all alike."""
+    return min(most) if rng.random() < 0.3 else tuple(rng.randint(1, f) for f in most)
+
+
+def draw_size(rng, full, head_size):
+    """A Size inside `full`, each axis cut on its own. Heads are whole, or divide the width."""
+    while True:
+        d, h, l = rng.randint(2, full.n_embd), rng.randint(1, full.n_head), rng.randint(1, full.n_layer)
+        if d // h >= head_size or d % h == 0:
+            break
+    most = full.n_inner if isinstance(full.n_inner, tuple) else (full.n_inner,) * full.n_layer
+    return Size(d, h, l, draw_inner(rng, most[:l]))
+
+
+@pytest.fixture(params=range(12))
+def drawn(request):
+    """A random config, a random Size inside it, and an inner one inside that."""
+    rng = random.Random(request.param)
+    n_head, head_size, n_layer = rng.randint(1, 4), rng.randint(2, 5), rng.randint(1, 3)
+    roomy = rng.random() < 0.3  # heads that do not fill the width
+    n_embd = n_head * head_size + 3 * roomy
+    n_inner = rng.choice([None, 9, tuple(rng.randint(3, 20) for _ in range(n_layer))])
+    config = GPTConfig(VOCAB, BLOCK, n_embd, n_head, n_layer, n_inner=n_inner, bias=rng.random() < 0.6,
+                       head_size=head_size if roomy else None)
+    size = draw_size(rng, config.full, head_size)
+    head = min(head_size, size.n_embd // size.n_head)
+    inner = draw_size(rng, size, head)
+    while min(head_size, inner.n_embd // inner.n_head) > head:  # heads wider than those of `size`: not inside it
+        inner = draw_size(rng, size, head)
+    idx = torch.tensor([[rng.randrange(VOCAB - 3) for _ in range(BLOCK - 2)] for _ in range(2)])
+    return SimpleNamespace(config=config, size=size, inner=inner, idx=idx)

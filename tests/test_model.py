@@ -1,0 +1,325 @@
+"""Dolls are what they claim: equal to their slices, isolated from the rest, and plain GPT-2s."""
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
+
+same = dict(rtol=1e-9, atol=1e-9)  # of two ways to compute one thing in double precision
+
+
+def read_by_doll(model, size, idx):
+    """For each parameter, which of its entries `size` reads for `idx`: the table of corners, written out anew."""
+    c, masks = model.config, {}
+    output_only = isinstance(model, MatryoshkaEmbeddingsGPT)
+    trunk = c.full if output_only else size
+    d, h, l = trunk.n_embd, trunk.n_head, trunk.n_layer
+    s = min(c.head_size, d // h)
+    for name, p in model.named_parameters():
+        mask, layer = torch.zeros_like(p, dtype=torch.bool), 0
+        if name.startswith("blocks."):
+            _, layer, name_in_block = name.split(".", 2)
+            layer = int(layer)
+            f = trunk.n_inner if isinstance(trunk.n_inner, int) else (*trunk.n_inner, *[0] * c.n_layer)[layer]
+            where = {
+                "attention.qkv.weight": (slice(3), slice(h), slice(s), slice(d)),
+                "attention.qkv.bias": (slice(3), slice(h), slice(s)),
+                "attention.proj.weight": (slice(d), slice(h), slice(s)),
+                "attention.proj.bias": slice(d),
+                "feedforward.expand.weight": (slice(f), slice(d)),
+                "feedforward.expand.bias": slice(f),
+                "feedforward.proj.weight": (slice(d), slice(f)),
+                "feedforward.proj.bias": slice(d),
+                "norm1.weight": slice(d), "norm1.bias": slice(d), "norm2.weight": slice(d), "norm2.bias": slice(d),
+            }[name_in_block]
+        else:
+            where = {
+                "embedding.token": (slice(None), slice(size.n_embd)),
+                "embedding.position": (slice(idx.size(1)), slice(d)),
+                "norm.weight": slice(size.n_embd), "norm.bias": slice(size.n_embd),
+            }[name]
+        mask[where] = layer < l
+        if output_only and name == "embedding.token":
+            mask[idx.unique()] = True  # as inputs they are read at full width
+        masks[name] = mask
+    return masks
+
+
+def reference(weights, idx, size, config):
+    """GPT-2 by hand: one head, one query at a time. `weights` are those of the full model."""
+    w = {name: p.detach() for name, p in weights.items()}
+    d, D, h, s = size.n_embd, config.n_embd, size.n_head, min(config.head_size, size.n_embd // size.n_head)
+    inner = size.n_inner if isinstance(size.n_inner, tuple) else (size.n_inner,) * size.n_layer
+    full_inner = config.n_inner if isinstance(config.n_inner, tuple) else (config.n_inner,) * config.n_layer
+    bias = lambda name, n: w[name + ".bias"][:n] if config.bias else torch.zeros(n, dtype=torch.double)
+    norm = lambda x, name: F.layer_norm(x, (d,), w[name + ".weight"][:d], bias(name, d))
+
+    def one_text(ids):
+        x = torch.stack([w["embedding.token"][t, :d] + w["embedding.position"][i, :d] for i, t in enumerate(ids)])
+        for layer, (f, full_f) in enumerate(zip(inner, full_inner)):
+            block = f"blocks.{layer}."
+            y, after = norm(x, block + "norm1"), x + bias(block + "attention.proj", d)
+            for head in range(h):
+                q, k, v = [
+                    y @ (math.sqrt(D / d) * w[block + "attention.qkv.weight"][i, head, :s, :d]).T
+                    + (w[block + "attention.qkv.bias"][i, head, :s] if config.bias else 0) for i in range(3)]
+                out = torch.stack([
+                    torch.softmax(k[:t + 1] @ q[t] / math.sqrt(s), 0) @ v[:t + 1] for t in range(len(ids))])
+                scale = math.sqrt(config.n_head * config.head_size / (h * s))
+                after = after + out @ (scale * w[block + "attention.proj.weight"][:d, head, :s]).T
+            x = after
+            y = norm(x, block + "norm2") @ (math.sqrt(D / d) * w[block + "feedforward.expand.weight"][:f, :d]).T
+            y = y + bias(block + "feedforward.expand", f)
+            y = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+            y = y @ (math.sqrt(full_f / f) * w[block + "feedforward.proj.weight"][:d, :f]).T
+            x = x + y + bias(block + "feedforward.proj", d)
+        return norm(x, "norm") @ (math.sqrt(D / d) * w["embedding.token"][:, :d]).T
+
+    return torch.stack([one_text(ids.tolist()) for ids in idx])
+
+
+# ---- the forward pass
+
+def test_every_doll_is_a_gpt2(drawn, build):
+    """With one size the model is a plain GPT-2; a smaller doll is one whose weights are scaled to its width."""
+    model = build(MatryoshkaGPT, drawn.config)
+    for size in (drawn.config.full, drawn.size):
+        expected = reference(model.state_dict(), drawn.idx, size, drawn.config)
+        torch.testing.assert_close(model(drawn.idx, size), expected, **same)
+        doll = model.slice(size)
+        own = reference(doll.state_dict(), drawn.idx, size, doll.config)
+        torch.testing.assert_close(own, expected, **same)
+
+
+def test_output_only_doll_is_a_cut_readout(drawn, build):
+    model, d = build(MatryoshkaEmbeddingsGPT, drawn.config), drawn.size.n_embd
+    kept = []
+    model.norm.register_forward_hook(lambda norm, args, out: kept.append(out))
+    logits = model(drawn.idx, drawn.size)
+    expected = kept[0][..., :d] @ model.embedding.token[:, :d].T * math.sqrt(drawn.config.n_embd / d)
+    torch.testing.assert_close(logits, expected, **same)
+    torch.testing.assert_close(model.token_embeddings(drawn.size), model.embedding.token[:, :d].detach())
+
+
+def test_variants_agree_at_full_size_and_share_weights(drawn, build):
+    nested, output_only = build(MatryoshkaGPT, drawn.config), MatryoshkaEmbeddingsGPT(drawn.config).double()
+    output_only.load_state_dict(nested.state_dict())
+    assert torch.equal(nested(drawn.idx), output_only(drawn.idx))
+    nested.load_state_dict(build(MatryoshkaEmbeddingsGPT, drawn.config, seed=1).state_dict())
+    assert not torch.allclose(nested(drawn.idx), output_only(drawn.idx))
+
+
+def test_a_future_token_changes_no_earlier_logit(variant, drawn, build):
+    model = build(variant, drawn.config)
+    before = model(drawn.idx, drawn.size)
+    for t in range(drawn.idx.size(1)):
+        changed = drawn.idx.clone()
+        changed[:, t] = (changed[:, t] + 1) % drawn.config.vocab_size
+        after = model(changed, drawn.size)
+        torch.testing.assert_close(after[:, :t], before[:, :t], **same)
+        assert (after[:, t] != before[:, t]).any()
+
+
+def test_first_loss_is_near_that_of_a_uniform_guess(variant):
+    torch.manual_seed(0)
+    model = variant(GPTConfig(65, 32, 64, 4, 2, nesting=(16, 32)))
+    ids = torch.randint(65, (8, 33))
+    for size in model.sizes:
+        loss = F.cross_entropy(model(ids[:, :-1], size).flatten(0, 1), ids[:, 1:].flatten())
+        assert abs(loss.item() - math.log(65)) < 0.1
+
+
+# ---- isolation
+
+def test_gradient_stays_inside_the_doll(variant, drawn, build):
+    model = build(variant, drawn.config)
+    masks = read_by_doll(model, drawn.size, drawn.idx)
+    logits = model(drawn.idx, drawn.size)
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0), dtype=logits.dtype)
+    (logits * weights).sum().backward()
+    for name, p in model.named_parameters():
+        grad = torch.zeros_like(p) if p.grad is None else p.grad
+        assert (grad[~masks[name]] == 0).all(), f"{name} outside"
+        inside = masks[name].clone()
+        if name.endswith("qkv.bias"):
+            inside[1] = False  # a key's bias adds the same to every score: softmax does not see it
+        assert (grad[inside] != 0).all(), f"{name} inside"
+
+
+def test_only_weights_inside_the_doll_change_its_output(variant, drawn, build):
+    model = build(variant, drawn.config)
+    masks = read_by_doll(model, drawn.size, drawn.idx)
+    with torch.no_grad():
+        before = model(drawn.idx, drawn.size)
+        for name, p in model.named_parameters():
+            p[~masks[name]] = math.nan
+        assert torch.equal(model(drawn.idx, drawn.size), before), "something outside is read"
+        generator = torch.Generator().manual_seed(0)
+        for name, p in model.named_parameters():
+            inside = masks[name].clone()
+            if name.endswith("qkv.bias"):
+                inside[1] = False
+            places = inside.nonzero()
+            for place in places[torch.randperm(len(places), generator=generator)[:4]]:
+                old = p[tuple(place)].item()
+                p[tuple(place)] += 1.0
+                assert not torch.equal(model(drawn.idx, drawn.size), before), f"{name}{place.tolist()} is not read"
+                p[tuple(place)] = old
+
+
+# ---- slices
+
+def test_slice_equals_doll(drawn, build):
+    model = build(MatryoshkaGPT, drawn.config)
+    doll = model.slice(drawn.size)
+    assert doll.sizes == (drawn.size,) and type(doll) is MatryoshkaGPT
+    torch.testing.assert_close(doll(drawn.idx), model(drawn.idx, drawn.size), **same)
+    torch.testing.assert_close(doll(drawn.idx, drawn.inner), model(drawn.idx, drawn.inner), **same)
+
+
+def test_slice_of_slice_equals_slice(drawn, build):
+    model = build(MatryoshkaGPT, drawn.config)
+    twice, once = model.slice(drawn.size).slice(drawn.inner), model.slice(drawn.inner)
+    assert twice.config == once.config
+    torch.testing.assert_close(twice.state_dict(), once.state_dict(), **same)
+
+
+def test_slice_keeps_mode_and_precision():
+    model = MatryoshkaGPT(GPTConfig(11, 4, 8, 2, 1, nesting=(4,))).bfloat16().eval()
+    doll = model.slice(4)
+    assert not doll.training and {p.dtype for p in doll.parameters()} == {torch.bfloat16}
+    assert model.train().slice(4).training and all(p.requires_grad for p in doll.parameters())
+
+
+def test_slice_owns_memory_of_its_size(tmp_path):
+    model = MatryoshkaGPT(GPTConfig(1000, 64, 128, 4, 2, nesting=(16,)))
+    for size in (16, None):
+        doll = model.slice(size)
+        for p in doll.parameters():
+            assert p.is_contiguous() and p.untyped_storage().nbytes() == 4 * p.numel()
+        torch.save(doll.state_dict(), tmp_path / "doll.pt")
+        assert (tmp_path / "doll.pt").stat().st_size < 4 * model.num_params(size) + 20_000
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_slice_and_model_do_not_touch_each_other(drawn, build, cut):
+    model = build(MatryoshkaGPT, drawn.config)
+    size = drawn.size if cut else None
+    doll = model.slice(size)
+    of_model, of_doll = model(drawn.idx), doll(drawn.idx)
+    with torch.no_grad():
+        for p in doll.parameters():
+            p.add_(1)
+        assert torch.equal(model(drawn.idx), of_model)
+        doll = model.slice(size)
+        for p in model.parameters():
+            p.add_(1)
+        assert torch.equal(doll(drawn.idx), of_doll)
+
+
+def test_slicing_and_greedy_text_draw_no_random_numbers(variant):
+    model = variant(GPTConfig(11, 8, 16, 2, 2, nesting=(8,), dropout=0.1))
+    state = torch.get_rng_state()
+    model.generate(torch.tensor([[1, 2]]), 3, size=8, temperature=0)
+    model.generate(torch.tensor([[1, 2]]), 3, size=8, generator=torch.Generator().manual_seed(0))
+    if variant is MatryoshkaGPT:
+        model.slice(8)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_output_only_model_has_no_slice():
+    model = MatryoshkaEmbeddingsGPT(GPTConfig(11, 4, 8, 2, 1, nesting=(4,)))
+    with pytest.raises(ValueError, match=r"size=4.* no dolls to slice.*token_embeddings\(size\)"):
+        model.slice(4)
+    assert model.num_params(4) == model.num_params() == sum(p.numel() for p in model.parameters())
+
+
+# ---- tying
+
+def assert_tied(model, idx):
+    """One tensor with a row a token; a row changed where the token is not read changes its logit, no other."""
+    vocab_size = model.config.vocab_size
+    assert [n for n, p in model.named_parameters(remove_duplicate=False) if len(p) == vocab_size] == ["embedding.token"]
+    assert [n for n in model.state_dict() if "token" in n or "head" in n] == ["embedding.token"]
+    unread = vocab_size - 1
+    assert not (idx == unread).any()
+    with torch.no_grad():
+        before = model(idx)
+        model.embedding.token[unread] += 1
+        changed = (model(idx) != before).flatten(0, 1)
+    assert changed[:, unread].all() and not changed[:, :unread].any()
+
+
+def test_readout_is_the_embedding_after_init_load_and_slice(variant):
+    config = GPTConfig(37, 8, 16, 2, 1, nesting=(8,))
+    idx = torch.tensor([[1, 2, 3]])
+    model, other = variant(config), variant(config)
+    embedding = other.embedding.token
+    other.load_state_dict(model.state_dict())
+    assert other.embedding.token is embedding and not torch.equal(embedding, variant(config).embedding.token)
+    if variant is MatryoshkaGPT:
+        assert_tied(model.slice(8), idx)
+    assert_tied(model, idx)
+    assert_tied(other, idx)
+
+
+# ---- bad input
+
+@pytest.fixture
+def small(variant):
+    return variant(GPTConfig(11, 4, 8, 2, 2, nesting=(4, Size(4, 2, 1))))
+
+
+@pytest.mark.parametrize("size, message", [
+    (5, "size=5 names no doll: the nesting is .*n_embd=4"),
+    (16, "size=16 names no doll: the nesting is"),
+    ("4", "size='4' names no doll"),
+    (4, "size=4 names 2 dolls; give the Size"),
+    (Size(16, 2, 2), "n_embd=16.* does not fit: n_embd may be at most 8"),
+    (Size(8, 4, 2), "n_head=4.* does not fit: n_head may be at most 2"),
+    (Size(8, 2, 3), "n_layer=3.* does not fit: n_layer may be at most 2"),
+    (Size(8, 2, 2, 33), "n_inner=33.* does not fit: n_inner of layer 0 may be at most 32"),
+    (Size(7, 2, 2), "n_embd=7 is not divisible by n_head=2"),
+])
+def test_bad_size(small, size, message):
+    idx = torch.zeros(1, 2, dtype=torch.long)
+    calls = [lambda: small(idx, size), lambda: small.num_params(size), lambda: small.token_embeddings(size),
+             lambda: small.generate(idx, 1, size=size)]
+    if isinstance(small, MatryoshkaGPT):
+        calls.append(lambda: small.slice(size))
+    for call in calls:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("idx, message", [
+    ([[0, 11]], "token id 11 is outside the vocabulary: allowed are 0 to 10"),
+    ([[0, -1]], "token id -1 is outside the vocabulary: allowed are 0 to 10"),
+    ([[0, 1, 2, 3, 4]], "context of 5 tokens is longer than block_size=4"),
+    ([[]], r"at least 1, not \(1, 0\)"),
+    ([0, 1], r"idx must be \(B, T\) whole numbers.* not \(2,\)"),
+    ([[0.0, 1.0]], "whole numbers.* torch.float32"),
+])
+def test_bad_idx(small, idx, message):
+    with pytest.raises(ValueError, match=message):
+        small(torch.tensor(idx))
+
+
+@pytest.mark.parametrize("idx, settings, message", [
+    ([[]], {}, r"shape \(1, 0\).* at least one token"),
+    ([[11]], {}, "token id 11 is outside the vocabulary: allowed are 0 to 10"),
+    ([[0] * 9 + [-3] + [0] * 9], {}, "token id -3 is outside the vocabulary: allowed are 0 to 10"),
+    ([[0]], dict(temperature=-0.1), "temperature=-0.1 must be at least 0"),
+    ([[0]], dict(temperature=math.nan), "temperature=nan must be at least 0"),
+    ([[0]], dict(top_k=0), "top_k=0 must be a whole number of at least 1"),
+    ([[0]], dict(top_k=1.5), "top_k=1.5 must be a whole number of at least 1"),
+    ([[0]], dict(top_p=0), r"top_p=0 must lie in \(0, 1\]"),
+    ([[0]], dict(top_p=1.1), r"top_p=1.1 must lie in \(0, 1\]"),
+    ([[0]], dict(max_new_tokens=-1), "max_new_tokens=-1 must be"),
+])
+def test_bad_generate(small, idx, settings, message):
+    idx = torch.tensor(idx)
+    with pytest.raises(ValueError, match=message):
+        small.generate(idx if idx.numel() else idx.long(), **{"max_new_tokens": 2, **settings})

@@ -1,0 +1,274 @@
+"""The Matryoshka loss, and the loop that lowers it."""
+import math
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from matgpt import DivergedError, GPTConfig, MatryoshkaGPT, Size, evaluate, matryoshka_loss, train, training
+
+TEXT = [0, 1, 2, 3, 4, 5, 6, 3] * 40  # after a 3 comes a 4 or a 0: only context tells
+CONFIG = GPTConfig(7, 8, 16, 2, 2, nesting=(8, Size(8, 1, 1)))
+
+
+def make(variant, seed=0, **changes):
+    torch.manual_seed(seed)
+    return variant(GPTConfig(**{**vars(CONFIG), **changes}))
+
+
+def run(model, **settings):
+    return train(model, TEXT, TEXT[:100], **{"steps": 40, "batch_size": 4, "lr": 1e-2, "warmup": 4,
+                                             "eval_blocks": 8, "progress": False, **settings})
+
+
+def assert_equal_lengths(history):
+    for size in history.sizes:
+        assert len(history.val[size]) == len(history.train[size]) == len(history.steps)
+
+
+@pytest.fixture
+def model(variant):
+    return make(variant)
+
+
+@pytest.fixture
+def xy():
+    block = torch.randint(7, (3, 9), generator=torch.Generator().manual_seed(0))
+    return block[:, :-1], block[:, 1:]
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+# ---- the loss
+
+@pytest.mark.parametrize("loss_weights", [None, (1, 2, 5), (0, 1, 0)])
+def test_loss_is_the_weighted_mean(variant, xy, loss_weights):
+    model = make(variant).double()
+    weights = loss_weights or (1, 1, 1)
+    expected = 0
+    for weight, size in zip(weights, model.sizes):
+        log_probs = model(xy[0], size).log_softmax(-1)
+        nats = [-log_probs[b, t, xy[1][b, t]] for b in range(3) for t in range(8)]
+        expected = expected + weight / sum(weights) * sum(nats) / len(nats)
+    loss = matryoshka_loss(model, *xy, loss_weights)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
+
+    expected.backward()
+    direct = gradients(model)
+    model.zero_grad()
+    loss.backward()
+    torch.testing.assert_close(gradients(model), direct, rtol=1e-9, atol=1e-12)
+
+    model.zero_grad()
+    losses = training.matryoshka_backward(model, *xy, model.sizes, [w / sum(weights) for w in weights])
+    torch.testing.assert_close(gradients(model), direct, rtol=1e-9, atol=1e-12)
+    assert sum(w * l for w, l in zip(weights, losses)).item() / sum(weights) == pytest.approx(loss.item())
+
+
+def test_one_graph_at_a_time(model, xy):
+    """Peak memory is that of one size: nothing that a backward pass needs outlives it."""
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            alive.add(self)
+
+    alive, at_start, at_end = weakref.WeakSet(), [], []
+    model.register_forward_pre_hook(lambda *_: at_start.append(len(alive)))
+    model.register_forward_hook(lambda *_: at_end.append(len(alive)))
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        training.matryoshka_backward(model, *xy, model.sizes, [1 / 3] * 3)
+    assert at_start == [0, 0, 0] and min(at_end) > 0
+
+    at_start.clear()
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        loss = matryoshka_loss(model, *xy)
+    assert 0 == at_start[0] < at_start[1] < at_start[2] and loss.requires_grad, "the plain loss keeps all graphs"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_only_matrices_decay(variant, bias):
+    model = make(variant, bias=bias)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = training.make_optimizer(model, lr=0.5, weight_decay=0.1)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        matrix = not name.endswith("bias") and "norm" not in name
+        torch.testing.assert_close(p.detach(), before[name] * (0.95 if matrix else 1), msg=name)
+
+
+def test_learning_rate_warms_up_and_falls():
+    rates = [training.learning_rate(step, 100, 1.0, 10) for step in range(101)]
+    assert 0 < rates[0] < 0.2 and rates[10] == max(rates) == pytest.approx(1)
+    assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[50] > 0.3 and 0 <= rates[100] < 0.101
+
+
+# ---- evaluation
+
+def test_evaluate_is_the_mean_over_blocks_that_do_not_overlap(variant):
+    model = make(variant, dropout=0.5)
+    ids = torch.randint(7, (8 * 5 + 3,), generator=torch.Generator().manual_seed(0))
+    model.eval()
+    for size in model.sizes:
+        with torch.no_grad():
+            losses = [F.cross_entropy(model(ids[None, i:i + 8], size)[0], ids[i + 1:i + 9]).item() for i in range(0, 40, 8)]
+        model.train()  # evaluation turns dropout off, and on again behind it
+        assert evaluate(model, ids, size) == pytest.approx(sum(losses) / 5)
+        assert evaluate(model, ids, size, batch_size=2) == pytest.approx(sum(losses) / 5)
+        assert evaluate(model, ids.tolist(), size, max_blocks=2) == pytest.approx((losses[0] + losses[4]) / 2)
+        assert model.training
+        model.eval()
+
+
+def test_every_evaluation_reads_the_same_blocks(model):
+    read, passes = [], []
+    model.register_forward_pre_hook(lambda model, args: None if model.training else read.append(args[0].tolist()))
+
+    def on_evaluation(history):
+        passes.append(read.copy())
+        read.clear()
+
+    run(model, steps=4, eval_interval=2, on_evaluation=on_evaluation)
+    assert len(passes) == 3 and passes[0] == passes[1] == passes[2] and len(passes[0]) >= 2 * len(model.sizes)
+
+
+# ---- the loop
+
+def test_every_size_learns(model):
+    history = run(model, eval_interval=15)
+    assert history.steps == [0, 15, 30, 40] and history.lr == 1e-2
+    assert_equal_lengths(history)
+    for size in model.sizes:
+        assert abs(history.val[size][0] - math.log(7)) < 0.1
+        assert history.val[size][-1] < 0.6 * history.val[size][0]
+        assert history.train[size][-1] < 0.6 * history.train[size][0]
+        assert evaluate(model, TEXT[:100], size, max_blocks=8) == history.val[size][-1]
+    assert not model.training
+
+
+def test_history_by_width(variant):
+    history = run(make(variant), steps=1)
+    assert history.val[16] is history.val[CONFIG.full] and history.train[16] is history.train[CONFIG.full]
+    with pytest.raises(KeyError, match="8 names 2 of"):
+        history.val[8]
+    with pytest.raises(KeyError, match="5 names 0 of"):
+        history.val[5]
+
+
+def test_a_seed_repeats_bit_for_bit(variant):
+    def losses_and_weights(seed):
+        model = make(variant, dropout=0.1)
+        torch.manual_seed(torch.seed() if seed == 1 else 5)  # whatever the state outside
+        state = torch.get_rng_state()
+        history = run(model, steps=10, seed=seed, random_sizes=0, eval_interval=5)
+        assert torch.equal(torch.get_rng_state(), state), "a run leaves the random numbers of others alone"
+        return history.val, history.train, [p.detach() for p in model.parameters()]
+
+    first, again, other = losses_and_weights(1), losses_and_weights(1), losses_and_weights(2)
+    assert first[:2] == again[:2] and all(map(torch.equal, first[2], again[2]))
+    assert first[0] != other[0] and not any(map(torch.equal, first[2], other[2]))
+
+
+def test_random_sizes_always_hold_the_smallest_and_the_largest(variant):
+    model = make(variant, nesting=(2, 4, 8, 12))
+    ran = []
+    model.register_forward_pre_hook(lambda model, args: ran.append(args[1]) if model.training else None)
+    run(model, steps=12, random_sizes=1, eval_interval=12, eval_blocks=1, loss_weights=(1, 1, 2, 1, 5))
+    steps = [ran[i:i + 3] for i in range(0, len(ran), 3)]
+    assert len(steps) == 12
+    assert all(step[0] == model.sizes[0] and step[2] == model.sizes[-1] for step in steps)
+    assert {step[1] for step in steps} == set(model.sizes[1:-1])
+
+
+def test_loss_weights_choose_what_learns():
+    model = make(MatryoshkaGPT)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    run(model, steps=3, loss_weights=(1, 0, 0), weight_decay=0.0)
+    assert torch.equal(model.embedding.token[:, 8:], before["embedding.token"][:, 8:])
+    assert torch.equal(model.blocks[1].feedforward.expand.weight, before["blocks.1.feedforward.expand.weight"])
+    assert not torch.equal(model.embedding.token[:, :8], before["embedding.token"][:, :8])
+
+
+def test_interrupting_returns_the_history_so_far(model):
+    def on_evaluation(history):
+        if history.steps[-1] == 10:
+            raise KeyboardInterrupt
+
+    history = run(model, eval_interval=5, on_evaluation=on_evaluation)
+    assert history.steps == [0, 5, 10]
+    assert_equal_lengths(history)
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("function, calls", [("cross_entropy", 60), ("evaluate", 9), ("evaluate", 12)])
+def test_interrupting_anywhere_leaves_lists_of_equal_length(model, monkeypatch, function, calls):
+    real, count = getattr(training, function), iter(range(calls))
+
+    def interrupted(*args, **kwargs):
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, function, interrupted)
+    history = run(model, eval_interval=5)
+    assert 1 <= len(history.steps) < 9, "interrupted on the way"
+    assert_equal_lengths(history)
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(model):
+    def on_evaluation(history):
+        if history.steps[-1] == 10:
+            model.norm.weight.data[0] = math.nan
+
+    with pytest.raises(DivergedError, match="step 10: .*not finite.*lr=0.01") as error:
+        run(model, eval_interval=5, on_evaluation=on_evaluation)
+    assert error.value.history.steps == [0, 5, 10]
+    assert_equal_lengths(error.value.history)
+
+
+# ---- bad input
+
+@pytest.mark.parametrize("bad, message", [
+    (dict(loss_weights=(1, 1)), r"loss_weights=\(1, 1\) must be 3 numbers of at least 0"),
+    (dict(loss_weights=(1, -1, 1)), r"loss_weights=\(1, -1, 1\) must be 3 numbers of at least 0"),
+    (dict(loss_weights=(0, 0, 0)), r"loss_weights=\(0, 0, 0\) must be .* not all 0"),
+    (dict(loss_weights=(1, math.nan, 1)), "loss_weights=.*nan.* must be 3 numbers"),
+    (dict(steps=0), "steps=0 must be a whole number of at least 1"),
+    (dict(batch_size=1.5), "batch_size=1.5 must be a whole number of at least 1"),
+    (dict(eval_interval=-1), "eval_interval=-1 must be a whole number of at least 1"),
+    (dict(lr=-0.1), "lr=-0.1 must be at least 0"),
+    (dict(lr=math.nan), "lr=nan must be at least 0"),
+    (dict(warmup=-1), "warmup=-1 must be at least 0"),
+    (dict(random_sizes=-1), "random_sizes=-1 must be at least 0"),
+    (dict(train_ids=TEXT[:8]), r"train_ids has shape \(8,\): .* more than block_size=8 tokens"),
+    (dict(val_ids=[]), r"val_ids has shape \(0,\): .* more than block_size=8 tokens"),
+    (dict(train_ids=[TEXT]), r"train_ids has shape \(1, 320\): it must be one row"),
+    (dict(train_ids=TEXT + [7]), "train_ids holds token id 7, outside the vocabulary: allowed are 0 to 6"),
+    (dict(val_ids=TEXT + [-1, 9]), "val_ids holds token id -1, outside the vocabulary: allowed are 0 to 6"),
+])
+def test_bad_training(model, bad, message):
+    before = [p.detach().clone() for p in model.parameters()]
+    seen = []
+    model.register_forward_pre_hook(lambda *_: seen.append(1))
+    with pytest.raises(ValueError, match=message):
+        train(model, **{"train_ids": TEXT, "val_ids": TEXT, "steps": 2, "progress": False, **bad})
+    assert not seen and all(map(torch.equal, before, model.parameters())), "refused before any work"
+
+
+def test_bad_loss_weights_and_evaluation(model, xy):
+    with pytest.raises(ValueError, match=r"loss_weights=\(1, 2\) must be 3 numbers of at least 0"):
+        matryoshka_loss(model, *xy, (1, 2))
+    with pytest.raises(ValueError, match=r"shape \(8,\): .* more than block_size=8 tokens"):
+        evaluate(model, TEXT[:8])
+    with pytest.raises(ValueError, match="max_blocks=0 must be a whole number of at least 1"):
+        evaluate(model, TEXT, max_blocks=0)
+    with pytest.raises(ValueError, match="size=5 names no doll"):
+        evaluate(model, TEXT, 5)
+    with pytest.raises(ValueError, match="token id 7 is outside the vocabulary|holds token id 7, outside"):
+        evaluate(model, [7] * 20)
