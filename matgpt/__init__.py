@@ -6,3 +6,4 @@ from .frontier import best_size, frontier, lattice
 from .checkpoint import load, save
 from .generation import stream
 from .embed import embed
+from .agreement import agreement

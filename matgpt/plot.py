@@ -380,3 +380,16 @@ def heat_maps(embeddings, names, groups, dims):
         ax.tick_params(length=0)
     figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.8)
     return figure
+
+
+def agreement(found):
+    """How often each doll's likeliest token is the full one's, and the KL divergence; from `matgpt.agreement`."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    for ax, title, ylabel, values, form in (
+            (axes[0], "Same next token as the full doll", "% of positions", [100 * a.same for a in found.values()], "%.1f"),
+            (axes[1], "KL (full || doll)", "nats per token", [a.kl for a in found.values()], "%.3f")):
+        ax.bar_label(ax.bar(range(len(found)), values, color=colors(len(found))), fmt=form, fontsize=8)
+        ax.set_xticks(range(len(found)), map(str, found), fontsize=8)
+        ax.set(title=title, xlabel="width, heads, layers of the doll", ylabel=ylabel)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
