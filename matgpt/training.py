@@ -129,7 +129,9 @@ def default_lr(config):
 
 def draw_sizes(sizes, weights, random_sizes, rng):
     """The sizes of one step: all, or smallest, largest and `random_sizes` others (1903.05134, section 3.2)."""
-    if random_sizes is None or random_sizes >= len(sizes) - 2:
+    if random_sizes is None:
+        random_sizes = 3 if len(sizes) > 6 else len(sizes)
+    if random_sizes >= len(sizes) - 2:
         return sizes, weights
     middle = rng.choice(np.arange(1, len(sizes) - 1), random_sizes, replace=False)
     drawn = [0, *sorted(middle), len(sizes) - 1]
@@ -149,7 +151,8 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     lr: peak learning rate, after `warmup` steps and before a linear fall to zero; None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
     loss_weights: a number for each size, smallest first; uniform if left out.
-    random_sizes: a step trains the smallest, the largest and this many others drawn at random; None: all.
+    random_sizes: a step trains the smallest, the largest and this many others drawn at random; None: all of up
+        to six dolls, three others of more.
     eval_interval: steps between evaluations (default: a tenth of the run); each reads `eval_blocks` blocks
         of train and val, always the same.
     on_evaluation: called with the history after each evaluation.
