@@ -1,9 +1,12 @@
 """matgpt: one GPT that holds a set of smaller GPTs, each of which can be sliced out."""
-from .config import GPTConfig, Size
-from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
-from .training import DivergedError, History, evaluate, matryoshka_loss, train
-from .frontier import best_size, frontier, lattice
-from .checkpoint import load, save
-from .generation import stream
-from .embed import embed
 from .agreement import agreement
+from .checkpoint import load, save
+from .config import GPTConfig, Size
+from .data import load_text, split
+from .embed import embed
+from .frontier import best_size, frontier, lattice
+from .generation import stream
+from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from .tokenizer import BPETokenizer, CharTokenizer
+from .training import DivergedError, History, evaluate, matryoshka_loss, train
+from .gpt2 import export_gpt2, import_gpt2

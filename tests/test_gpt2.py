@@ -1,0 +1,205 @@
+"""Every doll as a GPT-2 of transformers, and GPT-2 as a nested model."""
+import json
+import random
+
+import pytest
+import safetensors.torch
+import torch
+
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, export_gpt2, import_gpt2, train
+from matgpt.tokenizer import BPETokenizer, CharTokenizer
+
+transformers = pytest.importorskip("transformers")
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+IDX = torch.randint(13, (3, 7), generator=torch.Generator().manual_seed(0))
+
+
+def make(kind=MatryoshkaGPT, seed=0, **options):
+    """A model in which no weight is 0 or 1, so that none can be left out."""
+    torch.manual_seed(seed)
+    model = kind(GPTConfig(**dict(vocab_size=13, block_size=7, n_embd=24, n_head=4, n_layer=3) | options))
+    for name, p in model.named_parameters():
+        torch.nn.init.normal_(p, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.3)
+    return model.eval()
+
+
+def gpt2_logits(path):
+    with torch.no_grad():
+        return transformers.GPT2LMHeadModel.from_pretrained(path, local_files_only=True).eval()(IDX).logits
+
+
+def assert_same(model, size, path):
+    with torch.no_grad():
+        expected = model(IDX, size)
+    torch.testing.assert_close(gpt2_logits(path), expected, rtol=1e-5, atol=1e-5)
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("size", [
+    Size(24, 4, 3), Size(12, 4, 3),  # heads of 6, of 3
+    Size(24, 1, 1), Size(18, 2, 2),  # fewer heads than the width has room for
+    Size(24, 3, 2, (5, 40)),  # n_inner per layer
+    Size(13, 2, 3), Size(23, 3, 1),  # a prime width: no number of heads but 1 and itself divides it
+])
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_doll_has_the_same_logits_as_its_gpt2(tmp_path, size, bias):
+    model = make(bias=bias)
+    export_gpt2(model, tmp_path / "new" / "folder", size)
+    assert_same(model, size, tmp_path / "new" / "folder")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_sizes_drawn_at_random(tmp_path, seed):
+    rng = random.Random(seed)
+    n_head, head_size, n_layer = rng.randint(1, 4), rng.randint(2, 6), rng.randint(1, 3)
+    model = make(n_embd=n_head * head_size + rng.choice([0, 3]), n_head=n_head, head_size=head_size, n_layer=n_layer,
+                 bias=rng.random() < 0.5, n_inner=tuple(rng.randint(3, 30) for _ in range(n_layer)), seed=seed)
+    full = model.config
+    inner = full.n_inner if isinstance(full.n_inner, tuple) else (full.n_inner,) * n_layer
+    while True:
+        d, h, l = rng.randint(2, full.n_embd), rng.randint(1, n_head), rng.randint(1, n_layer)
+        if d // h >= head_size or d % h == 0:
+            break
+    size = Size(d, h, l, tuple(rng.randint(1, f) for f in inner[:l]))
+    export_gpt2(model, tmp_path, size)
+    assert_same(model, size, tmp_path)
+
+
+def test_a_plain_shape_stays_as_it_is(tmp_path):
+    model = make(nesting=(Size(12, 2, 2),), dropout=0.25)
+    export_gpt2(model, tmp_path, 12)
+    config = transformers.GPT2Config.from_pretrained(tmp_path)
+    assert (config.n_embd, config.n_head, config.n_layer, config.n_inner) == (12, 2, 2, 48)
+    assert config.tie_word_embeddings and config.resid_pdrop == 0.25 and config.layer_norm_epsilon == 1e-5
+    with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert "lm_head.weight" not in file.keys()
+
+
+def test_the_output_only_model_leaves_whole(tmp_path):
+    model = make(MatryoshkaEmbeddingsGPT, nesting=(8,))
+    export_gpt2(model, tmp_path)
+    assert_same(model, None, tmp_path)
+    with pytest.raises(ValueError, match="output-only"):
+        export_gpt2(model, tmp_path, 8)
+
+
+def test_there_and_back(tmp_path):
+    model = make(n_inner=(30, 40, 50), dropout=0.25)
+    export_gpt2(model, tmp_path)
+    back = import_gpt2(tmp_path, nesting=(8, Size(12, 2, 2)))
+    with torch.no_grad():
+        torch.testing.assert_close(back(IDX), model(IDX), rtol=1e-5, atol=1e-5)
+    assert {size.n_embd for size in back.sizes} == {8, 12, 24}
+    assert back.config.dropout == 0.25 and back.config.n_inner == 50
+
+
+def test_any_gpt2_comes_in_and_can_be_trained(tmp_path):
+    torch.manual_seed(0)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=13, n_positions=7, n_embd=24, n_head=4, n_layer=2, n_inner=50, initializer_range=0.3,
+        activation_function="gelu_pytorch_tanh", bos_token_id=None, eos_token_id=None)).eval()
+    for p in theirs.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    theirs.save_pretrained(tmp_path / "head")
+    theirs.transformer.save_pretrained(tmp_path / "base")  # its names lack "transformer."
+    with torch.no_grad():
+        expected = theirs(IDX).logits
+    for name in ("head", "base"):
+        model = import_gpt2(tmp_path / name, nesting=(12,))
+        with torch.no_grad():
+            torch.testing.assert_close(model(IDX), expected, rtol=1e-5, atol=1e-5)
+    ids = [0, 5, 1, 5, 2, 5] * 30
+    history = train(model, ids, ids, steps=60, batch_size=4, eval_blocks=4, progress=False)
+    assert history.val[12][-1] < history.val[12][0] / 2 and history.val[24][-1] < history.val[24][0] / 2
+
+
+def test_masks_of_old_checkpoints_and_half_precision(tmp_path):
+    model = make()
+    export_gpt2(model.bfloat16(), tmp_path)
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert weights["transformer.ln_f.bias"].dtype == torch.bfloat16
+    weights |= {"transformer.h.0.attn.bias": torch.ones(1, 1, 7, 7), "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    weights["lm_head.weight"] = weights["transformer.wte.weight"].clone()
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    back = import_gpt2(tmp_path)
+    torch.testing.assert_close(back(IDX), model.float()(IDX), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("change, names", [
+    (dict(activation_function="gelu"), "activation_function='gelu'"),
+    (dict(activation_function="relu"), "activation_function='relu'"),
+    (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
+    (dict(scale_attn_weights=False), "scale_attn_weights=False"),
+    (dict(tie_word_embeddings=False), "tie_word_embeddings=False"),
+    (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon=1e-06"),
+    (dict(model_type="llama"), "model_type='llama'"),
+    (dict(n_embd=20), r"wte.weight has shape \(13, 24\).*\(13, 20\)"),
+    (dict(n_positions=9), r"wpe.weight has shape \(7, 24\)"),
+    (dict(n_inner=7), "c_fc.weight has shape"),
+    (dict(n_head=5), "n_embd=24 is not divisible by n_head=5"),
+    (dict(n_layer=4), "h.3.*is missing"),
+    (dict(n_layer=2), "h.2"),
+    (dict(vocab_size=None), "vocab_size=None"),
+])
+def test_other_configurations_are_named(tmp_path, change, names):
+    export_gpt2(make(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=names):
+        import_gpt2(tmp_path)
+
+
+def test_folders_that_hold_no_gpt2(tmp_path):
+    with pytest.raises(ValueError, match="config.json"):
+        import_gpt2(tmp_path / "nowhere")
+    export_gpt2(make(), tmp_path)
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    weights = safetensors.torch.load(whole)
+    file.write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match="model.safetensors is truncated"):
+        import_gpt2(tmp_path)
+    safetensors.torch.save_file(weights | {"lm_head.weight": torch.randn(13, 24)}, file)
+    with pytest.raises(ValueError, match="lm_head.weight"):
+        import_gpt2(tmp_path)
+    safetensors.torch.save_file(weights | {"transformer.h.0.extra": torch.randn(3)}, file)
+    with pytest.raises(ValueError, match="h.0.extra"):
+        import_gpt2(tmp_path)
+    file.rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pickle"):
+        import_gpt2(tmp_path)
+    for text, names in (("{", "config.json"), ("[]", "config.json"), ("{}", "vocab_size")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=names):
+            import_gpt2(tmp_path)
+
+
+HOSTILE = ["<|endoftext|>", "a <|endoftext|>b<|pad|>", " \n\n  x\t\t y  ", "naïve 日本語 🙂🙂 ﷽ e\u0301", "\x00\x01\x7f",
+           "it's don't 'S 'll''''", "１２３ 12ab_ \u00a0\u2003x\u200b\u0085\u1680", "\r\n\r\n a\r", " " * 3000 + "x",
+           "#" * 300, "aaaaaaaaaaaaaaaaaaa aaaaaaaaaaaa aaaaa"]
+
+
+@pytest.mark.parametrize("special", [(), ("<|endoftext|>", "<|pad|>")])
+def test_autotokenizer_encodes_as_the_bpe_tokenizer(tmp_path, special):
+    text = "".join(p.__doc__ or "" for p in (json, json.JSONDecoder, random.Random, torch.nn.LayerNorm, str)) + "aaaaaaa" * 5
+    tokenizer = BPETokenizer(BPETokenizer.train(text, 600).tokens, special)
+    model = make(vocab_size=tokenizer.vocab_size, nesting=(12,))
+    export_gpt2(model, tmp_path, 12, tokenizer)
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    rng = random.Random(0)
+    drawn = ["".join(rng.choices(text + "é🙂", k=40)) for _ in range(300)]
+    for piece in [text, *HOSTILE, *drawn]:
+        ids = tokenizer.encode(piece)
+        assert auto(piece)["input_ids"] == ids and auto.decode(ids) == piece
+    assert len(auto) == tokenizer.vocab_size
+    assert auto.eos_token_id == (tokenizer.vocab_size - 2 if special else None)
+    export_gpt2(model, tmp_path, 12)  # without it, no tokenizer of another model stays behind
+    assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_a_tokenizer_of_another_vocabulary(tmp_path):
+    with pytest.raises(ValueError, match="vocab_size=13"):
+        export_gpt2(make(), tmp_path, tokenizer=CharTokenizer("ab"))
+    export_gpt2(make(), tmp_path, tokenizer=CharTokenizer("abcdefghijklm"))
+    assert not (tmp_path / "tokenizer.json").exists()
