@@ -1,0 +1,109 @@
+"""The program: what it prints and leaves, and what it says of bad options."""
+import re
+import runpy
+import sys
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from matgpt import History, MatryoshkaEmbeddingsGPT, Size, evaluate, load, threads
+from matgpt.data import split
+
+TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(2500))
+
+
+def program(*arguments):
+    with patch.object(sys, "argv", ["train", *map(str, arguments)]):
+        runpy.run_module("matgpt.train", run_name="__main__")
+
+
+@pytest.fixture
+def options(tmp_path):
+    (tmp_path / "text").write_text(TEXT)
+    return [*f"--corpus {tmp_path / 'text'} --nesting 4 8,1,1,9 8 --n-layer 2 --block-size 8 --batch-size 4 "
+            f"--steps 20 --eval-interval 10 --threads 1 --out {tmp_path / 'out'}".split()]
+
+
+def test_a_run(options, tmp_path, capsys):
+    program(*options)
+    lines = capsys.readouterr().out.splitlines()
+    loss = r"\d\.\d{4}"
+    assert re.fullmatch(rf"step  0/20  validation loss 4,1,2: {loss}  8,1,1,9: {loss}  8,1,2: {loss}", lines[-4])
+    assert re.fullmatch(rf"step 20/20  .* 8,1,2: {loss}  [\d,]+ tokens/s  00:00 left", lines[-2])
+    model, tokenizer = load(tmp_path / "out")
+    assert model.sizes == (Size(4, 1, 2), Size(8, 1, 1, 9), Size(8, 1, 2)) and tokenizer.decode([0]) == "\n"
+    history = History.load(tmp_path / "out" / "history.json")
+    assert history.steps == [0, 10, 20]
+    assert evaluate(model, split(tokenizer.encode(TEXT))[1], 4) == pytest.approx(history.val[4][-1], abs=1e-6)
+    assert (tmp_path / "out" / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_stopped_and_resumed(options, tmp_path, capsys):
+    program(*options)
+    model, _ = load(tmp_path / "out")
+    before = (tmp_path / "out" / "history.json").read_bytes()
+    with pytest.raises(SystemExit):
+        program(*options)
+    assert "already holds a run" in capsys.readouterr().err
+    sorted((tmp_path / "out").glob("step-*"))[-1].unlink()
+    (tmp_path / "out" / "history.json").unlink()
+    program(*options, "--resume")
+    assert "step 10/20" not in (out := capsys.readouterr().out) and "step 20/20" in out
+    assert (tmp_path / "out" / "history.json").read_bytes() == before
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), load(tmp_path / "out")[0].parameters()))
+
+
+def test_bpe_variant_and_weights(options, tmp_path):
+    program(*options, "--tokenizer", "bpe", "--vocab", "300", "--variant", "embeddings", "--loss-weights", "1", "0", "2",
+            "--random-sizes", "1", "--dropout", "0.1", "--steps", "2", "--lr", "1e-3", "--seed", "3")
+    model, tokenizer = load(tmp_path / "out")
+    assert type(model) is MatryoshkaEmbeddingsGPT and 256 < tokenizer.vocab_size <= 300
+    assert History.load(tmp_path / "out" / "history.json").lr == 1e-3
+
+
+@pytest.mark.parametrize("bad, message", [
+    (["--steps", "0"], "steps=0"), (["--steps", "x"], "'x'"), (["--bogus"], "--bogus"), (["--n-embd", "0"], "n_embd=0"),
+    (["--nesting", "4,3"], "'4,3' is no size"), (["--nesting", "8,3,1"], "n_head=3"), (["--dropout", "1"], "dropout=1"),
+    (["--batch-size", "-1"], "batch_size=-1"), (["--lr", "-1"], "lr=-1"), (["--seed", "-1"], "seed=-1"),
+    (["--loss-weights", "1"], "loss_weights"), (["--random-sizes", "-1"], "random_sizes=-1"), (["--threads", "0"], "threads=0"),
+    (["--corpus", "nowhere"], "nowhere"), (["--corpus", "."], "tokenizer.json"), (["--device", "abacus"], "--device abacus"),
+    (["--tokenizer", "bpe", "--vocab", "3"], "vocab_size=3"), (["--block-size", "999999"], "block_size=999999"),
+    (["--variant", "round"], "round"), (["--out", "/dev/null/x"], "/dev/null/x"), (["--eval-interval", "0"], "eval_interval=0"),
+])
+def test_bad_option_is_one_line(bad, message, options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        program(*options, *bad)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error and error.count("\n") == 1, error
+
+
+def test_help_states_every_default(capsys):
+    with pytest.raises(SystemExit):
+        program("--help")
+    options = re.split(r"\n  (?=-)", capsys.readouterr().out.split("options:")[1])[2:]
+    assert len(options) > 20
+    for option in options:
+        assert option.startswith("--out") or "(default:" in " ".join(option.split()), option
+
+
+def test_diverging_is_one_line(options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        program(*options, "--lr", "1e30")
+    assert stopped.value.code != 0 and re.fullmatch(r".*step \d+: .*lr=1e\+30.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("slower, said", [(1.5, None), (9.0, "one thread is 9 times as fast as 4")])
+def test_slow_threads(slower, said, monkeypatch):
+    """With a clock that runs by the operations: `slower` each on four threads, 1 on one."""
+    now, n = [0.0], [4]
+
+    def linear(x, weight):
+        now[0] += slower if n[0] == 4 else 1.0
+
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(threads.torch.nn.functional, "linear", linear)
+    monkeypatch.setattr(threads.torch, "get_num_threads", lambda: n[0])
+    monkeypatch.setattr(threads.torch, "set_num_threads", lambda value: n.__setitem__(0, value))
+    advice = threads.slow_threads()
+    assert n == [4] and (advice is None if said is None else said in advice)
