@@ -1,5 +1,6 @@
 """What a doll is: a `Size`, and the configuration of the model that holds all of them."""
 import dataclasses
+import numbers
 import operator
 from dataclasses import dataclass
 
@@ -101,8 +102,10 @@ class GPTConfig:
         put = lambda name, value: object.__setattr__(self, name, value)
         for name in ("vocab_size", "block_size", "n_embd", "n_head", "n_layer"):
             put(name, positive(name, getattr(self, name)))
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r} must lie in [0, 1)")
+        if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout!r} must be a number in [0, 1)")
+        if self.bias not in (True, False):
+            raise ValueError(f"bias={self.bias!r} must be True or False")
         if self.head_size is None:
             if self.n_embd % self.n_head:
                 raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")

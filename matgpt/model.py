@@ -54,8 +54,8 @@ class NestedGPT(nn.Module):
         return self.norm(x)
 
     def _check(self, idx, start=0):
-        if idx.dim() != 2 or idx.is_floating_point() or idx.size(1) == 0:
-            raise ValueError(f"idx must be (B, T) whole numbers with T of at least 1, not {tuple(idx.shape)} {idx.dtype}")
+        if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or idx.size(1) == 0:
+            raise ValueError(f"idx must be (B, T) int64 or int32 with T of at least 1, not {tuple(idx.shape)} {idx.dtype}")
         if start + idx.size(1) > self.config.block_size:
             raise ValueError(f"context of {start + idx.size(1)} tokens is longer than block_size={self.config.block_size}")
         # on a GPU, looking would wait for the device at every step; `generate` and `train` look once

@@ -103,9 +103,12 @@ def test_num_params_counts_the_parameters_of_the_slice(drawn):
     (dict(head_size=0), "head_size=0 must be a whole number of at least 1"),
     (dict(head_size=16), "head_size=16 does not fit.*at most 8"),
     (dict(n_embd=2, head_size=1), "head_size=1 does not fit.*at most 0"),
-    (dict(dropout=1.0), r"dropout=1.0 must lie in \[0, 1\)"),
-    (dict(dropout=-0.1), r"dropout=-0.1 must lie in \[0, 1\)"),
-    (dict(dropout=float("nan")), r"dropout=nan must lie in \[0, 1\)"),
+    (dict(dropout=1.0), r"dropout=1.0 must be a number in \[0, 1\)"),
+    (dict(dropout=-0.1), r"dropout=-0.1 must be a number in \[0, 1\)"),
+    (dict(dropout="0.1"), r"dropout='0.1' must be a number in \[0, 1\)"),
+    (dict(bias="false"), "bias='false' must be True or False"),
+    (dict(bias=None), "bias=None must be True or False"),
+    (dict(dropout=float("nan")), r"dropout=nan must be a number in \[0, 1\)"),
 ])
 def test_bad_config(bad, message):
     with pytest.raises(ValueError, match=message):

@@ -299,8 +299,9 @@ def test_bad_size(small, size, message):
     ([[0, -1]], "token id -1 is outside the vocabulary: allowed are 0 to 10"),
     ([[0, 1, 2, 3, 4]], "context of 5 tokens is longer than block_size=4"),
     ([[]], r"at least 1, not \(1, 0\)"),
-    ([0, 1], r"idx must be \(B, T\) whole numbers.* not \(2,\)"),
-    ([[0.0, 1.0]], "whole numbers.* torch.float32"),
+    ([0, 1], r"idx must be \(B, T\) int64 or int32.* not \(2,\)"),
+    ([[0.0, 1.0]], r"int64 or int32.* not \(1, 2\) torch.float32"),
+    ([[True, False]], r"int64 or int32.* not \(1, 2\) torch.bool"),
 ])
 def test_bad_idx(small, idx, message):
     with pytest.raises(ValueError, match=message):
