@@ -11,7 +11,7 @@ from .config import positive
 from .embed import cut
 
 
-def passages(topics, length=256):
+def passages(topics, length=512):
     """Passages of `length` characters and their labels, from a dict of topic -> text.
 
     A paragraph that stands in several topics (four in ten characters of the Python documentation do) is kept
@@ -43,6 +43,11 @@ def halves(labels, seed=0):
         index.extend(where[:middle])
         queries.extend(where[middle:])
     return torch.tensor(index), torch.tensor(queries)
+
+
+def token_counts(rows, vocab_size):
+    """How often each token occurs in each text, at length one (N, V): the opponent that needs no training."""
+    return cut(torch.stack([torch.bincount(torch.as_tensor(row), minlength=vocab_size) for row in rows]).float(), vocab_size)
 
 
 def nearest(index, queries, k=1):

@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 
 import matgpt
-from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT
+from matgpt import CharTokenizer, GPTConfig, MatryoshkaEmbeddingsGPT
 from matgpt.embed import cut, embed
-from matgpt.tokenizer import CharTokenizer
 
 BLOCK = 6
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from matgpt.embed import cut
-from matgpt.retrieval import accuracy, adaptive, center, chance, halves, nearest, overlap, passages, pca
+from matgpt.retrieval import accuracy, adaptive, center, chance, halves, nearest, overlap, passages, pca, token_counts
 
 
 def unit(*shape, seed=0):
@@ -94,3 +94,7 @@ def test_bad_lengths_are_named():
         adaptive(unit(4, 4), unit(4, 4), 2, 0)
     with pytest.raises(ValueError, match="d=8"):
         adaptive(unit(4, 4), unit(4, 4), 8, 2)
+
+
+def test_token_counts_are_at_length_one():
+    assert torch.allclose(token_counts([[0, 2, 2], torch.tensor([1])], 3), torch.tensor([[0.2**0.5, 0, 0.8**0.5], [0, 1, 0]]))

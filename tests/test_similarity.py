@@ -4,9 +4,9 @@ import math
 import pytest
 import torch
 
+from matgpt import CharTokenizer
 from matgpt.similarity import (char_groups, char_pairs, cosines, frequent, nearest_tokens, pair_trends, token_names,
                                what_changed, word_pairs)
-from matgpt.tokenizer import CharTokenizer
 
 CHARACTERS = "!()09AEBabe["
 

@@ -9,8 +9,10 @@ from ..config import GPTConfig
 from ..data import load_topics
 from ..embed import embed
 from ..model import MatryoshkaEmbeddingsGPT
-from ..retrieval import adaptive, accuracy, by_dimension, center, chance, halves, overlaps, passages, pca
+from ..retrieval import (accuracy, adaptive, by_dimension, center, chance, halves, nearest, overlaps, passages, pca,
+                         token_counts)
 from ..similarity import char_pairs, frequent, pair_trends, token_names, word_pairs
+from ..tokenizer import CharTokenizer
 from ..training import evaluate, train
 from .common import corpus, device, kept, markdown, mean_sd, minutes, report
 
@@ -27,15 +29,10 @@ def add_arguments(parser):
     parser.add_argument("--batch-size", type=int, default=12)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights, batches, and the halves")
-    parser.add_argument("--passage", type=int, default=256, help="characters of a passage")
+    parser.add_argument("--passage", type=int, default=512, help="characters of a passage")
     parser.add_argument("--shortlists", type=int, nargs="+", default=[5, 10, 20, 50, 100, 200], help="passages ranked again")
     parser.add_argument("--out", default="runs/embeddings", help="folder for finished runs, table and figures")
     parser.add_argument("--quick", action="store_true", help="one seed, 200 steps, byte pairs alone: two minutes")
-
-
-def settings_of(args, tokenizer, seed):
-    names = ("nesting", "between", "n_head", "n_layer", "block_size", "batch_size", "steps", "passage", "shortlists")
-    return {"tokenizer": tokenizer, "seed": seed, **{name: getattr(args, name) for name in names}}
 
 
 def build(args, tokenizer, name, seed):
@@ -53,7 +50,7 @@ def measure(args, data, seed):
     known, asked = labels[index], labels[queries]
     out = {what: {} for what in ("loss", "retrieval", "between", "overlap", "trends", "adaptive")}
     names, among = token_names(tokenizer), frequent(train_ids, tokenizer.vocab_size)
-    pairs = {**char_pairs(names, among), **word_pairs(names, among)}
+    pairs = (char_pairs if isinstance(tokenizer, CharTokenizer) else word_pairs)(names, among)
     dims, every = sorted(args.nesting), sorted(args.nesting + args.between)
     for name in MODELS:
         model = build(args, tokenizer, name, seed)
@@ -72,7 +69,9 @@ def measure(args, data, seed):
                 found = [adaptive(a, b, d, k) for k in args.shortlists]
                 out["adaptive"][str(d)] = [[cost for _, cost in found], [accuracy(f, known, asked) for f, _ in found]]
             out["full"] = [a.numel(), out["between"][name][-1]]
-    out["chance"] = chance(known, asked)
+    counts = token_counts([tokenizer.encode(text) for text in texts], tokenizer.vocab_size)
+    counted = accuracy(nearest(counts[index], counts[queries]), known, asked)
+    out["levels"] = dict(zip(("blind draw", "most frequent topic", "counts of tokens"), (*chance(known, asked), counted)))
     return out
 
 
@@ -96,11 +95,14 @@ def run(args):
     seconds = sum(estimate(args, data[name]) for name in data) * len(args.seeds)
     print(f"{len(data) * len(args.seeds)} runs of two models, {args.steps} steps each, about {minutes(seconds)} in all on "
           f"{device()}, less what {args.out} holds already", flush=True)
+    same = {key: value for key, value in vars(args).items() if key not in
+            ("name", "threads", "out", "quick", "seeds", "tokenizers")}
     for name in data:
         runs = []
         for seed in args.seeds:
             print(f"{name}, seed {seed}", flush=True)
-            runs.append(kept(args.out, settings_of(args, name, seed), lambda: measure(args, data[name], seed)))
+            settings = {"tokenizer": name, "seed": seed, **same}
+            runs.append(kept(args.out, settings, lambda: measure(args, data[name], seed)))
         show(args, name, runs)
 
 
@@ -114,18 +116,18 @@ def average(values):
 def show(args, name, runs):
     dims, every = sorted(args.nesting), sorted(args.nesting + args.between)
     gather = lambda what: {key: [run[what][key] for run in runs] for key in runs[0][what]}
-    table = lambda what, sizes, scale: markdown(["", *sizes], [
-        [key, *(mean_sd([scale * x for x in column]) for column in zip(*some))] for key, some in gather(what).items()])
-    levels = dict(zip(("blind draw", "most frequent topic"), average([run["chance"] for run in runs])))
+    table = lambda what, sizes: markdown(["", *sizes], [
+        [key, *map(mean_sd, zip(*some))] for key, some in gather(what).items()])
+    levels = average([run["levels"] for run in runs])
     trends = average([run["trends"] for run in runs])
     kinds = {model: markdown(["kind of pair", *dims, f"change {dims[0]} to {dims[-1]}, mean ± sd over seeds"], [
         [kind, *(f"{x:+.2f}" for x in trend["standing"]), mean_sd([run["trends"][model][kind]["change"] for run in runs])]
         for kind, trend in some.items()]) for model, some in trends.items()}
     report(args.out, f"embeddings-{name}", "\n\n".join([
         f"{name} tokens, {args.steps} steps, seeds {args.seeds}, mean ± sd.",
-        f"Retrieval, % right ({', '.join(f'{key} {100 * share:.1f}' for key, share in levels.items())}):",
-        table("retrieval", dims, 100), "Validation loss, nats per token:", table("loss", every, 1),
-        "Retrieval at every size, %:", table("between", every, 100),
+        f"Retrieval, share right ({', '.join(f'{key} {share:.3f}' for key, share in levels.items())}):",
+        table("retrieval", dims), "Validation loss, nats per token:", table("loss", every),
+        "Retrieval at every size, also those never trained:", table("between", every),
         *(f"Pairs of tokens, {model}: mean cosine above all pairs, in their standard deviations; change: of the excess "
           f"in cosine.\n\n{text}" for model, text in kinds.items())]))
     curves = {key: some for key, some in gather("retrieval").items() if "not centred" not in key}
