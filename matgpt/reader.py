@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from .attention import Cache
 from .config import inner_sizes
+from .nested import corner
 
 
 class Reader:
@@ -26,14 +27,17 @@ class Reader:
         self.cache = Cache(config.block_size) if use_cache else None
         self.start = self.length = 0
 
-        def flat(layer, in_shape, out_shape):
+        def norm(layer):
+            return [None if p is None else corner(p, *width) for p in (layer.weight, layer.bias)]
+
+        def linear(layer, in_shape, out_shape):
             weight, bias = layer.corner(in_shape, out_shape)
             return weight.reshape(math.prod(out_shape), -1), None if bias is None else bias.flatten()
 
         self.blocks = [
-            (block.norm1, *flat(block.attention.qkv, width, self.qkv_shape), *flat(block.attention.proj, heads, width),
-             block.norm2, *flat(block.feedforward.expand, width, (f,)), *flat(block.feedforward.proj, (f,), width))
-            for block, f in zip(model.blocks, inner_sizes(trunk.n_inner, trunk.n_layer))]
+            (*norm(b.norm1), *linear(b.attention.qkv, width, self.qkv_shape), *linear(b.attention.proj, heads, width),
+             *norm(b.norm2), *linear(b.feedforward.expand, width, (f,)), *linear(b.feedforward.proj, (f,), width))
+            for b, f in zip(model.blocks, inner_sizes(trunk.n_inner, trunk.n_layer))]
 
     def __call__(self, out, start, end, last=1):
         """Logits (B, last, V) behind the last tokens of the window out[:, start:end]."""
@@ -48,15 +52,17 @@ class Reader:
     def features(self, idx):
         """Token ids (B, T) behind those read so far -> final residual (B, T, d)."""
         (B, T), self.cache.length = idx.shape, self.length
-        mask, seen = None, self.length + T
+        mask, seen = None, self.length + T  # seen: tokens of the window with these
         if 1 < T < seen:  # several new tokens behind old ones: is_causal would align the corners
             mask = torch.ones(T, seen, dtype=torch.bool, device=idx.device).tril(self.length)
         x = self.model.embedding(idx, self.n_embd, self.length)
-        for layer, (norm1, qkv, qkv_bias, proj, proj_bias, norm2, w1, b1, w2, b2) in enumerate(self.blocks):
-            q, k, v = F.linear(norm1(x), qkv, qkv_bias).view(B, T, *self.qkv_shape).permute(2, 0, 3, 1, 4)
+        width = x.shape[-1:]
+        for layer, (g1, s1, qkv, b_qkv, proj, b_proj, g2, s2, w1, b1, w2, b2) in enumerate(self.blocks):
+            y = F.linear(F.layer_norm(x, width, g1, s1), qkv, b_qkv)
+            q, k, v = y.view(B, T, *self.qkv_shape).permute(2, 0, 3, 1, 4)
             k, v = self.cache.append(layer, k, v)  # (B, h, seen, s)
             y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and T > 1)
-            x = x + F.linear(y.transpose(1, 2).flatten(2), proj, proj_bias)
-            x = x + F.linear(F.gelu(F.linear(norm2(x), w1, b1), approximate="tanh"), w2, b2)
+            x = x + F.linear(y.transpose(1, 2).flatten(2), proj, b_proj)
+            x = x + F.linear(F.gelu(F.linear(F.layer_norm(x, width, g2, s2), w1, b1), approximate="tanh"), w2, b2)
         self.length = seen
         return self.model.norm(x)[..., :self.size.n_embd]

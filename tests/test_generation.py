@@ -1,10 +1,12 @@
 """Cached, streamed and drafted text against the model that is simply run from the start each time."""
 import itertools
+import runpy
+import sys
 
 import pytest
 import torch
 
-from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, stream, train
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, save, stream, train
 from matgpt.generation import probabilities, verify
 from matgpt.tokenizer import BPETokenizer, CharTokenizer
 
@@ -117,7 +119,7 @@ def test_drafted_samples_have_the_exact_distribution(sampling):
     model = make(std=0.5, vocab_size=3, nesting=(Size(8, 1, 1),), n_embd=16, n_layer=1, n_head=1)
     generator, stats, rows = torch.Generator().manual_seed(1), {}, []
     idx = torch.tensor([[0, 1]] * 2)
-    for _ in range(800):
+    for _ in range(500):
         rows.append(model.generate(idx, 3, generator=generator, draft_size=8, draft_tokens=2, stats=stats, **sampling))
     codes = torch.stack(rows)[:, :, 2:] @ torch.tensor([9, 3, 1])  # (runs, 2)
     expected = exact(model, (0, 1), 3, **sampling)
@@ -154,6 +156,8 @@ def test_verify_keeps_the_distribution_of_one_step():
 
 
 TEXT = "naïve 日本語 🙂 "
+START = TEXT[:6]
+REST = len((TEXT * 3).encode()) - len(START.encode())  # bytes, and so tokens, behind it
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +166,8 @@ def written():
     tokenizer = BPETokenizer([bytes([b]) for b in range(256)])
     ids = tokenizer.encode(TEXT * 40)
     torch.manual_seed(0)
-    model = MatryoshkaGPT(GPTConfig(256, 16, 32, 2, 2, nesting=(16,)))
-    train(model, ids, ids, steps=150, batch_size=8, eval_blocks=4, progress=False)
+    model = MatryoshkaGPT(GPTConfig(256, 16, 32, 2, 1, nesting=(16,)))
+    train(model, ids, ids, steps=100, batch_size=8, eval_interval=100, eval_blocks=4, progress=False)
     return model, tokenizer
 
 
@@ -178,9 +182,9 @@ def test_stream_never_cuts_a_character(written):
 def test_stream_writes_what_generate_writes(written):
     model, tokenizer = written
     for seed, options in enumerate([{}, dict(temperature=3.0), dict(size=16), dict(draft_size=16, draft_tokens=3)]):
-        idx = torch.tensor([tokenizer.encode(TEXT)])
+        idx = torch.tensor([tokenizer.encode(START)])
         out = model.generate(idx, 50, generator=torch.Generator().manual_seed(seed), **options)
-        pieces = stream(model, tokenizer, TEXT, 50, generator=torch.Generator().manual_seed(seed), **options)
+        pieces = stream(model, tokenizer, START, 50, generator=torch.Generator().manual_seed(seed), **options)
         assert "".join(pieces) == tokenizer.decode(out[0, idx.size(1):].tolist())
 
 
@@ -229,3 +233,39 @@ def test_bad_arguments_are_named_before_any_work(options, names, monkeypatch):
 def test_stream_of_an_empty_prompt():
     with pytest.raises(ValueError, match="prompt"):
         stream(make(), CharTokenizer("ab"), "", 3)
+
+
+def program(monkeypatch, *arguments):
+    """`python -m matgpt.generate` with these arguments, warnings being errors."""
+    monkeypatch.setattr(sys, "argv", ["generate", *map(str, arguments)])
+    runpy.run_module("matgpt.generate", run_name="__main__")
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_program_writes_to_the_terminal(written, tmp_path, monkeypatch, capsys):
+    model, tokenizer = written
+    save(model, tmp_path, tokenizer)
+    common = (tmp_path, "--prompt", START, "--tokens", REST, "--threads", torch.get_num_threads())
+    program(monkeypatch, *common, "--temperature", 0)
+    assert capsys.readouterr().out == TEXT * 3 + "\n"
+    texts = []
+    for options in ([], [], ["--size", 16], ["--size", "32,2,1", "--draft-size", 16]):
+        program(monkeypatch, *common, "--seed", 3, "--temperature", 3, *options)
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] and len(set(texts)) == 3
+    generator = torch.Generator().manual_seed(3)
+    pieces = stream(model, tokenizer, START, REST, size=16, temperature=3, generator=generator)
+    assert texts[2] == START + "".join(pieces) + "\n"
+
+
+@pytest.mark.parametrize("options, names", [
+    (["--size", "17"], "size=17"), (["--size", "1,x"], "1,x"), (["--tokens", "-1"], "max_new_tokens=-1"),
+    (["--draft-size", "32"], "draft_size"), (["--threads", "0"], "threads")])
+def test_the_program_names_what_is_wrong(written, tmp_path, monkeypatch, capsys, options, names):
+    save(written[0], tmp_path, written[1])
+    with pytest.raises(SystemExit):
+        program(monkeypatch, tmp_path, *options)
+    assert names in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        program(monkeypatch, tmp_path / "nowhere")
+    assert "nowhere" in capsys.readouterr().err
