@@ -4,7 +4,7 @@ from statistics import mean, stdev
 import matplotlib.pyplot as plt
 from matplotlib import colormaps
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from .config import inner_sizes
 
@@ -248,25 +248,28 @@ def retrieval(dims, curves, levels=None, title="Nearest neighbour among passages
         ax.axhline(100 * share, color="0.4", linestyle=style, linewidth=1.2, label=f"{name}, {100 * share:.0f} %")
     _dimensions(ax, dims)
     ax.set_ylim(bottom=0)
-    ax.legend(fontsize=8, frameon=False)
+    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=3)
     return figure
 
 
 def adaptive(curves, full, title="Shortlist with few dimensions, rank again with all"):
-    """Accuracy against multiply-adds of one query. curves: {first dimensions: (multiply-adds, shares, shortlist lengths)};
-    full: (multiply-adds, share) of searching with every dimension."""
-    figure, ax = _axes(title, "multiply-adds per query", "passages given the right topic, %")
+    """Accuracy against multiply-adds of one query, as a share of those of a full search.
+
+    curves: {first dimensions: (multiply-adds, shares right, shortlist lengths)}; full: (multiply-adds, share right) of
+    searching with every dimension.
+    """
+    figure, ax = _axes(title, f"multiply-adds per query, % of the {full[0]:,} of a full search", "passages given the right topic, %")
     for (d, (costs, shares, lengths)), color in zip(curves.items(), colors(len(curves))):
-        ax.plot(costs, [100 * s for s in shares], "o-", color=color, markersize=5, label=f"shortlist by {d} dimensions")
-        for end, align in ((0, "right"), (-1, "left")):
-            ax.annotate(f"{lengths[end]}", (costs[end], 100 * shares[end]), textcoords="offset points", fontsize=7, color=color,
-                        xytext=(-7 if align == "right" else 7, -3), ha=align)
+        ax.plot([100 * c / full[0] for c in costs], [100 * s for s in shares], "o-", color=color, markersize=5,
+                alpha=0.8, label=f"shortlist by {d} dimensions")
     ax.axhline(100 * full[1], color="0.6", linestyle=":", linewidth=1, zorder=0)
-    ax.plot(*full[:1], 100 * full[1], "*", color="black", markersize=12, label="search with all dimensions")
-    ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:.0f}k" if x >= 1000 else f"{x:.0f}"))
-    ax.margins(0.08, 0.12)
-    ax.legend(fontsize=8, frameon=False, title="small numbers: passages on the shortlist", title_fontsize=8)
+    ax.plot(100, 100 * full[1], "*", color="black", markersize=12, label="search with all dimensions")
+    ax.set_xscale("log")
+    ax.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.margins(0.05, 0.12)
+    ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title_fontsize=8,
+              title="dots, left to right: the best\n" + ", ".join(map(str, lengths)) + "\nare ranked again")
     return figure
 
 
@@ -275,7 +278,7 @@ def pair_trends(trends, dims, title="Which pairs of tokens grow closer as dimens
 
     trends: as `similarity.pair_trends` gives them. Bars: a standard error over the pairs.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     for i, (kind, trend) in enumerate(trends.items()):
         whole = kind == "all pairs"
         style = dict(color="black" if whole else f"C{i - 1}", linestyle="--" if whole else "-", linewidth=1.8,
@@ -284,7 +287,7 @@ def pair_trends(trends, dims, title="Which pairs of tokens grow closer as dimens
         axes[0].errorbar(dims, trend["mean"], None if whole else trend["se"], **style)
         axes[1].errorbar(dims, trend["standing"], None if whole else [e / s for e, s in zip(trend["se"], spread)], **style)
     axes[0].set(title="as it is", ylabel="mean cosine similarity")
-    axes[1].set(title="beside all pairs", ylabel="above all pairs, in their standard deviations")
+    axes[1].set(title="beside all pairs", ylabel="standard deviations above all pairs")
     for ax in axes:
         _dimensions(ax, dims)
         ax.grid(alpha=0.25)
@@ -312,7 +315,8 @@ def overlap(tables, dims, k=10):
 def in_between(dims, trained, losses, curves, title="Sizes that were never trained"):
     """Loss and retrieval at every size: filled where trained, hollow between.
 
-    losses, curves: {model: runs, each with a number for each of dims}; loss in nats per token, retrieval as a share.
+    trained: {model: its trained sizes}; losses, curves: {model: runs, each with a number for each of dims}, the loss
+    in nats per token, retrieval as a share.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for ax, values, scale, ylabel in ((axes[0], losses, 1, "validation loss, nats per token"),
@@ -321,7 +325,7 @@ def in_between(dims, trained, losses, curves, title="Sizes that were never train
             middle, sd = _mean_sd(runs)
             ax.errorbar(dims, [scale * m for m in middle], [scale * s for s in sd], color=f"C{i}", capsize=3, label=name)
             for d, m in zip(dims, middle):
-                ax.plot(d, scale * m, "o", color=f"C{i}", markersize=6, markerfacecolor=f"C{i}" if d in trained else "white")
+                ax.plot(d, scale * m, "o", color=f"C{i}", markersize=6, markerfacecolor=f"C{i}" if d in trained[name] else "white")
         _dimensions(ax, dims)
         ax.tick_params(axis="x", labelsize=8)
         ax.set_ylabel(ylabel)
@@ -344,13 +348,23 @@ def neighbours(found, names, tokens):
 
     found: {token: {dimensions: (neighbours, their cosines)}}, as `similarity.nearest_tokens` gives them.
     """
-    figure, axes = plt.subplots(1, len(tokens), figsize=(2.9 * len(tokens) + 0.8, 3.6), layout="constrained", squeeze=False)
-    for ax, token in zip(axes[0], tokens):
+    def short(name):
+        name = shown(name)
+        return name if len(name) < 10 else name[:8] + "…"
+
+    longest = max(len(short(names[other])) for table in found.values() for others, _ in table.values() for other in others)
+    width = len(found[tokens[0]]) * max(0.5, 0.1 * longest)
+    columns = max(1, min(len(tokens), int(12 / width)))
+    rows = -(-len(tokens) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns + 1.4, 3.4 * rows), layout="constrained", squeeze=False)
+    for ax in axes.flat[len(tokens):]:
+        ax.axis("off")
+    for ax, token in zip(axes.flat, tokens):
         table = [values for _, values in found[token].values()]  # a column for each size
         image = ax.imshow(list(zip(*table)), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for x, (others, values) in enumerate(found[token].values()):
             for y, (other, value) in enumerate(zip(others, values)):
-                ax.text(x, y, shown(names[other]), ha="center", va="center", fontsize=9, family="monospace",
+                ax.text(x, y, short(names[other]), ha="center", va="center", fontsize=9, family="monospace",
                         color="white" if value > 0.6 else "black")
         ax.set_xticks(range(len(table)), found[token])
         ax.set_yticks([])
@@ -365,10 +379,10 @@ def heat_maps(embeddings, names, groups, dims):
     embeddings: (V, D); names: V labels; groups: {name: tokens}; dims: how many of the D to look at.
     """
     tokens = [token for group in groups.values() for token in group]
-    figure, axes = plt.subplots(1, len(dims), figsize=(3.1 * len(dims) + 0.8, 3.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(dims), figsize=(2.6 * len(dims) + 1.6, 3.1), layout="constrained", squeeze=False)
     for ax, d in zip(axes[0], dims):
         unit = embeddings[tokens, :d] / embeddings[tokens, :d].norm(dim=-1, keepdim=True)
-        image = ax.imshow((unit @ unit.T).cpu(), cmap="RdBu_r", vmin=-1, vmax=1)
+        image = ax.imshow((unit @ unit.T).tolist(), cmap="RdBu_r", vmin=-1, vmax=1)
         start = 0
         for group in groups.values():
             ax.add_patch(Rectangle((start - 0.5,) * 2, len(group), len(group), fill=False, edgecolor="black", linewidth=1))

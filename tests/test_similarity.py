@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from matgpt import CharTokenizer
+from matgpt import CharTokenizer, plot
 from matgpt.similarity import (char_groups, char_pairs, cosines, frequent, nearest_tokens, pair_trends, token_names,
                                what_changed, word_pairs)
 
@@ -81,3 +81,17 @@ def test_the_sentence_follows_the_numbers():
     e[:6, :4], e[:6, 4:] = e[:6, 4:].clone(), 6 * torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
     assert "these (15 pairs): parts" in what_changed(pair_trends(e, {"these": pairs}, (4, 8)), (4, 8))[1]
     assert "no clear trend" in what_changed(pair_trends(e, {"these": pairs[:1]}, (4, 8)), (4, 8))[1]
+
+
+def test_figures_draw_what_they_are_given(tmp_path):
+    e, names, dims = torch.randn(8, 8), ["a", " b", "\n", "much too long", *"defg"], [2, 4, 8]
+    trends = pair_trends(e, {"some": [(0, 1), (2, 3)], "one": [(4, 5)]}, dims)
+    found = {t: {d: nearest_tokens(e, t, d, k=3) for d in dims} for t in (0, 1, 2)}
+    figures = [plot.pair_trends(trends, dims), plot.neighbours(found, names, [0, 1, 2]),
+               plot.heat_maps(e, names, {"x": [0, 1], "y": [2, 3, 4]}, dims)]
+    assert len(figures[0].axes) == 2
+    assert [text.get_text() for text in figures[1].axes[0].texts if text.get_text() == "much␣too…"] == \
+        ["much␣too…"] * sum(3 in others for others, _ in found[0].values())
+    for i, figure in enumerate(figures):
+        figure.savefig(tmp_path / f"{i}.png")
+        plot.close(figure)

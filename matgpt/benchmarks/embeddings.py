@@ -135,7 +135,7 @@ def show(args, name, runs):
                "adaptive": plot.adaptive({d: (*average(some), args.shortlists) for d, some in gather("adaptive").items()},
                                          average([run["full"] for run in runs])),
                "overlap": plot.overlap({key: average(some) for key, some in gather("overlap").items()}, dims),
-               "between": plot.in_between(every, dims, gather("loss"), gather("between")),
+               "between": plot.in_between(every, dict(zip(MODELS, (dims, dims[-1:]))), gather("loss"), gather("between")),
                **{f"pairs-{model.split()[0]}": plot.pair_trends(some, dims) for model, some in trends.items()}}
     for key, figure in figures.items():
         figure.savefig(f"{args.out}/{name}-{key}.png", dpi=150)
