@@ -122,7 +122,6 @@ class BPETokenizer(Tokenizer):
             raise ValueError(f"vocab_size={vocab_size} must be at least 256, one token for each byte")
         _utf8(text)
         tokens = [bytes([b]) for b in range(256)]
-        ids = {token: i for i, token in enumerate(tokens)}
         # A text has far fewer different words than words: merge each once, and let its pairs count as often as it.
         counted = Counter()
         for word, n in Counter(regex.findall(GPT2_SPLIT, text)).items():
@@ -145,11 +144,8 @@ class BPETokenizer(Tokenizer):
                 continue
             if n > -2:
                 break
-            token = tokens[pair[0]] + tokens[pair[1]]
-            if token not in ids:  # a, bc may come after ab, c: tiktoken, which goes by the bytes, merges either
-                ids[token] = len(tokens)
-                tokens.append(token)
-            new, grown = ids[token], set()
+            new, grown = len(tokens), set()
+            tokens.append(tokens[pair[0]] + tokens[pair[1]])
             for w in where.pop(pair):
                 for old in zip(words[w], words[w][1:]):
                     counts[old] -= times[w]
