@@ -6,7 +6,7 @@ import torch
 
 from .. import plot
 from ..config import GPTConfig
-from ..data import load_topics
+from ..corpus import load_topics
 from ..embed import embed
 from ..model import MatryoshkaEmbeddingsGPT
 from ..retrieval import (accuracy, adaptive, by_dimension, center, chance, halves, nearest, overlaps, passages, pca,
@@ -54,6 +54,9 @@ def measure(args, data, seed):
     dims, every = sorted(args.nesting), sorted(args.nesting + args.between)
     for name in MODELS:
         model = build(args, tokenizer, name, seed)
+        if name == MODELS[1]:  # how much of it is training, and how much the words that two passages share?
+            fresh = embed(model, texts, tokenizer=tokenizer).cpu()
+            out["retrieval"]["untrained, cut"] = by_dimension(*center(fresh[index], fresh[queries]), known, asked, dims)
         train(model, train_ids, val_ids, args.steps, args.batch_size, seed=seed, eval_interval=args.steps, eval_blocks=1)
         embeddings = embed(model, texts, tokenizer=tokenizer).cpu()  # the trunk runs once; sizes are cut from it
         raw = embeddings[index], embeddings[queries]
