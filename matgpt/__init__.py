@@ -2,7 +2,7 @@
 from .agreement import agreement
 from .checkpoint import load, save
 from .config import GPTConfig, Size
-from .data import load_text, split
+from .corpus import load_text, split
 from .embed import embed
 from .frontier import best_size, frontier, lattice
 from .generation import stream

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from matgpt import corpus as texts
 from matgpt import data
-from matgpt.data import between_words, load_text, load_tokens, load_topics, main, prepare, read, split
+from matgpt.corpus import load_text, load_tokens, load_topics, split
+from matgpt.data import between_words, main, prepare, read
 from matgpt.tokenizer import BPETokenizer, CharTokenizer
 
 
@@ -37,7 +39,7 @@ def served(monkeypatch):
         return Response(urlopen.content)
     urlopen.calls, urlopen.content = 0, content
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    monkeypatch.setattr(data, "SHAKESPEARE_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(texts, "SHAKESPEARE_SHA256", hashlib.sha256(content).hexdigest())
     return urlopen
 
 

@@ -11,7 +11,7 @@ import requests
 import tiktoken
 import torch
 
-from matgpt.data import load_text
+from matgpt.corpus import load_text
 from matgpt.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer, load_tokenizer
 
 HOSTILE = [

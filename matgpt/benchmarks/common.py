@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..config import GPTConfig, Size
-from ..data import load_text, split
+from ..corpus import load_text, split
 from ..model import MatryoshkaGPT
 from ..tokenizer import BPETokenizer, CharTokenizer
 from ..training import evaluate, train

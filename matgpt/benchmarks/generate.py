@@ -7,7 +7,7 @@ import torch
 from ..agreement import agreement
 from ..checkpoint import load, save
 from ..config import GPTConfig, Size
-from ..data import load_text, split
+from ..corpus import load_text, split
 from ..gpt2 import export_gpt2
 from ..model import MatryoshkaGPT
 from ..training import train
