@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from matgpt import History, MatryoshkaEmbeddingsGPT, Size, evaluate, load, threads
+from matgpt import History, MatryoshkaEmbeddingsGPT, Size, evaluate, load, split, threads
 from matgpt.corpus import split
 
 TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(2500))
