@@ -73,7 +73,7 @@ def load(folder):
         raise ValueError(f"{path} does not hold the weights of {path.parent / 'config.json'}: {error}") from None
     tokenizer = None
     if (folder / "tokenizer.json").exists():
-        from .tokenizer import load_tokenizer
+        from .tokenizer import load_tokenizer  # here, since it imports `write` from this file
         tokenizer = load_tokenizer(folder)
         check_vocabulary(model.config, tokenizer, folder)
     return model.eval(), tokenizer

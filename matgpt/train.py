@@ -12,7 +12,6 @@ from tqdm import tqdm
 from .checkpoint import save
 from .config import GPTConfig, Size, positive
 from .corpus import load_text, load_tokens, split
-from .corpus import load_text, load_tokens, split
 from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from .threads import slow_threads
 from .tokenizer import BPETokenizer, CharTokenizer
