@@ -26,8 +26,9 @@ class DivergedError(FloatingPointError):
 def as_ids(ids, block_size, vocab_size=None, name="ids"):
     """Token ids (a list, tensor, array or memory map) as a 1-D numpy array, checked; a map is not loaded."""
     ids = np.asarray(ids)
-    if ids.ndim != 1 or len(ids) <= block_size:
-        raise ValueError(f"{name} has shape {ids.shape}: it must be one row of more than block_size={block_size} tokens")
+    if ids.ndim != 1 or len(ids) <= block_size or ids.dtype.kind not in "iu":
+        raise ValueError(f"{name} has shape {ids.shape} and dtype {ids.dtype}: it must be one row of more than "
+                         f"block_size={block_size} whole numbers")
     if vocab_size is not None and not 0 <= ids.min() <= ids.max() < vocab_size:
         worst = ids.min() if ids.min() < 0 else ids.max()
         raise ValueError(f"{name} holds token id {worst}, outside the vocabulary: allowed are 0 to {vocab_size - 1}")
@@ -52,7 +53,7 @@ def cross_entropy(model, x, y, size=None):
 
 def check_weights(loss_weights, sizes):
     """The weight of each size, summing to one. ValueError for a wrong number or sign."""
-    weights = [1.0] * len(sizes) if loss_weights is None else [float(w) for w in loss_weights]
+    weights = [1.0] * len(sizes) if loss_weights is None else np.atleast_1d(loss_weights).astype(float).tolist()
     if len(weights) != len(sizes) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise ValueError(f"loss_weights={loss_weights!r} must be {len(sizes)} numbers of at least 0, not all 0: "
                          "one for each size")
@@ -129,8 +130,6 @@ def default_lr(config):
 
 def draw_sizes(sizes, weights, random_sizes, rng):
     """The sizes of one step: all, or smallest, largest and `random_sizes` others (1903.05134, section 3.2)."""
-    if random_sizes is None:
-        random_sizes = 3 if len(sizes) > 6 else len(sizes)
     if random_sizes >= len(sizes) - 2:
         return sizes, weights
     middle = rng.choice(np.arange(1, len(sizes) - 1), random_sizes, replace=False)
@@ -169,9 +168,14 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     train_ids = as_ids(train_ids, config.block_size, config.vocab_size, "train_ids")
     val_ids = as_ids(val_ids, config.block_size, config.vocab_size, "val_ids")
     lr = default_lr(config) if lr is None else lr
-    for name, value in dict(lr=lr, seed=seed, random_sizes=random_sizes or 0, warmup=warmup, grad_clip=grad_clip).items():
-        if not value >= 0:
-            raise ValueError(f"{name}={value!r} must be at least 0")
+    if random_sizes is None:
+        random_sizes = 3 if len(sizes) > 6 else len(sizes)
+    for name, value in dict(lr=lr, seed=seed, random_sizes=random_sizes, warmup=warmup, grad_clip=grad_clip).items():
+        if not value >= 0 or name in ("seed", "random_sizes") and value != int(value):
+            raise ValueError(f"{name}={value!r} must be a {'whole ' * (name in ('seed', 'random_sizes'))}number of at least 0")
+    if random_sizes < len(sizes) - 2 and weights[0] == weights[-1] == 0:
+        raise ValueError(f"loss_weights={loss_weights!r}: where sizes are drawn at random, the smallest or the largest, "
+                         "which belong to each step, needs a weight above 0")
     distributed = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     if batch_size % world:

@@ -242,13 +242,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(model):
     (dict(steps=0), "steps=0 must be a whole number of at least 1"),
     (dict(batch_size=1.5), "batch_size=1.5 must be a whole number of at least 1"),
     (dict(eval_interval=-1), "eval_interval=-1 must be a whole number of at least 1"),
-    (dict(lr=-0.1), "lr=-0.1 must be at least 0"),
-    (dict(lr=math.nan), "lr=nan must be at least 0"),
-    (dict(warmup=-1), "warmup=-1 must be at least 0"),
-    (dict(random_sizes=-1), "random_sizes=-1 must be at least 0"),
-    (dict(train_ids=TEXT[:8]), r"train_ids has shape \(8,\): .* more than block_size=8 tokens"),
-    (dict(val_ids=[]), r"val_ids has shape \(0,\): .* more than block_size=8 tokens"),
-    (dict(train_ids=[TEXT]), r"train_ids has shape \(1, 320\): it must be one row"),
+    (dict(lr=-0.1), "lr=-0.1 must be a number of at least 0"),
+    (dict(lr=math.nan), "lr=nan must be a number of at least 0"),
+    (dict(warmup=-1), "warmup=-1 must be a number of at least 0"),
+    (dict(random_sizes=-1), "random_sizes=-1 must be a whole number of at least 0"),
+    (dict(random_sizes=0.5), "random_sizes=0.5 must be a whole number of at least 0"),
+    (dict(seed=1.5), "seed=1.5 must be a whole number of at least 0"),
+    (dict(loss_weights=5), "loss_weights=5 must be"),
+    (dict(train_ids=TEXT[:8]), r"train_ids has shape \(8,\): .* more than block_size=8 whole numbers"),
+    (dict(val_ids=[]), r"val_ids has shape \(0,\): .* more than block_size=8 whole numbers"),
+    (dict(train_ids=[TEXT]), r"train_ids has shape \(1, 320\) and dtype int64: it must be one row"),
     (dict(train_ids=TEXT + [7]), "train_ids holds token id 7, outside the vocabulary: allowed are 0 to 6"),
     (dict(val_ids=TEXT + [-1, 9]), "val_ids holds token id -1, outside the vocabulary: allowed are 0 to 6"),
 ])
@@ -264,7 +267,7 @@ def test_bad_training(model, bad, message):
 def test_bad_loss_weights_and_evaluation(model, xy):
     with pytest.raises(ValueError, match=r"loss_weights=\(1, 2\) must be 3 numbers of at least 0"):
         matryoshka_loss(model, *xy, (1, 2))
-    with pytest.raises(ValueError, match=r"shape \(8,\): .* more than block_size=8 tokens"):
+    with pytest.raises(ValueError, match=r"shape \(8,\): .* more than block_size=8 whole numbers"):
         evaluate(model, TEXT[:8])
     with pytest.raises(ValueError, match="max_blocks=0 must be a whole number of at least 1"):
         evaluate(model, TEXT, max_blocks=0)

@@ -20,7 +20,7 @@ def add_arguments(parser):
     parser.add_argument("--quick", action="store_true", help="five rounds")
 
 
-def step_of(model, x, y, random_sizes=None):
+def step_of(model, x, y, random_sizes=99):
     """One whole training step as a function: gradients of its sizes, clipping, AdamW."""
     optimizer, weights, rng = make_optimizer(model, 1e-4, 0.1), check_weights(None, model.sizes), np.random.default_rng(0)
 
