@@ -58,7 +58,7 @@ def make_parser():
     add("--loss-weights", nargs="+", type=float, metavar="WEIGHT", help="one for each doll, smallest first "
         "(default: all alike)")
     add("--random-sizes", type=int, help="a step trains the smallest doll, the full one and this many others "
-        "(default: all)")
+        "(default: 3 where there are more than six dolls, else all)")
     add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the run)")
     add("--device", help="where to train (default: cuda if there is one, else cpu)")
     add("--compile", action="store_true", help="compile the model: minutes at first, faster steps on a GPU")
