@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .config import positive
 from .history import History
+from .model import MatryoshkaEmbeddingsGPT
 from .progress import Progress
 from .state import RunState, uninterrupted
 
@@ -44,10 +45,15 @@ def batch(ids, starts, block_size, device):
     return block[:, :-1], block[:, 1:]
 
 
-def cross_entropy(model, x, y, size=None):
-    """Mean cross-entropy of one doll, nats per token; on a GPU that has bfloat16, its products are in that."""
+def precision(x):
+    """Products in bfloat16 on a GPU that has it, else as they are."""
     fast = x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-    with torch.autocast("cuda", torch.bfloat16) if fast else nullcontext():
+    return torch.autocast("cuda", torch.bfloat16) if fast else nullcontext()
+
+
+def cross_entropy(model, x, y, size=None):
+    """Mean cross-entropy of one doll, nats per token."""
+    with precision(x):
         return F.cross_entropy(model(x, size).flatten(0, 1), y.flatten())
 
 
@@ -75,6 +81,8 @@ def matryoshka_backward(model, x, y, sizes, weights):
     Peak memory is that of the largest doll alone. Returns the losses, one for each size. With a model in
     DistributedDataParallel, processes exchange gradients once, behind the last size, which reads every weight.
     """
+    if isinstance(model, MatryoshkaEmbeddingsGPT):
+        return readouts_backward(model, x, y, sizes, weights)
     losses = []
     no_sync = getattr(model, "no_sync", nullcontext)
     for i, (size, weight) in enumerate(zip(sizes, weights), 1):
@@ -82,6 +90,20 @@ def matryoshka_backward(model, x, y, sizes, weights):
             loss = cross_entropy(model, x, y, size)
             (weight * loss).backward()
         losses.append(loss.detach())
+    return losses
+
+
+def readouts_backward(model, x, y, sizes, weights):
+    """The same for an output-only model: all its sizes read one residual, so its trunk runs once, there and back."""
+    losses = []
+    with precision(x):
+        features = model.features(x)  # (B, T, D)
+        shared = features.detach().requires_grad_()
+        for size, weight in zip(sizes, weights):
+            loss = F.cross_entropy(model.embedding.readout(shared[..., :size.n_embd]).flatten(0, 1), y.flatten())
+            (weight * loss).backward()
+            losses.append(loss.detach())
+    features.backward(shared.grad)
     return losses
 
 
