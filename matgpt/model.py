@@ -28,36 +28,32 @@ class NestedGPT(nn.Module):
         """The dolls that are trained, smallest first; the last is the full size."""
         return self.config.sizes
 
-    def forward(self, idx, size=None, cache=None):
+    def forward(self, idx, size=None):
         """Token ids (B, T), T up to block_size -> logits (B, T, V) of one doll.
 
         size: a Size that fits, the width of one doll of the nesting, or None for the full size.
-        cache: a `Cache`; idx then follows the tokens in it.
         Raises ValueError for ids outside the vocabulary, a context too long, or a size that does not fit.
         """
-        return self.embedding.readout(self.features(idx, size, cache))
+        return self.embedding.readout(self.features(idx, size))
 
-    def features(self, idx, size=None, cache=None):
+    def features(self, idx, size=None):
         """The final residual (B, T, d), after the last norm, that the readout turns into logits."""
         raise NotImplementedError
 
-    def _trunk(self, idx, size, cache=None):
-        start = 0 if cache is None else cache.length
-        self._check(idx, start)
+    def _trunk(self, idx, size):
+        self._check(idx)
         head_size = self.config.head_size_of(size)
-        x = self.dropout(self.embedding(idx, size.n_embd, start))
+        x = self.dropout(self.embedding(idx, size.n_embd))
         # a shallow doll runs the first layers (2D Matryoshka, 2402.14776; LayerSkip, 2404.16710)
-        for layer, n_inner in enumerate(inner_sizes(size.n_inner, size.n_layer)):
-            x = self.blocks[layer](x, size.n_head, head_size, n_inner, cache, layer)
-        if cache is not None:
-            cache.length += idx.size(1)
+        for block, n_inner in zip(self.blocks, inner_sizes(size.n_inner, size.n_layer)):
+            x = block(x, size.n_head, head_size, n_inner)
         return self.norm(x)
 
-    def _check(self, idx, start=0):
+    def _check(self, idx):
         if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or idx.size(1) == 0:
             raise ValueError(f"idx must be (B, T) int64 or int32 with T of at least 1, not {tuple(idx.shape)} {idx.dtype}")
-        if start + idx.size(1) > self.config.block_size:
-            raise ValueError(f"context of {start + idx.size(1)} tokens is longer than block_size={self.config.block_size}")
+        if idx.size(1) > self.config.block_size:
+            raise ValueError(f"context of {idx.size(1)} tokens is longer than block_size={self.config.block_size}")
         # on a GPU, looking would wait for the device at every step; `generate` and `train` look once
         if not (idx.is_cuda or torch.compiler.is_compiling()):
             self.check_ids(idx)
@@ -84,8 +80,8 @@ class NestedGPT(nn.Module):
 class MatryoshkaGPT(NestedGPT):
     """Fully nested: a doll reads a corner of every weight and costs what a GPT of its size costs."""
 
-    def features(self, idx, size=None, cache=None):
-        return self._trunk(idx, self.config.resolve(size), cache)
+    def features(self, idx, size=None):
+        return self._trunk(idx, self.config.resolve(size))
 
     @torch.no_grad()
     def slice(self, size=None):
@@ -121,8 +117,8 @@ class MatryoshkaEmbeddingsGPT(NestedGPT):
     same for each; what is small is its embeddings (Matryoshka Representation Learning, 2205.13147).
     """
 
-    def features(self, idx, size=None, cache=None):
-        return self._trunk(idx, self.config.full, cache)[..., :self.config.resolve(size).n_embd]
+    def features(self, idx, size=None):
+        return self._trunk(idx, self.config.full)[..., :self.config.resolve(size).n_embd]
 
     def num_params(self, size=None):
         self.config.resolve(size)

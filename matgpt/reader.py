@@ -4,9 +4,28 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .attention import Cache
 from .config import inner_sizes
 from .nested import corner
+
+
+class Cache:
+    """Keys and values of the tokens read so far, `length` of them, for each layer of one doll.
+
+    Setting `length` back forgets the tokens behind it.
+    """
+
+    def __init__(self, block_size):
+        self.block_size, self.length, self.layers = block_size, 0, {}
+
+    def append(self, layer, k, v):
+        """Keep k, v (B, h, T, s) of new tokens; returns those of all tokens (B, h, length + T, s)."""
+        if layer not in self.layers:
+            B, h, _, s = k.shape
+            self.layers[layer] = [x.new_empty(B, h, self.block_size, s) for x in (k, v)]
+        end = self.length + k.size(2)
+        for kept, new in zip(self.layers[layer], (k, v)):
+            kept[:, :, self.length:end] = new
+        return [kept[:, :, :end] for kept in self.layers[layer]]
 
 
 class Reader:

@@ -19,7 +19,7 @@ class NestedBlock(nn.Module):
         self.norm2 = NestedNorm(config.n_embd, config.bias)
         self.feedforward = NestedFeedForward(config.n_embd, n_inner, config.dropout, config.bias, proj_std)
 
-    def forward(self, x, n_head, head_size, n_inner, cache=None, layer=0):
+    def forward(self, x, n_head, head_size, n_inner):
         """x (B, T, d) -> (B, T, d)."""
-        x = x + self.attention(self.norm1(x), n_head, head_size, cache, layer)
+        x = x + self.attention(self.norm1(x), n_head, head_size)
         return x + self.feedforward(self.norm2(x), n_inner)
