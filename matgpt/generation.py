@@ -100,7 +100,7 @@ def write(model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, to
     positive("draft_tokens", draft_tokens)
     if draft_size is not None:
         check_draft(model.config, size, draft_size)
-    out = torch.cat([idx, idx.new_empty(idx.size(0), max_new_tokens)], 1)
+    out = torch.cat([idx, idx.new_empty(idx.size(0), max_new_tokens)], 1).long()
     sampling, block_size = (temperature, top_k, top_p), model.config.block_size
 
     def choose(logits):
@@ -156,8 +156,11 @@ def generate(model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None,
         slides, every position changes and with it every key: from there on each token costs a whole window,
         with the cache or without. False runs the model from the start each time; the tokens are the same.
     draft_size: a smaller doll that proposes `draft_tokens` tokens at a time, which this one checks in a
-        single pass (speculative decoding, 2211.17192). Greedy tokens are those of plain greedy (but for rounding, where two
-        tokens tie), sampled ones have its distribution, though another draw of it.
+        single pass (speculative decoding, 2211.17192). Greedy tokens are those of plain greedy (but for
+        rounding, where two tokens tie), sampled ones have its distribution, though another draw of it.
+        A draft pays where it costs a small part of this doll and they agree often: a doll that is small
+        itself is bound by Python, not by arithmetic, and gains nothing. It pays less in a batch, whose rows
+        wait for each other, not past block_size, and never in an output-only model, whose dolls share a trunk.
     stats: a dict to which are added "steps" (passes of this doll), "tokens", "proposed" and "accepted"
         proposals, "acceptance" = accepted / proposed and "tokens_per_step".
     Raises ValueError, before any work, for an empty prompt, ids outside the vocabulary, settings out of

@@ -87,6 +87,13 @@ def test_greedy_drafts_write_what_plain_greedy_writes(kind):
             assert torch.equal(out, by_hand(model, idx, 15, size))
 
 
+def test_prompts_of_32_bits():
+    model, idx = make(), torch.randint(23, (2, 3))
+    out = [model.generate(idx.to(dtype), 4, draft_size=8, draft_tokens=2, generator=torch.Generator().manual_seed(0))
+           for dtype in (torch.int64, torch.int32)]
+    assert torch.equal(*out) and out[1].dtype == torch.int64
+
+
 def test_a_draft_that_agrees_is_kept_whole():
     model = make(block_size=32)
     for name, p in model.blocks[2].named_parameters():
@@ -173,8 +180,8 @@ def written():
 
 def test_stream_never_cuts_a_character(written):
     model, tokenizer = written
-    pieces = list(stream(model, tokenizer, TEXT, 60, temperature=0))
-    bytes_written = (TEXT * 9).encode()[:60]
+    pieces = list(stream(model, tokenizer, TEXT, 59, temperature=0))
+    bytes_written = (TEXT * 9).encode()[:59]
     assert "".join(pieces) == bytes_written.decode(errors="replace")
     assert all(len(piece) == 1 for piece in pieces) and {"ï", "日", "🙂"} < set(pieces)
 
