@@ -4,7 +4,7 @@ from statistics import mean, stdev
 import matplotlib.pyplot as plt
 from matplotlib import colormaps
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from .config import inner_sizes
 
@@ -177,6 +177,9 @@ def frontier(groups, x="params", twins=None):
     if twins:
         ax.plot([getattr(p, x) for p in twins], [p.loss for p in twins], "x", color="black", label="twins trained alone")
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.legend(fontsize=8, frameon=False)
     return figure
 
@@ -194,7 +197,7 @@ def loss_grid(points, title="Validation loss over width and depth"):
     middle = (min(p.loss for p in points) + max(p.loss for p in points)) / 2
     for (l, d), p in best.items():
         at = widths.index(d), depths.index(l)
-        ax.text(*at, f"{p.loss:.3f}", ha="center", va="center", color="white" if p.loss < middle else "black")
+        ax.text(*at, f"{p.loss:.3f}", ha="center", va="center", color="black" if p.loss < middle else "white")
         if p.on_front:
             ax.add_patch(Rectangle((at[0] - 0.48, at[1] - 0.48), 0.96, 0.96, fill=False, edgecolor="red", linewidth=1.5))
     ax.set_xticks(range(len(widths)), widths)
@@ -212,6 +215,7 @@ def interpolation(curves, title="Sizes between those that were trained"):
         known = [(v, loss) for v, loss in zip(values, losses) if v in trained]
         ax.plot(*zip(*known), "o", color="tab:blue", label="trained")
         ax.set_xlabel(axis)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.grid(alpha=0.25)
     figure.axes[0].set_ylabel("validation loss, nats per token")
     figure.axes[0].legend(fontsize=8, frameon=False)

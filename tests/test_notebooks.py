@@ -11,9 +11,10 @@ from matgpt import plot
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
-    "matryoshkaGPT.ipynb": "steps, lattice_steps, new_tokens, n_embd, nesting, n_head, folder = "
-                           "4, 2, 20, 32, (8, 16, 32), 4, {folder!r}",
-    "matryoshka_embeddings_gpt.ipynb": None,  # filled in from its own parameters cell
+    "matryoshkaGPT.ipynb": "steps, compare_steps, new_tokens, n_embd, compare_embd, nesting, folder = "
+                           "4, 2, 20, 32, 32, (8, 16, 32), {folder!r}",
+    "matryoshka_embeddings_gpt.ipynb": "steps, new_tokens, folder, n_embd, nesting, between = "
+                                       "4, 20, {folder!r}, 32, (8, 16, 32), (12, 24)",
 }
 
 
