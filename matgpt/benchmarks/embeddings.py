@@ -27,7 +27,7 @@ def add_arguments(parser):
     parser.add_argument("--n-layer", type=int, default=2)
     parser.add_argument("--block-size", type=int, default=64, help="tokens")
     parser.add_argument("--batch-size", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights, batches, and the halves")
     parser.add_argument("--passage", type=int, default=512, help="characters of a passage")
     parser.add_argument("--shortlists", type=int, nargs="+", default=[5, 10, 20, 50, 100, 200], help="passages ranked again")
