@@ -65,9 +65,10 @@ def loss_against_params(params, doll, twin=None, title="One nested model beside 
             means = [sum(runs[s]) / len(runs[s]) for s in sizes]
             errors = [[m - min(runs[s]) for s, m in zip(sizes, means)], [max(runs[s]) - m for s, m in zip(sizes, means)]]
             ax.errorbar([params[s] for s in sizes], means, errors, fmt=style, color=color, capsize=3, label=name)
-            for size, mean in zip(sizes, means):  # beside the error bar, twins above and dolls below
-                ax.annotate(f"{mean:.3f}", (params[size], mean), textcoords="offset points",
-                            xytext=(7, -12 if runs is doll and twin else 5), fontsize=8, color=color)
+            below = runs is doll and twin  # labels beside the error bars: twins right of theirs, dolls left
+            for size, mean in zip(sizes, means):
+                ax.annotate(f"{mean:.3f}", (params[size], mean), textcoords="offset points", fontsize=8, color=color,
+                            xytext=(-7, -10) if below else (7, 5), ha="right" if below else "left")
     ax.set_xscale("log")
     ax.set_xticks([params[s] for s in doll], [f"{params[s]:,}\n{s.n_embd} wide" for s in doll], fontsize=8)
     ax.xaxis.set_minor_formatter(NullFormatter())

@@ -18,7 +18,7 @@ def add_arguments(parser):
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--random-sizes", type=int, default=3, help="of the lattice, drawn in a step")
-    parser.add_argument("--grid", type=float, nargs="+", default=[0.25, 0.5, 1.0],
+    parser.add_argument("--grid", type=float, nargs="+", default=[0.25, 0.5, 1.0, 2.0],
                         help="learning rates tried for each twin, as multiples of the default at its width")
     parser.add_argument("--out", default="runs/frontier", help="folder for finished runs, table and figures")
     parser.add_argument("--quick", action="store_true", help="one seed, 100 steps, one learning rate")
