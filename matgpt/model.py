@@ -38,6 +38,10 @@ class NestedGPT(nn.Module):
 
     def features(self, idx, size=None):
         """The final residual (B, T, d), after the last norm, that the readout turns into logits."""
+        return self._trunk(idx, self.trunk_size(size))[..., :self.config.resolve(size).n_embd]
+
+    def trunk_size(self, size=None):
+        """The size at which the blocks run when `size` is asked for: all that the variants' forward differs in."""
         raise NotImplementedError
 
     def _trunk(self, idx, size):
@@ -80,8 +84,8 @@ class NestedGPT(nn.Module):
 class MatryoshkaGPT(NestedGPT):
     """Fully nested: a doll reads a corner of every weight and costs what a GPT of its size costs."""
 
-    def features(self, idx, size=None):
-        return self._trunk(idx, self.config.resolve(size))
+    def trunk_size(self, size=None):
+        return self.config.resolve(size)
 
     @torch.no_grad()
     def slice(self, size=None):
@@ -105,10 +109,6 @@ class MatryoshkaGPT(NestedGPT):
             p *= (self.config.n_embd / size.n_embd) ** 0.5
         return doll
 
-    def trunk_size(self, size=None):
-        """The size at which the blocks run when `size` is asked for."""
-        return self.config.resolve(size)
-
 
 class MatryoshkaEmbeddingsGPT(NestedGPT):
     """Output only: trunk and final norm run at full size, then residual and readout are cut to n_embd.
@@ -117,8 +117,9 @@ class MatryoshkaEmbeddingsGPT(NestedGPT):
     same for each; what is small is its embeddings (Matryoshka Representation Learning, 2205.13147).
     """
 
-    def features(self, idx, size=None):
-        return self._trunk(idx, self.config.full)[..., :self.config.resolve(size).n_embd]
+    def trunk_size(self, size=None):
+        self.config.resolve(size)
+        return self.config.full
 
     def num_params(self, size=None):
         self.config.resolve(size)
@@ -127,7 +128,3 @@ class MatryoshkaEmbeddingsGPT(NestedGPT):
     def slice(self, size=None):
         raise ValueError(f"size={size!r}: an output-only model has no dolls to slice out, since its trunk runs at "
                          "full size; use token_embeddings(size), or train a MatryoshkaGPT")
-
-    def trunk_size(self, size=None):
-        self.config.resolve(size)
-        return self.config.full
