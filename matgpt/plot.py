@@ -58,7 +58,7 @@ def loss_against_params(params, doll, twin=None, title="One nested model beside 
     params: {size: count}; doll, twin: {size: [one loss per seed]}.
     """
     figure, ax = _axes(title, "parameters of the doll", "validation loss, nats per token")
-    for name, runs, style, color in (("twins trained alone, each at its best learning rate", twin, "s--", "tab:orange"),
+    for name, runs, style, color in (("twins trained alone", twin, "s--", "tab:orange"),
                                      ("dolls of one nested model", doll, "o-", "tab:blue")):
         if runs:
             sizes = sorted(runs, key=params.get)
