@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from .config import positive
 from .history import History
 from .model import MatryoshkaEmbeddingsGPT
-from .progress import Progress
+from .progress import Progress, in_notebook
 from .state import RunState, uninterrupted
+from .threads import slow_threads
 
 
 class DivergedError(FloatingPointError):
@@ -204,6 +205,8 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
         raise ValueError(f"batch_size={batch_size} must be divisible by the number of processes, {world}")
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
+    if progress and in_notebook() and device.type == "cpu" and torch.get_num_threads() > 1 and (advice := slow_threads()):
+        print(advice)  # the program says it itself
     optimizer, history, done = make_optimizer(model, lr, weight_decay), History(sizes, lr=lr), 0
     run = state = None
     if checkpoint_dir is not None and rank == 0:
