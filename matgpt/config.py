@@ -108,7 +108,7 @@ class GPTConfig:
             raise ValueError(f"bias={self.bias!r} must be True or False")
         if self.head_size is None:
             if self.n_embd % self.n_head:
-                raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
+                raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}: it must be a multiple of it")
             put("head_size", self.n_embd // self.n_head)
         put("head_size", positive("head_size", self.head_size))
         if self.head_size > self.n_embd // self.n_head:  # no doll, not even the full one, would read all of a head
@@ -125,7 +125,7 @@ class GPTConfig:
         nesting = tuple(self.nesting)
         sizes = [self.fit(s) if isinstance(s, Size) else self.width(s) for s in nesting]
         if not sizes:
-            raise ValueError("nesting is empty: name at least one width or Size, or None for the full size alone")
+            raise ValueError("nesting=() is empty: name at least one width or Size, or None for the full size alone")
         for i, size in enumerate(sizes):
             if size in sizes[:i]:
                 raise ValueError(f"nesting={nesting!r} names {size!r} twice")

@@ -11,8 +11,8 @@ def lattice(n_embd, n_layer, head_size, n_inner_ratio=(4,)):
     Raises ValueError if an axis is empty or a width is not a multiple of head_size.
     """
     for name, axis in (("n_embd", n_embd), ("n_layer", n_layer), ("n_inner_ratio", n_inner_ratio)):
-        if not axis:
-            raise ValueError(f"{name} is empty: name at least one value")
+        if not isinstance(axis, (tuple, list)) or not axis:
+            raise ValueError(f"{name}={axis!r} is empty or no tuple: name at least one value")
     for d in n_embd:
         if positive("n_embd", d) % positive("head_size", head_size):
             raise ValueError(f"n_embd={d} is not a multiple of head_size={head_size}")
@@ -20,16 +20,18 @@ def lattice(n_embd, n_layer, head_size, n_inner_ratio=(4,)):
                  for d in n_embd for l in n_layer for ratio in n_inner_ratio)
 
 
-def flops_per_token(config, size=None):
+def flops_per_token(config, size=None, trunk=None):
     """FLOPs of one forward pass per token, at full context: 2 per weight of every matrix product.
+
+    trunk: the size at which the blocks run, if it is another (that of an output-only model is the full one).
 
     Counted as in PaLM (2204.02311, appendix B): causal masking is not taken off, embedding look-ups,
     norms and softmax are left out, the tied readout counts.
     """
-    size = config.resolve(size)
-    d, a = size.n_embd, size.n_head * config.head_size_of(size)
-    weights = config.vocab_size * d
-    for f in inner_sizes(size.n_inner, size.n_layer):
+    weights = config.vocab_size * config.resolve(size).n_embd
+    trunk = config.resolve(size if trunk is None else trunk)
+    d, a = trunk.n_embd, trunk.n_head * config.head_size_of(trunk)
+    for f in inner_sizes(trunk.n_inner, trunk.n_layer):
         weights += 4 * a * d + 2 * d * f + 2 * a * config.block_size  # the last: q·k and the weighted sum of v
     return 2 * weights
 
@@ -62,7 +64,7 @@ def frontier(model, val_ids, sizes=None, max_blocks=None):
     sizes may name any Size that fits, trained or not. max_blocks: as for `evaluate`.
     """
     sizes = [model.config.resolve(s) for s in (model.sizes if sizes is None else sizes)]
-    return mark_front([Point(s, model.num_params(s), flops_per_token(model.config, s),
+    return mark_front([Point(s, model.num_params(s), flops_per_token(model.config, s, model.trunk_size(s)),
                              evaluate(model, val_ids, s, max_blocks)) for s in sizes])
 
 

@@ -1,5 +1,6 @@
 """Text from any doll: sampled, with keys and values cached, drafted by a smaller doll, streamed."""
 import codecs
+import numbers
 
 import torch
 
@@ -9,7 +10,7 @@ from .reader import Reader
 
 def check_sampling(temperature, top_k, top_p):
     """ValueError, naming the value, for sampling settings out of range."""
-    if not temperature >= 0:
+    if not isinstance(temperature, numbers.Real) or not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature!r} must be at least 0 (0 is greedy)")
     if top_k is not None:
         positive("top_k", top_k)
@@ -21,7 +22,7 @@ def probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """Logits (..., V) -> the distribution (..., V) that is sampled from; temperature 0 puts all on the best."""
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    logits = logits / temperature
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # a tiny temperature must not overflow
     if top_k is not None and top_k < logits.size(-1):
         kth = logits.topk(top_k).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -90,9 +91,11 @@ def write(model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, to
     out is (B, T0 + max_new_tokens); iterating over steps fills it and yields the end of what is written.
     """
     check_sampling(temperature, top_k, top_p)
-    if max_new_tokens != 0:
-        positive("max_new_tokens", max_new_tokens)
-    if idx.dim() != 2 or idx.size(1) == 0 or idx.is_floating_point():
+    if not isinstance(max_new_tokens, numbers.Integral) or max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 0")
+    if not isinstance(idx, torch.Tensor):
+        raise ValueError(f"idx={idx!r} must be a tensor of token ids, (B, T0)")
+    if idx.dim() != 2 or idx.size(1) == 0 or idx.is_floating_point() or idx.dtype == torch.bool:
         raise ValueError(f"idx has shape {tuple(idx.shape)}, {idx.dtype}: a prompt is (B, T0) whole numbers with "
                          "at least one token")
     model.check_ids(idx)

@@ -32,7 +32,8 @@ class NestedGPT(nn.Module):
         """Token ids (B, T), T up to block_size -> logits (B, T, V) of one doll.
 
         size: a Size that fits, the width of one doll of the nesting, or None for the full size.
-        Raises ValueError for ids outside the vocabulary, a context too long, or a size that does not fit.
+        Raises ValueError for ids outside the vocabulary (on a GPU `generate`, `train` and `evaluate` look, not each
+        forward), a context too long, or a size that does not fit.
         """
         return self.embedding.readout(self.features(idx, size))
 
@@ -58,7 +59,7 @@ class NestedGPT(nn.Module):
             raise ValueError(f"idx must be (B, T) int64 or int32 with T of at least 1, not {tuple(idx.shape)} {idx.dtype}")
         if idx.size(1) > self.config.block_size:
             raise ValueError(f"context of {idx.size(1)} tokens is longer than block_size={self.config.block_size}")
-        # on a GPU, looking would wait for the device at every step; `generate` and `train` look once
+        # on a GPU, looking would wait for the device at every step; `generate`, `train` and `evaluate` look once
         if not (idx.is_cuda or torch.compiler.is_compiling()):
             self.check_ids(idx)
 

@@ -1,5 +1,6 @@
 """The Matryoshka loss and the training loop."""
 import math
+import numbers
 import time
 from contextlib import nullcontext
 
@@ -60,7 +61,10 @@ def cross_entropy(model, x, y, size=None):
 
 def check_weights(loss_weights, sizes):
     """The weight of each size, summing to one. ValueError for a wrong number or sign."""
-    weights = [1.0] * len(sizes) if loss_weights is None else np.atleast_1d(loss_weights).astype(float).tolist()
+    try:
+        weights = [1.0] * len(sizes) if loss_weights is None else np.atleast_1d(loss_weights).astype(float).tolist()
+    except (TypeError, ValueError):
+        weights = []
     if len(weights) != len(sizes) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise ValueError(f"loss_weights={loss_weights!r} must be {len(sizes)} numbers of at least 0, not all 0: "
                          "one for each size")
@@ -95,7 +99,10 @@ def matryoshka_backward(model, x, y, sizes, weights):
 
 
 def readouts_backward(model, x, y, sizes, weights):
-    """The same for an output-only model: all its sizes read one residual, so its trunk runs once, there and back."""
+    """The same for an output-only model: all its sizes read one residual, so its trunk runs once, there and back.
+
+    Not under DistributedDataParallel, which counts on its own forward: there the trunk runs for every size.
+    """
     losses = []
     with precision(x):
         features = model.features(x)  # (B, T, D)
@@ -116,7 +123,7 @@ def evaluate(model, ids, size=None, max_blocks=None, batch_size=64):
     Raises ValueError for a text shorter than one block or a size that does not fit.
     """
     T, device = model.config.block_size, model.embedding.token.device
-    ids = as_ids(ids, T)
+    ids, batch_size = as_ids(ids, T, model.config.vocab_size), positive("batch_size", batch_size)
     starts = np.arange(0, len(ids) - T, T)
     if max_blocks is not None and max_blocks < len(starts):
         starts = starts[np.linspace(0, len(starts) - 1, positive("max_blocks", max_blocks)).astype(int)]
@@ -170,6 +177,7 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     tokens). Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where
     torch.distributed is initialized, each process takes its share of the batch, and the first one writes.
 
+    grad_clip: largest norm of the gradient; 0 does not clip.
     lr: peak learning rate, after `warmup` steps and before a linear fall to zero; None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
     loss_weights: a number for each size, smallest first; uniform if left out.
@@ -193,9 +201,14 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     lr = default_lr(config) if lr is None else lr
     if random_sizes is None:
         random_sizes = 3 if len(sizes) > 6 else len(sizes)
-    for name, value in dict(lr=lr, seed=seed, random_sizes=random_sizes, warmup=warmup, grad_clip=grad_clip).items():
-        if not value >= 0 or name in ("seed", "random_sizes") and value != int(value):
-            raise ValueError(f"{name}={value!r} must be a {'whole ' * (name in ('seed', 'random_sizes'))}number of at least 0")
+    if eval_blocks is not None:
+        positive("eval_blocks", eval_blocks)
+    for name, value in dict(lr=lr, weight_decay=weight_decay, grad_clip=grad_clip).items():
+        if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value!r} must be a number of at least 0")
+    for name, value in dict(seed=seed, random_sizes=random_sizes, warmup=warmup).items():
+        if not isinstance(value, numbers.Integral) or value < 0:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 0")
     if random_sizes < len(sizes) - 2 and weights[0] == weights[-1] == 0:
         raise ValueError(f"loss_weights={loss_weights!r}: where sizes are drawn at random, the smallest or the largest, "
                          "which belong to each step, needs a weight above 0")
@@ -225,9 +238,14 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     gpu = [device] if device.type == "cuda" else []
     parallel = DistributedDataParallel(model) if world > 1 else model
 
+    def diverged():
+        return DivergedError(f"step {done}: the loss is not finite with lr={lr:g}; try a smaller one", history)
+
     def record():
         losses = [(evaluate(model, train_ids, size, eval_blocks), evaluate(model, val_ids, size, eval_blocks))
                   for size in sizes]
+        if not np.isfinite(losses).all():
+            raise diverged()
         with uninterrupted():
             history.steps.append(done)
             for size, (train_loss, val_loss) in zip(sizes, losses):
@@ -257,9 +275,9 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(done, steps, lr, warmup)
                 losses = matryoshka_backward(parallel, x, y, *draw_sizes(sizes, weights, random_sizes, rng))
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
                 if not torch.stack([norm, *losses]).isfinite().all():
-                    raise DivergedError(f"step {done}: the loss is not finite with lr={lr:g}; try a smaller one", history)
+                    raise diverged()
                 with uninterrupted():
                     optimizer.step()
                     done += 1
@@ -267,8 +285,9 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
                 history.seconds += time.monotonic() - started
                 bar.stepped(done)
         except KeyboardInterrupt:
-            optimizer.zero_grad()
             if run:
                 run.save(done, model, optimizer, history)
-    model.eval()
+        finally:
+            optimizer.zero_grad()
+            model.eval()
     return history

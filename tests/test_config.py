@@ -75,7 +75,7 @@ def test_num_params_counts_the_parameters_of_the_slice(drawn):
 
 
 @pytest.mark.parametrize("bad, message", [
-    (dict(nesting=()), "nesting is empty.*at least one"),
+    (dict(nesting=()), "nesting=.*is empty.*at least one"),
     (dict(nesting=(8, 16, 8)), r"nesting=\(8, 16, 8\) names .*n_embd=8.* twice"),
     (dict(nesting=(8, Size(8, 4, 2))), "names .*n_embd=8.* twice"),
     (dict(nesting=(32, Size(32, 4, 2))), "names .*n_embd=32.* twice"),

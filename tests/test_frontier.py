@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import matgpt
-from matgpt import GPTConfig, MatryoshkaGPT, Size
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
 from matgpt.frontier import Point, flops_per_token, mark_front
 
 
@@ -25,10 +25,10 @@ def test_lattice_has_every_width_depth_and_ratio_with_whole_heads():
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (dict(n_embd=(), n_layer=(1,), head_size=8), "n_embd is empty"),
+    (dict(n_embd=(), n_layer=(1,), head_size=8), r"n_embd=\(\) is empty"),
     (dict(n_embd=(20,), n_layer=(1,), head_size=8), "n_embd=20"),
     (dict(n_embd=(16,), n_layer=(0,), head_size=8), "n_layer=0"),
-    (dict(n_embd=(16,), n_layer=(1,), head_size=8, n_inner_ratio=()), "n_inner_ratio is empty"),
+    (dict(n_embd=(16,), n_layer=(1,), head_size=8, n_inner_ratio=()), r"n_inner_ratio=\(\) is empty"),
 ])
 def test_lattice_names_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -104,3 +104,11 @@ def test_mix_n_match_dolls_run_though_none_was_trained():
     mixed = Size(32, 4, 3, (16, 64, 128))
     assert mixed not in model.sizes
     assert matgpt.evaluate(model, ids(), mixed) < 2.0 < torch.tensor(11.0).log()
+
+
+def test_an_output_only_model_always_pays_for_its_trunk():
+    model = MatryoshkaEmbeddingsGPT(GPTConfig(11, 8, 32, 4, 3, nesting=(8, 16)))
+    small, middle, full = matgpt.frontier(model, ids())
+    assert full.flops == flops_per_token(model.config)
+    assert full.flops - small.flops == 2 * 11 * (32 - 8), "the readout alone is smaller"
+    assert small.params == middle.params == full.params

@@ -258,11 +258,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(model):
     (dict(eval_interval=-1), "eval_interval=-1 must be a whole number of at least 1"),
     (dict(lr=-0.1), "lr=-0.1 must be a number of at least 0"),
     (dict(lr=math.nan), "lr=nan must be a number of at least 0"),
-    (dict(warmup=-1), "warmup=-1 must be a number of at least 0"),
+    (dict(warmup=-1), "warmup=-1 must be a whole number of at least 0"),
     (dict(random_sizes=-1), "random_sizes=-1 must be a whole number of at least 0"),
     (dict(random_sizes=0.5), "random_sizes=0.5 must be a whole number of at least 0"),
     (dict(seed=1.5), "seed=1.5 must be a whole number of at least 0"),
     (dict(loss_weights=5), "loss_weights=5 must be"),
+    (dict(loss_weights="abc"), "loss_weights='abc' must be"),
+    (dict(weight_decay=-1), "weight_decay=-1 must be a number of at least 0"),
+    (dict(grad_clip=math.inf), "grad_clip=inf must be a number of at least 0"),
+    (dict(eval_blocks=0), "eval_blocks=0 must be a whole number of at least 1"),
     (dict(train_ids=TEXT[:8]), r"train_ids has shape \(8,\) .* more than block_size=8"),
     (dict(val_ids=[]), r"val_ids has shape \(0,\) .* more than block_size=8"),
     (dict(train_ids=[TEXT]), r"train_ids has shape \(1, 320\) and dtype int64: it must be one row"),
@@ -289,3 +293,17 @@ def test_bad_loss_weights_and_evaluation(model, xy):
         evaluate(model, TEXT, 5)
     with pytest.raises(ValueError, match="token id 7 is outside the vocabulary|holds token id 7, outside"):
         evaluate(model, [7] * 20)
+
+
+def test_a_last_step_that_diverges_is_reported_too(model):
+    with pytest.raises(DivergedError, match=r"step 1: .*lr=1e\+30") as stopped:
+        run(model, steps=1, warmup=0, lr=1e30)
+    assert stopped.value.history.steps == [0] and not model.training
+
+
+def test_grad_clip_0_does_not_clip(variant):
+    models = [make(variant), make(variant)]
+    for model, grad_clip in zip(models, (0, 1e9)):
+        run(model, steps=3, grad_clip=grad_clip)
+    torch.testing.assert_close(dict(models[0].named_parameters()), dict(models[1].named_parameters()))
+    assert not torch.equal(models[0].embedding.token, make(variant).embedding.token)
