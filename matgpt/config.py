@@ -57,6 +57,11 @@ class Size:
             shape += ("/".join(map(str, inner_sizes(self.n_inner, 1))),)
         return ",".join(map(str, shape))
 
+    def begins(self, other):
+        """Whether the blocks of this size are the first blocks of the `other`, at the same width."""
+        mine, theirs = (inner_sizes(s.n_inner, s.n_layer) for s in (self, other))
+        return (self.n_embd, self.n_head) == (other.n_embd, other.n_head) and mine == theirs[:self.n_layer]
+
     @classmethod
     def parse(cls, text):
         """The Size that `str` writes as "64,2,2", "64,2,2,128" or "64,2,2,128/256"; ValueError for anything else."""

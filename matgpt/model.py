@@ -31,28 +31,60 @@ class NestedGPT(nn.Module):
     def forward(self, idx, size=None):
         """Token ids (B, T), T up to block_size -> logits (B, T, V) of one doll.
 
-        size: a Size that fits, the width of one doll of the nesting, or None for the full size.
+        size: a Size that fits, the width of one doll of the nesting, or None for the full size; or a list of such that
+        share a trunk (one of `trunks`), which gives a list of logits for the price of the deepest.
         Raises ValueError for ids outside the vocabulary (on a GPU `generate`, `train` and `evaluate` look, not each
         forward), a context too long, or a size that does not fit.
         """
+        if isinstance(size, list):
+            return [self.embedding.readout(x) for x in self._residuals(idx, size)]
         return self.embedding.readout(self.features(idx, size))
 
     def features(self, idx, size=None):
         """The final residual (B, T, d), after the last norm, that the readout turns into logits."""
-        return self._trunk(idx, self.trunk_size(size))[..., :self.config.resolve(size).n_embd]
+        return self._residuals(idx, [size])[0]
 
     def trunk_size(self, size=None):
         """The size at which the blocks run when `size` is asked for: all that the variants' forward differs in."""
         raise NotImplementedError
 
-    def _trunk(self, idx, size):
+    def trunks(self, sizes):
+        """`sizes` in lists, the largest first, of which the first size runs the blocks of all the others.
+
+        A shallow doll runs the first layers of a deep one of its width, so one pass of the deep one reads out both.
+        """
+        trunks = []
+        for size in sorted(reversed(sizes), key=lambda size: -self.trunk_size(size).n_layer):
+            for trunk in trunks:
+                if self.trunk_size(size).begins(self.trunk_size(trunk[0])):
+                    trunk.append(size)
+                    break
+            else:
+                trunks.append([size])
+        return trunks
+
+    def _residuals(self, idx, sizes):
+        """The final residual (B, T, d) of each size of one trunk; the first one is the deepest."""
         self._check(idx)
-        head_size = self.config.head_size_of(size)
-        x = self.dropout(self.embedding(idx, size.n_embd))
+        trunks = [self.trunk_size(size) for size in sizes]
+        trunk, depths = trunks[0], [t.n_layer for t in trunks]
+        if not all(t.begins(trunk) for t in trunks):
+            raise ValueError(f"sizes {sizes} do not share a trunk: the blocks of each must be the first of {trunk}")
+        head_size = self.config.head_size_of(trunk)
+        x, after = self.dropout(self.embedding(idx, trunk.n_embd)), {}
         # a shallow doll runs the first layers (2D Matryoshka, 2402.14776; LayerSkip, 2404.16710)
-        for block, n_inner in zip(self.blocks, inner_sizes(size.n_inner, size.n_layer)):
-            x = block(x, size.n_head, head_size, n_inner)
-        return self.norm(x)
+        for depth, (block, n_inner) in enumerate(zip(self.blocks, inner_sizes(trunk.n_inner, trunk.n_layer)), 1):
+            x = block(x, trunk.n_head, head_size, n_inner)
+            if depth in depths:
+                after[depth] = self.norm(x)
+        return [after[depth][..., :self.config.resolve(size).n_embd] for size, depth in zip(sizes, depths)]
+
+    def blank(self, size):
+        """The blocks of that trunk and what belongs to them as a MatryoshkaGPT of their own, weights not yet copied."""
+        # first weights are drawn only to be overwritten; the "meta" device would draw none, but its first use
+        # costs seconds of imports
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            return MatryoshkaGPT(self.config.doll(self.trunk_size(size)))
 
     def _check(self, idx):
         if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or idx.size(1) == 0:
@@ -96,12 +128,8 @@ class MatryoshkaGPT(NestedGPT):
         that cut no longer has them, so there they stay as narrow.
         """
         size = self.config.resolve(size)
-        # first weights are drawn only to be overwritten; the "meta" device would draw none, but its first use
-        # costs seconds of imports
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            doll = MatryoshkaGPT(self.config.doll(size))
         weight = self.embedding.token
-        doll = doll.to(weight.device, weight.dtype).train(self.training)
+        doll = self.blank(size).to(weight.device, weight.dtype).train(self.training)
         for name, layer in doll.named_modules():
             if isinstance(layer, Nested):
                 layer.copy_from(self.get_submodule(name))

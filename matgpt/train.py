@@ -57,8 +57,10 @@ def make_parser():
     add("--seed", type=int, default=0, help="of weights, batches and dropout")
     add("--loss-weights", nargs="+", type=float, metavar="WEIGHT", help="one for each doll, smallest first "
         "(default: all alike)")
+    add("--distill", type=float, default=0.5, help="the part of what smaller dolls learn from the full one's prediction")
     add("--random-sizes", type=int, help="a step trains the smallest doll, the full one and this many others "
-        "(default: 3 where there are more than six dolls, else all)")
+        "(default: 3 where more than six widths or so would have to run, else all)")
+    add("--optimizer", choices=["muon", "adamw"], default="muon", help="for the matrices of the blocks")
     add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the run)")
     add("--device", help="where to train (default: cuda if there is one, else cpu)")
     add("--compile", action="store_true", help="compile the model: minutes at first, faster steps on a GPU")
@@ -140,8 +142,8 @@ def run(args, rank):
             print(advice)
     history = train(
         model, train_ids, val_ids, args.steps, args.batch_size, args.lr, args.seed, loss_weights=args.loss_weights,
-        random_sizes=args.random_sizes, eval_interval=args.eval_interval, progress=sys.stderr.isatty(),
-        on_evaluation=Log(args.steps, args.batch_size * args.block_size), checkpoint_dir=out, resume=args.resume)
+        distill=args.distill, random_sizes=args.random_sizes, optimizer=args.optimizer, eval_interval=args.eval_interval,
+        progress=sys.stderr.isatty(), on_evaluation=Log(args.steps, args.batch_size * args.block_size), checkpoint_dir=out, resume=args.resume)
     if rank == 0:
         from . import plot
         save(model, out, tokenizer)

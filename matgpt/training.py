@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .config import positive
 from .history import History
-from .model import MatryoshkaEmbeddingsGPT
+from .optimizer import default_lr, learning_rate, make_optimizers
 from .progress import Progress, in_notebook
 from .state import RunState, uninterrupted
 from .threads import slow_threads
@@ -71,48 +71,51 @@ def check_weights(loss_weights, sizes):
     return [w / sum(weights) for w in weights]
 
 
-def matryoshka_loss(model, x, y, loss_weights=None):
-    """Weighted mean of the sizes' cross-entropies (2205.13147 equation 1), as one scalar to differentiate.
+def doll_loss(logits, y, teacher=None, distill=0.0):
+    """Cross-entropy (nats per token) of logits (B, T, V) with the text y (B, T), as it is and mixed with the teacher's.
 
-    For reading and for tests: `train` runs the sizes one by one, which has the same gradient and less memory.
+    teacher: probabilities (B, T, V), which make up the part `distill` of what the doll is to predict; None: the text alone.
+    """
+    logits = logits.flatten(0, 1)
+    text = F.cross_entropy(logits, y.flatten())
+    if teacher is None or not distill:
+        return text, text
+    return text, (1 - distill) * text + distill * F.cross_entropy(logits, teacher.flatten(0, 1))
+
+
+def matryoshka_loss(model, x, y, loss_weights=None, distill=0.0):
+    """Weighted mean of the sizes' losses (2205.13147 equation 1), as one scalar to differentiate.
+
+    For reading and for tests: `train` runs trunk after trunk, which has the same gradient and less memory.
     """
     weights = check_weights(loss_weights, model.sizes)
-    return sum(w * cross_entropy(model, x, y, size) for w, size in zip(weights, model.sizes))
+    teacher = model(x).detach().softmax(-1)
+    return sum(weight * doll_loss(model(x, size), y, None if size == model.sizes[-1] else teacher, distill)[1]
+               for weight, size in zip(weights, model.sizes))
 
 
-def matryoshka_backward(model, x, y, sizes, weights):
-    """Add the gradient of the weighted mean loss; each size's graph is freed before the next is built.
+def matryoshka_backward(model, x, y, sizes, weights, distill=0.0):
+    """Add the gradient of the weighted mean loss, and return the cross-entropies with the text, one for each size.
 
-    Peak memory is that of the largest doll alone. Returns the losses, one for each size. With a model in
-    DistributedDataParallel, processes exchange gradients once, behind the last size, which reads every weight.
+    The largest trunk runs first, and the graph of each is freed before the next is built: peak memory is that of the
+    largest doll alone. What the largest doll predicts teaches the others (1903.05134, section 3.3). With a model in
+    DistributedDataParallel, processes exchange gradients once.
     """
-    if isinstance(model, MatryoshkaEmbeddingsGPT):
-        return readouts_backward(model, x, y, sizes, weights)
-    losses = []
-    no_sync = getattr(model, "no_sync", nullcontext)
-    for i, (size, weight) in enumerate(zip(sizes, weights), 1):
-        with no_sync() if i < len(sizes) else nullcontext():
-            loss = cross_entropy(model, x, y, size)
-            (weight * loss).backward()
-        losses.append(loss.detach())
-    return losses
-
-
-def readouts_backward(model, x, y, sizes, weights):
-    """The same for an output-only model: all its sizes read one residual, so its trunk runs once, there and back.
-
-    Not under DistributedDataParallel, which counts on its own forward: there the trunk runs for every size.
-    """
-    losses = []
-    with precision(x):
-        features = model.features(x)  # (B, T, D)
-        shared = features.detach().requires_grad_()
-        for size, weight in zip(sizes, weights):
-            loss = F.cross_entropy(model.embedding.readout(shared[..., :size.n_embd]).flatten(0, 1), y.flatten())
-            (weight * loss).backward()
-            losses.append(loss.detach())
-    features.backward(shared.grad)
-    return losses
+    nested = getattr(model, "module", model)
+    weights, losses, teacher = dict(zip(sizes, weights)), {}, None
+    with getattr(model, "no_sync", nullcontext)():
+        for trunk in nested.trunks(sizes):
+            loss = 0.0
+            with precision(x):
+                for size, logits in zip(trunk, nested(x, trunk)):
+                    text, mixed = doll_loss(logits, y, teacher, distill)
+                    losses[size], loss = text.detach(), loss + weights[size] * mixed
+                    if teacher is None and distill:
+                        teacher = logits.detach().softmax(-1)
+            loss.backward()
+    if nested is not model:  # a pass that adds nothing, but at whose end DistributedDataParallel exchanges gradients
+        (0 * model(x[:1, :1]).sum()).backward()
+    return [losses[size] for size in sizes]
 
 
 @torch.no_grad()
@@ -138,51 +141,37 @@ def evaluate(model, ids, size=None, max_blocks=None, batch_size=64):
         model.train(was_training)
 
 
-def make_optimizer(model, lr, weight_decay):
-    """AdamW with nanoGPT's betas; matrices and embeddings decay, biases and norms do not."""
-    decay = [p for name, p in model.named_parameters() if p.dim() >= 2 and not name.endswith("bias")]
-    rest = [p for name, p in model.named_parameters() if p.dim() < 2 or name.endswith("bias")]
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), fused=True)
+def draw_sizes(model, weights, random_sizes, rng):
+    """The sizes of one step and their weights: all, or the smallest, the largest and `random_sizes` others.
 
-
-def learning_rate(step, steps, lr, warmup):
-    """Linear warm-up, then linearly down to zero (2502.15938)."""
-    if step < warmup:
-        return lr * (step + 1) / (warmup + 1)
-    return lr * (steps - step) / max(1, steps - warmup)
-
-
-def default_lr(config):
-    """Peak learning rate: 8e-3 at 128 wide was measured; wider models take less, in proportion."""
-    return 1.024 / config.n_embd
-
-
-def draw_sizes(sizes, weights, random_sizes, rng):
-    """The sizes of one step: all, or smallest, largest and `random_sizes` others (1903.05134, section 3.2)."""
-    if random_sizes >= len(sizes) - 2:
-        return sizes, weights
-    middle = rng.choice(np.arange(1, len(sizes) - 1), random_sizes, replace=False)
-    drawn = [0, *sorted(middle), len(sizes) - 1]
-    total = sum(weights[i] for i in drawn)
-    return [sizes[i] for i in drawn], [weights[i] / total for i in drawn]
+    That is the sandwich rule of 1903.05134, section 3.2; beyond it, the sizes whose blocks a drawn one runs anyway come along.
+    """
+    sizes, trunks = model.sizes, [model.trunk_size(size) for size in model.sizes]
+    if random_sizes < len(sizes) - 2:
+        middle = rng.choice(np.arange(1, len(sizes) - 1), random_sizes, replace=False)
+        run = [trunks[i] for i in (0, *middle, -1)]
+        drawn = [i for i, trunk in enumerate(trunks) if any(trunk.begins(other) for other in run)]
+        sizes, weights = [sizes[i] for i in drawn], [weights[i] for i in drawn]
+    return sizes, [weight / sum(weights) for weight in weights]
 
 
 def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0, *, loss_weights=None,
-          random_sizes=None, warmup=100, weight_decay=0.1, grad_clip=1.0, eval_interval=None, eval_blocks=256,
-          progress=True, on_evaluation=None, checkpoint_dir=None, resume=False):
+          distill=0.5, random_sizes=None, optimizer="muon", warmup=100, weight_decay=0.1, grad_clip=1.0, eval_interval=None,
+          eval_blocks=256, progress=True, on_evaluation=None, checkpoint_dir=None, resume=False):
     """Train every doll of the nesting at once; returns a `History`.
 
-    One step is the mean over the sizes of their cross-entropies on the same batch (batch_size x block_size
-    tokens). Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where
+    One step is the mean over the sizes of their losses on the same batch (batch_size x block_size tokens): of the full
+    size its cross-entropy, of a smaller one half of it and half of that with what the full one predicts. Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where
     torch.distributed is initialized, each process takes its share of the batch, and the first one writes.
 
     grad_clip: largest norm of the gradient; 0 does not clip.
     lr: peak learning rate, after `warmup` steps and before a linear fall to zero; None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
     loss_weights: a number for each size, smallest first; uniform if left out.
-    random_sizes: a step trains the smallest, the largest and this many others drawn at random; None: all of up
-        to six dolls, three others of more.
+    distill: the part of what a smaller doll learns from the largest one's prediction rather than from the text, 0 to 1.
+    random_sizes: a step trains the smallest, the largest and this many others drawn at random, and with them the
+        dolls whose blocks they run anyway; None: all, or three where more than six trunks would have to run.
+    optimizer: "muon" (see NestedMuon) or "adamw".
     eval_interval: steps between evaluations (default: a tenth of the run); each reads `eval_blocks` blocks
         of train and val, always the same.
     on_evaluation: called with the history after each evaluation.
@@ -200,12 +189,14 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     val_ids = as_ids(val_ids, config.block_size, config.vocab_size, "val_ids")
     lr = default_lr(config) if lr is None else lr
     if random_sizes is None:
-        random_sizes = 3 if len(sizes) > 6 else len(sizes)
+        random_sizes = 3 if len(model.trunks(sizes)) > 6 else len(sizes)
     if eval_blocks is not None:
         positive("eval_blocks", eval_blocks)
-    for name, value in dict(lr=lr, weight_decay=weight_decay, grad_clip=grad_clip).items():
+    for name, value in dict(lr=lr, weight_decay=weight_decay, grad_clip=grad_clip, distill=distill).items():
         if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
             raise ValueError(f"{name}={value!r} must be a number of at least 0")
+    if distill > 1:
+        raise ValueError(f"distill={distill!r} must be at most 1: it is a part of the whole")
     for name, value in dict(seed=seed, random_sizes=random_sizes, warmup=warmup).items():
         if not isinstance(value, numbers.Integral) or value < 0:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 0")
@@ -220,12 +211,12 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
     if progress and in_notebook() and device.type == "cpu" and torch.get_num_threads() > 1 and (advice := slow_threads()):
         print(advice)  # the program says it itself
-    optimizer, history, done = make_optimizer(model, lr, weight_decay), History(sizes, lr=lr), 0
+    optimizers, history, done = make_optimizers(optimizer, model, lr, weight_decay), History(sizes, lr=lr), 0
     run = state = None
     if checkpoint_dir is not None and rank == 0:
         run = RunState(checkpoint_dir, resume, model, train_ids, val_ids, steps=steps, batch_size=batch_size, lr=lr,
-                       seed=seed, loss_weights=weights, random_sizes=random_sizes, warmup=warmup,
-                       weight_decay=weight_decay, grad_clip=grad_clip, eval_interval=eval_interval,
+                       seed=seed, loss_weights=weights, distill=distill, random_sizes=random_sizes, optimizer=optimizer,
+                       warmup=warmup, weight_decay=weight_decay, grad_clip=grad_clip, eval_interval=eval_interval,
                        eval_blocks=eval_blocks)
         state = run.restore() if resume else None
     if resume and world > 1:  # only the first process needs to see the folder
@@ -233,7 +224,7 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
         state = shared[0]
     if state is not None:
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizers.load_state_dict(state["optimizer"])
         history, done = History.from_dict(state["history"]), state["step"]
     gpu = [device] if device.type == "cuda" else []
     parallel = DistributedDataParallel(model) if world > 1 else model
@@ -263,7 +254,7 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
                 if measure:
                     record()
                 if run and (measure or run.due()):
-                    run.save(done, model, optimizer, history)
+                    run.save(done, model, optimizers, history)
                 if done == steps:
                     break
                 started = time.monotonic()
@@ -272,22 +263,22 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
                 torch.manual_seed(int(rng.integers(2**31)) + rank)
                 starts = rng.integers(len(train_ids) - config.block_size, size=batch_size)
                 x, y = batch(train_ids, starts[rank::world], config.block_size, device)
-                for group in optimizer.param_groups:
+                for group in optimizers.groups():
                     group["lr"] = learning_rate(done, steps, lr, warmup)
-                losses = matryoshka_backward(parallel, x, y, *draw_sizes(sizes, weights, random_sizes, rng))
+                losses = matryoshka_backward(parallel, x, y, *draw_sizes(model, weights, random_sizes, rng), distill)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
                 if not torch.stack([norm, *losses]).isfinite().all():
                     raise diverged()
                 with uninterrupted():
-                    optimizer.step()
+                    optimizers.step()
                     done += 1
-                optimizer.zero_grad()
+                optimizers.zero_grad()
                 history.seconds += time.monotonic() - started
                 bar.stepped(done)
         except KeyboardInterrupt:
             if run:
-                run.save(done, model, optimizer, history)
+                run.save(done, model, optimizers, history)
         finally:
-            optimizer.zero_grad()
+            optimizers.zero_grad()
             model.eval()
     return history

@@ -31,16 +31,16 @@ def run(on_step=None, variant=MatryoshkaGPT, config=CONFIG, ids=IDS, **settings)
     on_step: called with the number of steps before it, where weights are new and the step is not yet counted.
     """
     torch.manual_seed(0)
-    model, numbers, make = variant(config), count(), training.make_optimizer
+    model, numbers, make = variant(config), count(), training.make_optimizers
 
-    def make_optimizer(*args):
+    def make_optimizers(*args):
         optimizer = make(*args)
         if on_step:
-            optimizer.register_step_post_hook(lambda *_: on_step(next(numbers)))
+            optimizer[-1].register_step_post_hook(lambda *_: on_step(next(numbers)))
         return optimizer
 
     settings = {"eval_interval": 3, "warmup": 2, "random_sizes": 1, "eval_blocks": 4, "lr": 0.02, **settings}
-    with patch.object(training, "make_optimizer", make_optimizer):
+    with patch.object(training, "make_optimizers", make_optimizers):
         history = train(model, ids[:1800], ids[1800:], STEPS, 4, progress=False, **settings)
     return model, history
 

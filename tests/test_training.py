@@ -8,9 +8,11 @@ import torch.nn.functional as F
 
 from matgpt import (DivergedError, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, evaluate, matryoshka_loss,
                     train, training)
+from matgpt.optimizer import learning_rate, make_optimizers
 
 TEXT = [0, 1, 2, 3, 4, 5, 6, 3] * 40  # after a 3 comes a 4 or a 0: only context tells
 CONFIG = GPTConfig(7, 8, 16, 2, 2, nesting=(8, Size(8, 1, 1)))
+LATTICE = [Size(d, h, l) for d, h in ((4, 1), (8, 1), (16, 2)) for l in (1, 2)]
 
 
 def make(variant, seed=0, **changes):
@@ -98,11 +100,12 @@ def test_the_trunk_of_an_output_only_model_runs_once_a_step(xy):
     assert len(ran) == 1 and len(losses) == 3 and not any(loss.requires_grad for loss in losses)
 
 
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_only_matrices_decay(variant, bias):
+def test_only_matrices_decay(variant, bias, kind):
     model = make(variant, bias=bias)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = training.make_optimizer(model, lr=0.5, weight_decay=0.1)
+    optimizer = make_optimizers(kind, model, lr=0.5, weight_decay=0.1)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
@@ -112,7 +115,7 @@ def test_only_matrices_decay(variant, bias):
 
 
 def test_learning_rate_warms_up_and_falls():
-    rates = [training.learning_rate(step, 100, 1.0, 10) for step in range(101)]
+    rates = [learning_rate(step, 100, 1.0, 10) for step in range(101)]
     assert 0 < rates[0] < 0.2 and rates[10] == max(rates) == pytest.approx(1)
     assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[50] > 0.3 and 0 <= rates[100] < 0.101
@@ -184,19 +187,67 @@ def test_a_seed_repeats_bit_for_bit(variant):
     assert first[0] != other[0] and not any(map(torch.equal, first[2], other[2]))
 
 
-def test_random_sizes_always_hold_the_smallest_and_the_largest(variant, monkeypatch):
-    model, steps, real = make(variant, nesting=(2, 4, 8, 12)), [], training.matryoshka_backward
+def drawn_sizes(model, monkeypatch, **settings):
+    steps, real = [], training.matryoshka_backward
 
-    def seen(model, x, y, sizes, weights):
-        steps.append(sizes)
+    def seen(model, x, y, sizes, weights, distill):
+        steps.append(list(sizes))
         assert sum(weights) == pytest.approx(1)
-        return real(model, x, y, sizes, weights)
+        return real(model, x, y, sizes, weights, distill)
 
     monkeypatch.setattr(training, "matryoshka_backward", seen)
-    run(model, steps=12, random_sizes=1, eval_interval=12, eval_blocks=1, loss_weights=(1, 1, 2, 1, 5))
+    run(model, steps=12, eval_interval=12, eval_blocks=1, **settings)
+    return steps
+
+
+def test_random_sizes_always_hold_the_smallest_and_the_largest(monkeypatch):
+    model = make(MatryoshkaGPT, nesting=(2, 4, 8, 12))
+    steps = drawn_sizes(model, monkeypatch, random_sizes=1, loss_weights=(1, 1, 2, 1, 5))
     assert len(steps) == 12 and all(len(step) == 3 for step in steps)
     assert all(step[0] == model.sizes[0] and step[2] == model.sizes[-1] for step in steps)
     assert {step[1] for step in steps} == set(model.sizes[1:-1])
+
+
+def test_sizes_whose_blocks_run_anyway_come_along(monkeypatch):
+    """A pass of a deep doll reads out the shallow ones of its width; an output-only model has one trunk for all."""
+    model = make(MatryoshkaGPT, nesting=LATTICE)
+    for step in drawn_sizes(model, monkeypatch, random_sizes=1):
+        assert step == [s for s in model.sizes if s in step], "smallest first, as the weights"
+        assert {model.sizes[0], Size(16, 2, 1), Size(16, 2, 2)} <= set(step)
+        assert Size(8, 1, 2) not in step or Size(8, 1, 1) in step
+    model = make(MatryoshkaEmbeddingsGPT, nesting=(2, 4, 8, 12))
+    assert all(step == list(model.sizes) for step in drawn_sizes(model, monkeypatch, random_sizes=0))
+
+
+def test_a_trunk_runs_once_for_all_its_depths(xy):
+    model, ran = make(MatryoshkaGPT, nesting=LATTICE), []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda _, x: ran.append(x[0].shape[-1]))
+    training.matryoshka_backward(model, *xy, model.sizes, [1 / 6] * 6)
+    assert ran == [16, 16, 8, 8, 4, 4], "each width once, the largest first"
+
+
+@pytest.mark.parametrize("nesting", [(4, 8), LATTICE])
+def test_the_full_size_teaches_the_others(variant, xy, nesting):
+    """Half of the target is the text and half what the full size predicts, which learns nothing from that."""
+    model, full = make(variant, nesting=nesting).double(), 0
+    weights = torch.arange(1.0, len(model.sizes) + 1) / sum(range(1, len(model.sizes) + 1))
+    predicted = model(xy[0]).softmax(-1).detach()
+    for weight, size in zip(weights, model.sizes):
+        log_probs = model(xy[0], size).log_softmax(-1)
+        target = F.one_hot(xy[1], log_probs.size(-1))
+        if size != model.config.full:
+            target = 0.5 * target + 0.5 * predicted
+        full = full - weight * (target * log_probs).sum(-1).mean()
+    full.backward()
+    expected = gradients(model)
+    for loss in (lambda: matryoshka_loss(model, *xy, weights.tolist(), distill=0.5).backward(),
+                 lambda: training.matryoshka_backward(model, *xy, model.sizes, weights.tolist(), distill=0.5)):
+        model.zero_grad()
+        losses = loss()
+        torch.testing.assert_close(gradients(model), expected, rtol=1e-6, atol=1e-9)
+    for size, loss in zip(model.sizes, losses):  # what is reported is the text alone
+        torch.testing.assert_close(loss, F.cross_entropy(model(xy[0], size).flatten(0, 1), xy[1].flatten()).detach())
 
 
 def test_loss_weights_choose_what_learns():

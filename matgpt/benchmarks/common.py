@@ -3,14 +3,16 @@ import hashlib
 import json
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 
 import torch
 
-from ..config import GPTConfig, Size
+from ..config import Size
 from ..corpus import load_text, split
 from ..model import MatryoshkaGPT
+from ..optimizer import default_lr
 from ..tokenizer import BPETokenizer, CharTokenizer
 from ..training import evaluate, train
 
@@ -41,24 +43,54 @@ def kept(folder, settings, compute):
     return result
 
 
-def train_and_measure(folder, data, settings, progress=True):
-    """Train one model and return {str(size): validation loss over the whole text}, or what a run kept.
+def add_training_arguments(parser):
+    """What the benchmarks that train share."""
+    parser.add_argument("--corpus", default="shakespeare", help="a corpus or file, as load_text takes it")
+    parser.add_argument("--block-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=12)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
+    parser.add_argument("--grid", type=float, nargs="+", default=[0.5, 1.0],
+                        help="learning rates tried for each twin, as multiples of the default at its width; where the best "
+                             "lies at an end, the grid grows; a single one is taken as it is")
 
-    settings: `corpus` and `tokenizer`, `config` (arguments of GPTConfig, sizes as text) and `train`
-    (arguments of train); everything that the result depends on, since it is the key under which it is kept.
-    """
+
+def train_and_measure(args, data, config, seed, **settings):
+    """Train one model and return {Size: validation loss over the whole text}, or what an earlier run kept."""
+    train_ids, val_ids, _ = data
+    shape = {**vars(config), "nesting": [str(size) for size in config.sizes]}
+    settings = dict(steps=args.steps, batch_size=args.batch_size, optimizer=args.optimizer, seed=seed, **settings)
+
     def compute():
-        train_ids, val_ids, _ = data
-        config = dict(settings["config"])
-        if config.get("nesting"):
-            config["nesting"] = [Size.parse(s) if "," in s else int(s) for s in config["nesting"]]
-        torch.manual_seed(settings["train"]["seed"])
-        model = MatryoshkaGPT(GPTConfig(**config)).to(device())
-        once = {"eval_interval": settings["train"]["steps"], "eval_blocks": 1}
-        train(model, train_ids, val_ids, progress=progress, **{**once, **settings["train"]})
+        torch.manual_seed(seed)
+        model = MatryoshkaGPT(config).to(device())
+        train(model, train_ids, val_ids, eval_interval=args.steps, eval_blocks=1, progress=sys.stderr.isatty(), **settings)
         return {str(size): evaluate(model, val_ids, size) for size in model.sizes}
 
-    return kept(folder, settings, compute)
+    print(f"{args.corpus}, {' / '.join(shape['nesting'])}, {settings}", flush=True)
+    found = kept(args.out, {"corpus": args.corpus, "config": shape, "train": settings}, compute)
+    print("   " + "  ".join(f"{size}: {loss:.4f}" for size, loss in found.items()), flush=True)
+    return {Size.parse(size): loss for size, loss in found.items()}
+
+
+def best_twin(args, data, config):
+    """A doll's shape trained alone: its best learning rate, the losses of all seeds there, {rate: first seed's loss}.
+
+    The rate is sought on the first seed, so twins are if anything a little better there than they would be elsewhere.
+    """
+    def loss(rate, seed):
+        return train_and_measure(args, data, config, seed, lr=rate)[config.full]
+
+    rates = [float(f"{factor * default_lr(config):.3g}") for factor in args.grid]
+    tried = {}
+    while True:
+        tried.update({rate: loss(rate, args.seeds[0]) for rate in rates})
+        best = min(tried, key=tried.get)
+        rates = [rate for rate in (best / 2, best * 2) if len(args.grid) > 1 and rate not in tried]
+        if not rates:
+            return best, [loss(best, seed) for seed in args.seeds], dict(sorted(tried.items()))
 
 
 def medians(calls, rounds=15, warmup=2):

@@ -3,8 +3,10 @@ import numpy as np
 import torch
 
 from ..config import GPTConfig, Size
+from ..frontier import lattice
 from ..model import MatryoshkaGPT
-from ..training import check_weights, draw_sizes, make_optimizer, matryoshka_backward
+from ..optimizer import make_optimizers
+from ..training import check_weights, draw_sizes, matryoshka_backward
 from .common import device, markdown, medians, report
 
 
@@ -15,17 +17,19 @@ def add_arguments(parser):
     parser.add_argument("--block-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=12)
     parser.add_argument("--vocab-size", type=int, default=65)
+    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--out", default="runs/speed")
     parser.add_argument("--quick", action="store_true", help="five rounds")
 
 
-def step_of(model, x, y, random_sizes=99):
-    """One whole training step as a function: gradients of its sizes, clipping, AdamW."""
-    optimizer, weights, rng = make_optimizer(model, 1e-4, 0.1), check_weights(None, model.sizes), np.random.default_rng(0)
+def step_of(model, x, y, kind, random_sizes=99):
+    """One whole training step as a function: gradients of its sizes, clipping, and the optimizer's share."""
+    optimizer = make_optimizers(kind, model, 1e-4, 0.1)
+    weights, rng = check_weights(None, model.sizes), np.random.default_rng(0)
 
     def step():
-        matryoshka_backward(model, x, y, *draw_sizes(model.sizes, weights, random_sizes, rng))
+        matryoshka_backward(model, x, y, *draw_sizes(model, weights, random_sizes, rng), 0.5)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -53,16 +57,18 @@ def run(args):
     model = lambda nesting: MatryoshkaGPT(GPTConfig(**shape, nesting=nesting)).to(device())
     width = model((D // 4, D // 2, D))
     every = model((Size(D // 4, max(1, H // 4), max(1, L // 4)), Size(D // 2, H // 2, L // 2), Size(D, H, L)))
+    nine = model(lattice([d for d in (D // 4, D // 2, D) if d >= D // H], (max(1, L // 4), L // 2, L), D // H))
     twins = {str(size): width.slice(size) for size in width.sizes}
     block = torch.randint(args.vocab_size, (args.batch_size, args.block_size + 1), device=device())
     x, y = block[:, :-1], block[:, 1:]
     rounds = 5 if args.quick else args.rounds
 
-    steps = {f"twin {name}": step_of(twin, x, y) for name, twin in twins.items()}
+    steps = {f"twin {name}": step_of(twin, x, y, args.optimizer) for name, twin in twins.items()}
     full = f"twin {width.config.full}"
-    steps["nested along the width"] = step_of(width, x, y)
-    steps["the same, smallest and largest each step"] = step_of(width, x, y, random_sizes=0)
-    steps["nested along every dimension"] = step_of(every, x, y)
+    steps["nested along the width"] = step_of(width, x, y, args.optimizer)
+    steps["the same, smallest and largest each step"] = step_of(width, x, y, args.optimizer, random_sizes=0)
+    steps["nested along every dimension"] = step_of(every, x, y, args.optimizer)
+    steps[f"a lattice of {len(nine.sizes)}"] = step_of(nine, x, y, args.optimizer)
     seconds = medians(steps, rounds)
     alone = sum(seconds[name] for name in steps if name.startswith("twin"))
     peaks = {name: peak_memory(step) for name, step in steps.items()}
@@ -90,5 +96,5 @@ def run(args):
                     + [f"{tokens / write[k]:.0f}" for k in candidates] + [f"{write['alone'] / write['sliced']:.2f}"])
     inference = markdown(["doll", "forward nested, ms", "sliced", "alone", "sliced / alone",
                           "generation nested, tokens/s", "sliced", "alone", "sliced / alone"], rows)
-    report(args.out, "speed", f"{device()}, {torch.get_num_threads()} thread(s), medians of {rounds} interleaved rounds.\n\n"
+    report(args.out, "speed", f"{device()}, {torch.get_num_threads()} thread(s), {args.optimizer}, medians of {rounds} interleaved rounds.\n\n"
            f"{training}\n\n{inference}")

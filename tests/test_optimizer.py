@@ -1,0 +1,93 @@
+"""What one step does to the weights."""
+import pytest
+import torch
+
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, train
+from matgpt.optimizer import NestedMuon, make_optimizers, orthogonalize
+
+NESTED = GPTConfig(7, 8, 16, 2, 2, nesting=(Size(8, 1, 1), Size(8, 2, 2)))
+
+
+def make(config, variant=MatryoshkaGPT):
+    torch.manual_seed(0)
+    model = variant(config).double()
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    return model
+
+
+def moved(model, optimizer):
+    """By how much one step moves every weight, over the learning rate of 1e-3."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer.step()
+    return {name: (before[name] - p.detach()) / 1e-3 for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 40), (2, 40, 8), (1, 1, 5)])
+def test_orthogonalize(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+    y = orthogonalize(x)
+    assert y.shape == x.shape
+    values = torch.linalg.svdvals(y)
+    assert 0.65 < values.min() and values.max() < 1.25
+    # the nearest orthogonal matrix keeps the singular vectors: their product with it is symmetric and positive
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    along = u.mT @ y @ v.mT
+    torch.testing.assert_close(along, torch.diag_embed(along.diagonal(dim1=-2, dim2=-1)), atol=1e-9, rtol=0)
+    assert (along.diagonal(dim1=-2, dim2=-1) > 0).all()
+
+
+def test_a_plain_gpt_takes_the_step_of_pytorchs_own_muon():
+    """That one takes matrices alone and works in bfloat16."""
+    model = make(GPTConfig(7, 8, 16, 2, 2))
+    theirs = {name: torch.nn.Parameter(p.detach().flatten(1).clone()) for name, p in model.named_parameters()
+              if p.dim() > 1 and "weight" in name and "qkv" not in name}
+    optimizer = NestedMuon(model, lr=1e-3, weight_decay=0.1)
+    reference = torch.optim.Muon(theirs.values(), lr=1e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for step in range(3):
+        torch.manual_seed(step)
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        for name, p in theirs.items():
+            p.grad = model.get_parameter(name).grad.flatten(1)
+        optimizer.step()
+        reference.step()
+    for name, p in theirs.items():
+        torch.testing.assert_close(model.get_parameter(name).flatten(1), p, atol=1e-4, rtol=0)
+
+
+def test_queries_keys_and_values_are_a_matrix_each():
+    model = make(GPTConfig(7, 8, 16, 2, 2))
+    qkv = model.blocks[1].attention.qkv.weight
+    expected = [orthogonalize(g.reshape(1, 16, 16)).view_as(g) for g in qkv.grad]
+    found = moved(model, NestedMuon(model, lr=1e-3, weight_decay=0.0))["blocks.1.attention.qkv.weight"]
+    torch.testing.assert_close(found, torch.stack(expected) * 0.2 * 16 ** 0.5)
+
+
+def test_every_doll_has_its_own_orthogonal_step():
+    """An entry moves by the mean over the dolls that read it, each orthogonal on its own corner."""
+    model = make(NESTED)
+    name = "blocks.0.feedforward.expand.weight"
+    g = model.get_parameter(name).grad.clone()
+    small, full = orthogonalize(g[None, :32, :8])[0] * 0.2 * 32 ** 0.5, orthogonalize(g[None])[0] * 0.2 * 64 ** 0.5
+    found = moved(model, NestedMuon(model, lr=1e-3, weight_decay=0.0))[name]
+    torch.testing.assert_close(found[:32, :8], (small + full[:32, :8]) / 2)
+    torch.testing.assert_close(found[32:], full[32:])
+    torch.testing.assert_close(found[:32, 8:], full[:32, 8:])
+
+
+@pytest.mark.parametrize("variant", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_every_weight_moves_once(variant, kind):
+    model = make(NESTED, variant)
+    optimizers = make_optimizers(kind, model, 1e-3, 0.0)
+    held = [p for group in optimizers.groups() for p in group["params"]]
+    assert len(held) == len({*held}) == len(list(model.parameters()))
+    assert all(step.abs().min() > 0 for step in moved(model, optimizers).values())
+    if variant is MatryoshkaEmbeddingsGPT and kind == "muon":  # its blocks always run whole
+        assert all(len(corners) == 1 for _, corners in optimizers[0].alike)
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match='optimizer=\'sgd\' must be "muon" or "adamw"'):
+        train(MatryoshkaGPT(NESTED), list(range(7)) * 9, list(range(7)) * 9, optimizer="sgd")
