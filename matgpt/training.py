@@ -156,12 +156,12 @@ def draw_sizes(model, weights, random_sizes, rng):
 
 
 def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0, *, loss_weights=None,
-          distill=0.5, random_sizes=None, optimizer="muon", warmup=100, weight_decay=0.1, grad_clip=1.0, eval_interval=None,
+          distill=0.8, random_sizes=None, optimizer="muon", warmup=100, weight_decay=0.1, grad_clip=1.0, eval_interval=None,
           eval_blocks=256, progress=True, on_evaluation=None, checkpoint_dir=None, resume=False):
     """Train every doll of the nesting at once; returns a `History`.
 
     One step is the mean over the sizes of their losses on the same batch (batch_size x block_size tokens): of the full
-    size its cross-entropy, of a smaller one half of it and half of that with what the full one predicts. Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where
+    size its cross-entropy, of a smaller one mostly (`distill`) that with what the full one predicts. Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where
     torch.distributed is initialized, each process takes its share of the batch, and the first one writes.
 
     grad_clip: largest norm of the gradient; 0 does not clip.

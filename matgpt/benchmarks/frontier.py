@@ -14,6 +14,8 @@ def add_arguments(parser):
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--head-size", type=int, default=32)
+    parser.add_argument("--loss-weights", type=float, nargs="+", default=[1, 1, 4, 1, 1, 4, 1, 2, 8],
+                        help="of the lattice, smallest doll first: deep ones weigh more, since shallow ones disturb them")
     parser.add_argument("--out", default="runs/dolls", help="folder for finished runs (those of quality too), table and figures")
     parser.add_argument("--quick", action="store_true", help="one seed, 100 steps, one learning rate")
 
@@ -31,8 +33,9 @@ def run(args):
     print(f"{len(families)} families and {len(full.sizes)} twins; what {args.out} holds already is not run again", flush=True)
     losses = {}
     for name, nesting in families.items():
-        runs = [train_and_measure(args, data, dataclasses.replace(full, nesting=nesting), seed, lr=default_lr(full))
-                for seed in args.seeds]
+        weights = args.loss_weights if name == "lattice" else [1, 1, 2]
+        runs = [train_and_measure(args, data, dataclasses.replace(full, nesting=nesting), seed, lr=default_lr(full),
+                                  distill=0.8, loss_weights=weights) for seed in args.seeds]
         losses[name] = {size: [found[size] for found in runs] for size in runs[0]}
     twins = {size: best_twin(args, data, full.doll(size)) for name in families for size in losses[name]}
     show(args, full, losses, twins)

@@ -20,8 +20,8 @@ def add_arguments(parser):
     parser.add_argument("--n-head", type=int, default=4)
     parser.add_argument("--n-layer", type=int, default=4)
     parser.add_argument("--lr", type=float, help="of the nested run; default: that of train")
-    parser.add_argument("--distill", type=float, default=0.5, help="of the nested run, as train takes it")
-    parser.add_argument("--loss-weights", type=float, nargs="+", help="of the nested run, as train takes them")
+    parser.add_argument("--distill", type=float, default=0.8, help="of the nested run, as train takes it")
+    parser.add_argument("--loss-weights", type=float, nargs="+", default=[1, 1, 2], help="of the nested run, smallest doll first")
     parser.add_argument("--out", default="runs/dolls", help="folder for finished runs, table and figure")
     parser.add_argument("--quick", action="store_true", help="one seed, 200 steps, one learning rate: two minutes")
 
