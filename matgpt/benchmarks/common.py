@@ -57,6 +57,12 @@ def add_training_arguments(parser):
                              "lies at an end, the grid grows; a single one is taken as it is")
 
 
+def full_as_the_rest(config):
+    """Loss weights with which the full size counts as much as all others together."""
+    others = len(config.sizes) - 1
+    return [1] * others + [max(1, others)]
+
+
 def train_and_measure(args, data, config, seed, **settings):
     """Train one model and return {Size: validation loss over the whole text}, or what an earlier run kept."""
     train_ids, val_ids, _ = data

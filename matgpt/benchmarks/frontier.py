@@ -6,7 +6,7 @@ from .. import plot
 from ..config import GPTConfig, Size
 from ..frontier import Point, flops_per_token, lattice, mark_front
 from ..optimizer import default_lr
-from .common import add_training_arguments, best_twin, corpus, markdown, mean_sd, report, train_and_measure
+from .common import add_training_arguments, best_twin, corpus, full_as_the_rest, markdown, mean_sd, report, train_and_measure
 
 
 def add_arguments(parser):
@@ -14,8 +14,6 @@ def add_arguments(parser):
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--head-size", type=int, default=32)
-    parser.add_argument("--loss-weights", type=float, nargs="+", default=[1, 1, 4, 1, 1, 4, 1, 2, 8],
-                        help="of the lattice, smallest doll first: deep ones weigh more, since shallow ones disturb them")
     parser.add_argument("--out", default="runs/dolls", help="folder for finished runs (those of quality too), table and figures")
     parser.add_argument("--quick", action="store_true", help="one seed, 100 steps, one learning rate")
 
@@ -33,12 +31,18 @@ def run(args):
     print(f"{len(families)} families and {len(full.sizes)} twins; what {args.out} holds already is not run again", flush=True)
     losses = {}
     for name, nesting in families.items():
-        weights = args.loss_weights if name == "lattice" else [1, 1, 2]
-        runs = [train_and_measure(args, data, dataclasses.replace(full, nesting=nesting), seed, lr=default_lr(full),
-                                  distill=0.8, loss_weights=weights) for seed in args.seeds]
+        config = dataclasses.replace(full, nesting=nesting)
+        weights = deep_first(full) if name == "lattice" else full_as_the_rest(config)
+        runs = [train_and_measure(args, data, config, seed, lr=default_lr(full), distill=0.8, loss_weights=weights)
+                for seed in args.seeds]
         losses[name] = {size: [found[size] for found in runs] for size in runs[0]}
     twins = {size: best_twin(args, data, full.doll(size)) for name in families for size in losses[name]}
     show(args, full, losses, twins)
+
+
+def deep_first(config):
+    """Loss weights of a lattice: shallow dolls disturb the deep ones, and more so where they weigh as much."""
+    return [int(max(1, (2 * s.n_layer / config.n_layer) ** 2 * (1 + (s.n_embd == config.n_embd)))) for s in config.sizes]
 
 
 def show(args, full, losses, twins):

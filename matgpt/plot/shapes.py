@@ -12,7 +12,7 @@ def frontier(groups, x="params", twins=None):
     groups: {name: list of Points}; each family's own front is drawn through. x: "params" or "flops".
     twins: optional list of Points trained alone.
     """
-    from .frontier import mark_front
+    from ..frontier import mark_front
     names = {"params": "parameters of the doll", "flops": "FLOPs per token of the doll"}
     figure, ax = new_axes("Which shape for which budget?", names[x], "validation loss, nats per token", 8, 4.6)
     for (name, points), color, marker in zip(groups.items(), plt.rcParams["axes.prop_cycle"].by_key()["color"], "osD^v"):

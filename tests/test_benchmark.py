@@ -1,0 +1,79 @@
+"""What the benchmarks promise: finished runs are kept, and every twin has its own best learning rate."""
+import argparse
+
+import pytest
+
+from matgpt import GPTConfig, Size
+from matgpt.benchmarks import common, frontier, quality
+
+IDS = [0, 1, 2, 3] * 40
+CONFIG = GPTConfig(4, 8, 8, 2, 1, nesting=(4,))
+
+
+def arguments(out, add, *argv):
+    parser = argparse.ArgumentParser()
+    add(parser)
+    return parser.parse_args(["--out", str(out), "--steps", "2", "--seeds", "0", "1", *argv])
+
+
+@pytest.fixture
+def args(tmp_path):
+    return arguments(tmp_path, quality.add_arguments)
+
+
+def test_a_finished_run_is_kept_and_another_setting_is_another_run(args, monkeypatch):
+    ran, train = [], common.train
+    monkeypatch.setattr(common, "train", lambda model, *data, **settings: (ran.append(settings), train(model, *data, **settings)))
+    data = IDS, IDS, None
+    first = common.train_and_measure(args, data, CONFIG, 0, lr=0.01)
+    assert set(first) == set(CONFIG.sizes)
+    assert common.train_and_measure(args, data, CONFIG, 0, lr=0.01) == first and len(ran) == 1
+    common.train_and_measure(args, data, CONFIG, 1, lr=0.01)
+    common.train_and_measure(args, data, CONFIG, 0, lr=0.02)
+    common.train_and_measure(args, data, CONFIG.doll(4), 0, lr=0.01)
+    args.optimizer = "adamw"
+    common.train_and_measure(args, data, CONFIG, 0, lr=0.01)
+    assert len(ran) == 5
+
+
+@pytest.mark.parametrize("best, tried", [(0.128, [0.032, 0.064, 0.128, 0.256]), (0.064, [0.032, 0.064, 0.128]),
+                                         (0.008, [0.004, 0.008, 0.016, 0.032, 0.064])])
+def test_the_grid_of_a_twin_grows_until_its_best_rate_lies_inside(args, monkeypatch, best, tried):
+    """At 16 wide it begins with 0.032 and 0.064."""
+    ran = []
+
+    def measure(args, data, config, seed, lr):
+        ran.append((lr, seed))
+        return {config.full: abs(lr - best) + seed}
+
+    monkeypatch.setattr(common, "train_and_measure", measure)
+    rate, losses, found = common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))
+    assert rate == pytest.approx(best) and list(found) == pytest.approx(tried) and losses == pytest.approx([0, 1])
+    assert {lr for lr, seed in ran if seed == 1} == {rate}, "other seeds run at the best rate alone"
+    args.grid, ran[:] = [1.0], []
+    assert common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))[0] == 0.064 and {lr for lr, _ in ran} == {0.064}
+
+
+def test_the_tables(tmp_path, monkeypatch):
+    """Every doll beside its twin; runs of `quality` serve `frontier` too."""
+    monkeypatch.setattr(common, "load_text", lambda name: "to be or not to be, that is the question. " * 40)
+    shape = ["--block-size", "8", "--batch-size", "2", "--grid", "1"]
+    quality.run(arguments(tmp_path, quality.add_arguments, *shape, "--n-embd", "8", "--n-head", "2", "--n-layer", "2", "--nesting", "4"))
+    table = (tmp_path / "quality.md").read_text()
+    assert "| 4,2,2 |" in table and "| 8,2,2 |" in table and (tmp_path / "quality.png").exists()
+    kept = {path.name for path in (tmp_path / "runs").iterdir()}
+    frontier.run(arguments(tmp_path, frontier.add_arguments, *shape, "--widths", "4", "8", "--depths", "1", "2", "--head-size", "4"))
+    table = (tmp_path / "frontier.md").read_text()
+    for row in ("width only | 4,2,2", "every dimension | 4,1,1", "lattice | 4,1,1", "lattice | 4,1,2", "lattice | 8,2,1", "lattice | 8,2,2"):
+        assert f"| {row} |" in table
+    assert (tmp_path / "frontier-params.png").exists() and (tmp_path / "lattice.png").exists()
+    # 3 families and the twins of 5 shapes, two seeds each; the width family and two twins were there already
+    assert len(list((tmp_path / "runs").iterdir())) == 2 * 8 and len(kept) == 2 * 3
+
+
+def test_loss_weights():
+    sizes = [Size(d, d // 32, l) for d in (32, 64, 128) for l in (1, 2, 4)]
+    lattice = GPTConfig(65, 64, 128, 4, 4, nesting=sizes)
+    weights = dict(zip(lattice.sizes, frontier.deep_first(lattice)))
+    assert [weights[size] for size in sizes] == [1, 1, 4, 1, 1, 4, 1, 2, 8]
+    assert common.full_as_the_rest(lattice) == [1] * 8 + [8] and common.full_as_the_rest(CONFIG.doll(4)) == [1]
