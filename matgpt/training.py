@@ -161,14 +161,16 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     """Train every doll of the nesting at once; returns a `History`.
 
     One step is the mean over the sizes of their losses on the same batch (batch_size x block_size tokens): of the full
-    size its cross-entropy, of a smaller one mostly (`distill`) that with what the full one predicts. Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where
-    torch.distributed is initialized, each process takes its share of the batch, and the first one writes.
+    size its cross-entropy, of a smaller one more and more (`distill`) that with what the full one predicts.
+    Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where torch.distributed is
+    initialized, each process takes its share of the batch, and the first one writes.
 
     grad_clip: largest norm of the gradient; 0 does not clip.
     lr: peak learning rate, after `warmup` steps and before a linear fall to zero; None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
     loss_weights: a number for each size, smallest first; uniform if left out.
-    distill: the part of what a smaller doll learns from the largest one's prediction rather than from the text, 0 to 1.
+    distill: the part, at the end of the run, of what a smaller doll learns from the largest one's prediction rather than
+        from the text, 0 to 1; it grows from nothing, since a teacher that knows nothing delays all.
     random_sizes: a step trains the smallest, the largest and this many others drawn at random, and with them the
         dolls whose blocks they run anyway; None: all, or three where more than six trunks would have to run.
     optimizer: "muon" (see NestedMuon) or "adamw".
@@ -265,7 +267,8 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
                 x, y = batch(train_ids, starts[rank::world], config.block_size, device)
                 for group in optimizers.groups():
                     group["lr"] = learning_rate(done, steps, lr, warmup)
-                losses = matryoshka_backward(parallel, x, y, *draw_sizes(model, weights, random_sizes, rng), distill)
+                losses = matryoshka_backward(parallel, x, y, *draw_sizes(model, weights, random_sizes, rng),
+                                             distill * done / steps)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
                 if not torch.stack([norm, *losses]).isfinite().all():
                     raise diverged()

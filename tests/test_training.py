@@ -200,6 +200,14 @@ def drawn_sizes(model, monkeypatch, **settings):
     return steps
 
 
+def test_the_teacher_begins_at_nothing(monkeypatch):
+    """What it knows at first is noise; a run that is resumed goes on with the same part."""
+    seen, real = [], training.matryoshka_backward
+    monkeypatch.setattr(training, "matryoshka_backward", lambda *a: (seen.append(a[-1]), real(*a))[1])
+    run(make(MatryoshkaGPT), steps=4, distill=0.8)
+    assert seen == pytest.approx([0, 0.2, 0.4, 0.6])
+
+
 def test_random_sizes_always_hold_the_smallest_and_the_largest(monkeypatch):
     model = make(MatryoshkaGPT, nesting=(2, 4, 8, 12))
     steps = drawn_sizes(model, monkeypatch, random_sizes=1, loss_weights=(1, 1, 2, 1, 5))
@@ -310,6 +318,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(model):
     (dict(lr=-0.1), "lr=-0.1 must be a number of at least 0"),
     (dict(lr=math.nan), "lr=nan must be a number of at least 0"),
     (dict(warmup=-1), "warmup=-1 must be a whole number of at least 0"),
+    (dict(distill=1.5), "distill=1.5 must be at most 1"), (dict(distill=-0.1), "distill=-0.1 must be a number of at least 0"),
     (dict(random_sizes=-1), "random_sizes=-1 must be a whole number of at least 0"),
     (dict(random_sizes=0.5), "random_sizes=0.5 must be a whole number of at least 0"),
     (dict(seed=1.5), "seed=1.5 must be a whole number of at least 0"),

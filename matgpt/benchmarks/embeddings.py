@@ -57,7 +57,9 @@ def measure(args, data, seed):
         if name == MODELS[1]:  # how much of it is training, and how much the words that two passages share?
             fresh = embed(model, texts, tokenizer=tokenizer).cpu()
             out["retrieval"]["untrained, cut"] = by_dimension(*center(fresh[index], fresh[queries]), known, asked, dims)
-        train(model, train_ids, val_ids, args.steps, args.batch_size, seed=seed, eval_interval=args.steps, eval_blocks=1)
+        # MRL's own loss and nanoGPT's optimizer: nothing but the cut sizes sets the two models apart
+        train(model, train_ids, val_ids, args.steps, args.batch_size, seed=seed, optimizer="adamw", distill=0.0,
+              eval_interval=args.steps, eval_blocks=1)
         embeddings = embed(model, texts, tokenizer=tokenizer).cpu()  # the trunk runs once; sizes are cut from it
         raw = embeddings[index], embeddings[queries]
         a, b = center(*raw)
@@ -83,7 +85,7 @@ def estimate(args, data):
     seconds = 0
     for name in MODELS:
         model = build(args, data[2], name, 0)
-        few = dict(batch_size=args.batch_size, eval_interval=99, eval_blocks=1, progress=False)
+        few = dict(batch_size=args.batch_size, optimizer="adamw", eval_interval=99, eval_blocks=1, progress=False)
         train(model, *data[:2], steps=2, **few)
         start = time.perf_counter()
         train(model, *data[:2], steps=8, **few)
