@@ -57,7 +57,7 @@ def make_parser():
     add("--seed", type=int, default=0, help="of weights, batches and dropout")
     add("--loss-weights", nargs="+", type=float, metavar="WEIGHT", help="one for each doll, smallest first "
         "(default: all alike)")
-    add("--distill", type=float, default=0.8, help="the part, at the end, of what smaller dolls learn from the full one's prediction")
+    add("--distill", type=float, default=0.8, help="the part of what smaller dolls learn from the full one's prediction")
     add("--random-sizes", type=int, help="a step trains the smallest doll, the full one and this many others "
         "(default: 3 where more than six widths or so would have to run, else all)")
     add("--optimizer", choices=["muon", "adamw"], default="muon", help="for the matrices of the blocks")

@@ -18,6 +18,9 @@ from .state import RunState, uninterrupted
 from .threads import slow_threads
 
 
+TEACHER_WARMUP = 500  # steps
+
+
 class DivergedError(FloatingPointError):
     """A loss was not finite; `history` holds what was measured until then."""
 
@@ -161,7 +164,7 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     """Train every doll of the nesting at once; returns a `History`.
 
     One step is the mean over the sizes of their losses on the same batch (batch_size x block_size tokens): of the full
-    size its cross-entropy, of a smaller one more and more (`distill`) that with what the full one predicts.
+    size its cross-entropy with the text, of a smaller one mostly (`distill`) that with what the full one predicts.
     Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where torch.distributed is
     initialized, each process takes its share of the batch, and the first one writes.
 
@@ -169,8 +172,8 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     lr: peak learning rate, after `warmup` steps and before a linear fall to zero; None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
     loss_weights: a number for each size, smallest first; uniform if left out.
-    distill: the part, at the end of the run, of what a smaller doll learns from the largest one's prediction rather than
-        from the text, 0 to 1; it grows from nothing, since a teacher that knows nothing delays all.
+    distill: the part of what a smaller doll learns from the largest one's prediction rather than from the text, 0 to 1;
+        it grows from nothing over the first 500 steps, since a teacher that knows nothing delays all.
     random_sizes: a step trains the smallest, the largest and this many others drawn at random, and with them the
         dolls whose blocks they run anyway; None: all, or three where more than six trunks would have to run.
     optimizer: "muon" (see NestedMuon) or "adamw".
@@ -268,7 +271,7 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
                 for group in optimizers.groups():
                     group["lr"] = learning_rate(done, steps, lr, warmup)
                 losses = matryoshka_backward(parallel, x, y, *draw_sizes(model, weights, random_sizes, rng),
-                                             distill * done / steps)
+                                             distill * min(1.0, done / TEACHER_WARMUP))
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
                 if not torch.stack([norm, *losses]).isfinite().all():
                     raise diverged()
