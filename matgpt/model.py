@@ -79,13 +79,6 @@ class NestedGPT(nn.Module):
                 after[depth] = self.norm(x)
         return [after[depth][..., :self.config.resolve(size).n_embd] for size, depth in zip(sizes, depths)]
 
-    def blank(self, size):
-        """The blocks of that trunk and what belongs to them as a MatryoshkaGPT of their own, weights not yet copied."""
-        # first weights are drawn only to be overwritten; the "meta" device would draw none, but its first use
-        # costs seconds of imports
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            return MatryoshkaGPT(self.config.doll(self.trunk_size(size)))
-
     def _check(self, idx):
         if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or idx.size(1) == 0:
             raise ValueError(f"idx must be (B, T) int64 or int32 with T of at least 1, not {tuple(idx.shape)} {idx.dtype}")
@@ -128,8 +121,12 @@ class MatryoshkaGPT(NestedGPT):
         that cut no longer has them, so there they stay as narrow.
         """
         size = self.config.resolve(size)
+        # first weights are drawn only to be overwritten; the "meta" device would draw none, but its first use
+        # costs seconds of imports
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            doll = MatryoshkaGPT(self.config.doll(size))
         weight = self.embedding.token
-        doll = self.blank(size).to(weight.device, weight.dtype).train(self.training)
+        doll = doll.to(weight.device, weight.dtype).train(self.training)
         for name, layer in doll.named_modules():
             if isinstance(layer, Nested):
                 layer.copy_from(self.get_submodule(name))

@@ -1,4 +1,4 @@
-"""How weights move: Muon for nested matrices, AdamW for the rest, and the learning rate."""
+"""How weights move: Muon for matrices, AdamW for the rest, and the learning rate."""
 import math
 
 import torch
@@ -6,7 +6,7 @@ import torch
 from .nested import NestedLinear
 
 
-def orthogonalize(x, steps=5):
+def orthogonalize(x):
     """Nearly the nearest semi-orthogonal matrix to each of x (n, rows, columns): singular values between 0.7 and 1.2.
 
     The quintic Newton-Schulz iteration, and its coefficients, of Muon (https://kellerjordan.github.io/posts/muon).
@@ -15,54 +15,42 @@ def orthogonalize(x, steps=5):
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for _ in range(5):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).contiguous()
+    return x.mT if tall else x
 
 
-class NestedMuon(torch.optim.Optimizer):
-    """Momentum, made orthogonal on the corner of every doll; an entry moves by the mean over the dolls that read it.
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal, for the matrices of the blocks; the rest is AdamW's.
 
-    For the matrices of the blocks; the rest is AdamW's. Every matrix has rows = outputs and columns = inputs, whatever
-    axes it is stored with (torch.optim.Muon takes two axes alone, and knows no corners). The step has a root
-    mean square of 0.2 * lr, as AdamW's has about, so that both take one learning rate (2502.16982, section 2.2).
+    Every matrix has rows = outputs and columns = inputs, whatever axes it is stored with (torch.optim.Muon takes two
+    axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square of 0.2 * lr, about
+    that of AdamW's, so that both take one learning rate (2502.16982, section 2.2).
     """
 
     def __init__(self, model, lr, weight_decay, momentum=0.95):
-        layers = {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, NestedLinear)}
-        super().__init__([layer.weight for layer in layers.values()], dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
-        alike = {}  # weights of the same shape that the same dolls read make one batch of matrices
-        corners = {name: [] for name in layers}
-        for size in model.sizes:
-            for name, weight in model.blank(size).named_parameters():
-                if name in corners and weight.shape not in corners[name]:
-                    corners[name].append(weight.shape)
-        for name, layer in layers.items():
-            alike.setdefault((len(layer.out_shape), tuple(corners[name])), []).append(layer.weight)
-        self.alike = alike
+        layers = [layer for layer in model.modules() if isinstance(layer, NestedLinear)]
+        super().__init__([layer.weight for layer in layers], dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        self.alike = {}  # weights of one shape, (outputs, inputs), make one batch of matrices
+        for layer in layers:
+            matrices = 3 if len(layer.out_shape) == 3 else 1  # queries, keys and values are a matrix each
+            shape = matrices, math.prod(layer.out_shape) // matrices, math.prod(layer.in_shape)
+            self.alike.setdefault(shape, []).append(layer.weight)
 
     @torch.no_grad()
     def step(self):
         group = self.param_groups[0]
         lr, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
-        for (outputs, corners), weights in self.alike.items():
-            matrices = 3 if outputs == 3 else 1  # queries, keys and values are a matrix each
-            average = torch.stack([self.state[w].setdefault("momentum", torch.zeros_like(w)) for w in weights])
-            gradient = torch.stack([w.grad for w in weights])
-            average.lerp_(gradient, 1 - momentum)
-            gradient.lerp_(average, momentum)  # Nesterov's look ahead
-            step, readers = torch.zeros_like(gradient), torch.zeros_like(gradient[0])
-            for shape in corners:
-                corner = tuple(slice(n) for n in shape)
-                mine = gradient[(slice(None), *corner)]
-                matrix = mine.reshape(matrices * len(weights), math.prod(shape[:outputs]) // matrices, -1)
-                step[(slice(None), *corner)] += (orthogonalize(matrix) * 0.2 * max(matrix.shape[1:]) ** 0.5).view_as(mine)
-                readers[corner] += 1
-            step /= readers
-            for i, w in enumerate(weights):
-                self.state[w]["momentum"].copy_(average[i])
-                w.mul_(1 - lr * decay).sub_(step[i], alpha=lr)
+        for (_, outputs, inputs), weights in self.alike.items():
+            ahead = []
+            for w in weights:
+                average = self.state[w].setdefault("momentum", torch.zeros_like(w))
+                average.lerp_(w.grad, 1 - momentum)
+                ahead.append(w.grad.lerp(average, momentum).view(-1, outputs, inputs))  # Nesterov's look ahead
+            steps = orthogonalize(torch.cat(ahead)).split([len(matrices) for matrices in ahead])
+            for w, step in zip(weights, steps):
+                w.mul_(1 - lr * decay).sub_(step.reshape(w.shape), alpha=lr * 0.2 * max(outputs, inputs) ** 0.5)
 
 
 class Optimizers(list):
@@ -89,13 +77,13 @@ class Optimizers(list):
 
 
 def make_optimizers(kind, model, lr, weight_decay):
-    """"muon": NestedMuon for the matrices of the blocks and AdamW for the rest; "adamw": AdamW for all, as nanoGPT.
+    """"muon": Muon for the matrices of the blocks and AdamW for the rest; "adamw": AdamW for all, as nanoGPT.
 
     Matrices and embeddings decay, biases and norms do not.
     """
     if kind not in ("muon", "adamw"):
         raise ValueError(f'optimizer={kind!r} must be "muon" or "adamw"')
-    optimizers = Optimizers([NestedMuon(model, lr, weight_decay)] if kind == "muon" else [])
+    optimizers = Optimizers([Muon(model, lr, weight_decay)] if kind == "muon" else [])
     taken = {id(p) for group in optimizers.groups() for p in group["params"]}
     decay, rest = {"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}
     for name, p in model.named_parameters():

@@ -176,7 +176,7 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
         it grows from nothing over the first 500 steps, since a teacher that knows nothing delays all.
     random_sizes: a step trains the smallest, the largest and this many others drawn at random, and with them the
         dolls whose blocks they run anyway; None: all, or three where more than six trunks would have to run.
-    optimizer: "muon" (see NestedMuon) or "adamw".
+    optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.
     eval_interval: steps between evaluations (default: a tenth of the run); each reads `eval_blocks` blocks
         of train and val, always the same.
     on_evaluation: called with the history after each evaluation.
