@@ -52,12 +52,11 @@ def make_parser():
         "from the corpus; a folder brings its own")
     add("--vocab", type=int, default=1024, help="tokens of the bpe tokenizer")
     add("--steps", type=int, default=2000, help="training steps")
-    add("--batch-size", type=int, default=12, help="blocks in a step, shared out among the processes")
+    add("--batch-size", type=int, default=12, help="blocks that each doll reads in a step, shared out among the processes")
     add("--lr", type=float, help="peak learning rate (default: 1.024 / width)")
     add("--seed", type=int, default=0, help="of weights, batches and dropout")
     add("--loss-weights", nargs="+", type=float, metavar="WEIGHT", help="one for each doll, smallest first "
         "(default: all alike)")
-    add("--distill", type=float, default=0.8, help="the part of what smaller dolls learn from the full one's prediction")
     add("--random-sizes", type=int, help="a step trains the smallest doll, the full one and this many others "
         "(default: 3 where more than six widths or so would have to run, else all)")
     add("--optimizer", choices=["muon", "adamw"], default="muon", help="for the matrices of the blocks")
@@ -142,7 +141,7 @@ def run(args, rank):
             print(advice)
     history = train(
         model, train_ids, val_ids, args.steps, args.batch_size, args.lr, args.seed, loss_weights=args.loss_weights,
-        distill=args.distill, random_sizes=args.random_sizes, optimizer=args.optimizer, eval_interval=args.eval_interval,
+        random_sizes=args.random_sizes, optimizer=args.optimizer, eval_interval=args.eval_interval,
         progress=sys.stderr.isatty(), on_evaluation=Log(args.steps, args.batch_size * args.block_size), checkpoint_dir=out, resume=args.resume)
     if rank == 0:
         from . import plot

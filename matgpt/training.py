@@ -18,9 +18,6 @@ from .state import RunState, uninterrupted
 from .threads import slow_threads
 
 
-TEACHER_WARMUP = 500  # steps
-
-
 class DivergedError(FloatingPointError):
     """A loss was not finite; `history` holds what was measured until then."""
 
@@ -42,12 +39,12 @@ def as_ids(ids, block_size, vocab_size=None, name="ids"):
 
 
 def batch(ids, starts, block_size, device):
-    """Inputs and targets, each (B, T), of the blocks that begin at `starts` (B,)."""
-    block = ids[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
+    """Inputs and targets, each (*, T), of the blocks that begin at `starts` (*)."""
+    block = ids[starts[..., None] + np.arange(block_size + 1)].astype(np.int64)
     block = torch.from_numpy(block)
     if device.type == "cuda":
         block = block.pin_memory().to(device, non_blocking=True)
-    return block[:, :-1], block[:, 1:]
+    return block[..., :-1], block[..., 1:]
 
 
 def precision(x):
@@ -74,50 +71,34 @@ def check_weights(loss_weights, sizes):
     return [w / sum(weights) for w in weights]
 
 
-def doll_loss(logits, y, teacher=None, distill=0.0):
-    """Cross-entropy (nats per token) of logits (B, T, V) with the text y (B, T), as it is and mixed with the teacher's.
-
-    teacher: probabilities (B, T, V), which make up the part `distill` of what the doll is to predict; None: the text alone.
-    """
-    logits = logits.flatten(0, 1)
-    text = F.cross_entropy(logits, y.flatten())
-    if teacher is None or not distill:
-        return text, text
-    return text, (1 - distill) * text + distill * F.cross_entropy(logits, teacher.flatten(0, 1))
-
-
-def matryoshka_loss(model, x, y, loss_weights=None, distill=0.0):
+def matryoshka_loss(model, x, y, loss_weights=None):
     """Weighted mean of the sizes' losses (2205.13147 equation 1), as one scalar to differentiate.
 
-    For reading and for tests: `train` runs trunk after trunk, which has the same gradient and less memory.
+    x, y: (B, T), which every size reads; `train` gives every trunk a batch of its own.
     """
     weights = check_weights(loss_weights, model.sizes)
-    teacher = model(x).detach().softmax(-1)
-    return sum(weight * doll_loss(model(x, size), y, None if size == model.sizes[-1] else teacher, distill)[1]
-               for weight, size in zip(weights, model.sizes))
+    return sum(weight * cross_entropy(model, x, y, size) for weight, size in zip(weights, model.sizes))
 
 
-def matryoshka_backward(model, x, y, sizes, weights, distill=0.0):
-    """Add the gradient of the weighted mean loss, and return the cross-entropies with the text, one for each size.
+def matryoshka_backward(model, x, y, sizes, weights):
+    """Add the gradient of the weighted mean loss, and return the cross-entropies, one for each size.
 
+    x, y: (N, B, T), a batch for each of the N trunks that `sizes` make. 2205.13147 and 2310.07707 read one batch for
+    all; with one for each a step costs the same, and the weights that dolls share learn from N times the text.
     The largest trunk runs first, and the graph of each is freed before the next is built: peak memory is that of the
-    largest doll alone. What the largest doll predicts teaches the others (1903.05134, section 3.3). With a model in
-    DistributedDataParallel, processes exchange gradients once.
+    largest doll alone. With a model in DistributedDataParallel, processes exchange gradients once.
     """
     nested = getattr(model, "module", model)
-    weights, losses, teacher = dict(zip(sizes, weights)), {}, None
+    weights, losses = dict(zip(sizes, weights)), {}
     with getattr(model, "no_sync", nullcontext)():
-        for trunk in nested.trunks(sizes):
-            loss = 0.0
+        for trunk, tokens, targets in zip(nested.trunks(sizes), x, y, strict=True):
             with precision(x):
-                for size, logits in zip(trunk, nested(x, trunk)):
-                    text, mixed = doll_loss(logits, y, teacher, distill)
-                    losses[size], loss = text.detach(), loss + weights[size] * mixed
-                    if teacher is None and distill:
-                        teacher = logits.detach().softmax(-1)
+                found = [F.cross_entropy(logits.flatten(0, 1), targets.flatten()) for logits in nested(tokens, trunk)]
+                loss = sum(weights[size] * found for size, found in zip(trunk, found))
             loss.backward()
+            losses.update({size: found.detach() for size, found in zip(trunk, found)})
     if nested is not model:  # a pass that adds nothing, but at whose end DistributedDataParallel exchanges gradients
-        (0 * model(x[:1, :1]).sum()).backward()
+        (0 * model(x[0, :1, :1]).sum()).backward()
     return [losses[size] for size in sizes]
 
 
@@ -159,12 +140,12 @@ def draw_sizes(model, weights, random_sizes, rng):
 
 
 def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0, *, loss_weights=None,
-          distill=0.8, random_sizes=None, optimizer="muon", warmup=100, weight_decay=0.1, grad_clip=1.0, eval_interval=None,
+          random_sizes=None, optimizer="muon", warmup=100, weight_decay=0.1, grad_clip=1.0, eval_interval=None,
           eval_blocks=256, progress=True, on_evaluation=None, checkpoint_dir=None, resume=False):
     """Train every doll of the nesting at once; returns a `History`.
 
-    One step is the mean over the sizes of their losses on the same batch (batch_size x block_size tokens): of the full
-    size its cross-entropy with the text, of a smaller one mostly (`distill`) that with what the full one predicts.
+    One step is the mean over the sizes of their cross-entropies, each on as many tokens (batch_size x block_size) as it
+    would read if trained alone; sizes whose blocks run together (one width, several depths) read the same ones.
     Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where torch.distributed is
     initialized, each process takes its share of the batch, and the first one writes.
 
@@ -172,8 +153,6 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     lr: peak learning rate, after `warmup` steps and before a linear fall to zero; None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
     loss_weights: a number for each size, smallest first; uniform if left out.
-    distill: the part of what a smaller doll learns from the largest one's prediction rather than from the text, 0 to 1;
-        it grows from nothing over the first 500 steps, since a teacher that knows nothing delays all.
     random_sizes: a step trains the smallest, the largest and this many others drawn at random, and with them the
         dolls whose blocks they run anyway; None: all, or three where more than six trunks would have to run.
     optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.
@@ -197,11 +176,9 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
         random_sizes = 3 if len(model.trunks(sizes)) > 6 else len(sizes)
     if eval_blocks is not None:
         positive("eval_blocks", eval_blocks)
-    for name, value in dict(lr=lr, weight_decay=weight_decay, grad_clip=grad_clip, distill=distill).items():
+    for name, value in dict(lr=lr, weight_decay=weight_decay, grad_clip=grad_clip).items():
         if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
             raise ValueError(f"{name}={value!r} must be a number of at least 0")
-    if distill > 1:
-        raise ValueError(f"distill={distill!r} must be at most 1: it is a part of the whole")
     for name, value in dict(seed=seed, random_sizes=random_sizes, warmup=warmup).items():
         if not isinstance(value, numbers.Integral) or value < 0:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 0")
@@ -220,7 +197,7 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     run = state = None
     if checkpoint_dir is not None and rank == 0:
         run = RunState(checkpoint_dir, resume, model, train_ids, val_ids, steps=steps, batch_size=batch_size, lr=lr,
-                       seed=seed, loss_weights=weights, distill=distill, random_sizes=random_sizes, optimizer=optimizer,
+                       seed=seed, loss_weights=weights, random_sizes=random_sizes, optimizer=optimizer,
                        warmup=warmup, weight_decay=weight_decay, grad_clip=grad_clip, eval_interval=eval_interval,
                        eval_blocks=eval_blocks)
         state = run.restore() if resume else None
@@ -266,12 +243,12 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
                 # all that is random in a step follows from seed and step alone
                 rng = np.random.default_rng((seed, done))
                 torch.manual_seed(int(rng.integers(2**31)) + rank)
-                starts = rng.integers(len(train_ids) - config.block_size, size=batch_size)
-                x, y = batch(train_ids, starts[rank::world], config.block_size, device)
+                drawn, shares = draw_sizes(model, weights, random_sizes, rng)
+                starts = rng.integers(len(train_ids) - config.block_size, size=(len(model.trunks(drawn)), batch_size))
+                x, y = batch(train_ids, starts[:, rank::world], config.block_size, device)
                 for group in optimizers.groups():
                     group["lr"] = learning_rate(done, steps, lr, warmup)
-                losses = matryoshka_backward(parallel, x, y, *draw_sizes(model, weights, random_sizes, rng),
-                                             distill * min(1.0, done / TEACHER_WARMUP))
+                losses = matryoshka_backward(parallel, x, y, drawn, shares)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
                 if not torch.stack([norm, *losses]).isfinite().all():
                     raise diverged()

@@ -19,8 +19,9 @@ CONFIG = GPTConfig(11, 7, 12, 2, 2, nesting=(6, Size(6, 2, 1), Size(8, 2, 2)))
 STEPS = 12
 
 
-def batch_of(n):
-    return torch.from_numpy(IDS[:n * 7]).view(n, 7), torch.from_numpy(IDS[1:n * 7 + 1]).view(n, 7)
+def batches(n):
+    """Three batches of n, one for each width."""
+    return [torch.from_numpy(IDS[i:i + 3 * n * 7]).view(3, n, 7) for i in (0, 1)]
 
 
 def run(batch_size=4, **settings):
@@ -58,7 +59,7 @@ def test_gradients(folder):
     torch.manual_seed(0)
     model = MatryoshkaGPT(CONFIG)
     for _ in range(2):
-        matryoshka_backward(model, *batch_of(4), CONFIG.sizes, [0.1, 0.2, 0.3, 0.4])
+        matryoshka_backward(model, *batches(4), CONFIG.sizes, [0.1, 0.2, 0.3, 0.4])
     for rank in range(2):
         found = torch.load(folder / f"grad{rank}.pt")
         for p, gradient in zip(model.parameters(), found["gradients"], strict=True):

@@ -41,6 +41,11 @@ def xy():
     return block[:, :-1], block[:, 1:]
 
 
+def alike(model, xy):
+    """The same batch for every trunk."""
+    return [ids.expand(len(model.trunks(model.sizes)), *ids.shape) for ids in xy]
+
+
 def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
@@ -66,7 +71,7 @@ def test_loss_is_the_weighted_mean(variant, xy, loss_weights):
     torch.testing.assert_close(gradients(model), direct, rtol=1e-9, atol=1e-12)
 
     model.zero_grad()
-    losses = training.matryoshka_backward(model, *xy, model.sizes, [w / sum(weights) for w in weights])
+    losses = training.matryoshka_backward(model, *alike(model, xy), model.sizes, [w / sum(weights) for w in weights])
     torch.testing.assert_close(gradients(model), direct, rtol=1e-9, atol=1e-12)
     assert sum(w * l for w, l in zip(weights, losses)).item() / sum(weights) == pytest.approx(loss.item())
 
@@ -84,7 +89,7 @@ def test_one_graph_at_a_time(xy):
     model.register_forward_pre_hook(lambda *_: at_start.append(len(alive)))
     model.register_forward_hook(lambda *_: at_end.append(len(alive)))
     with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
-        losses = training.matryoshka_backward(model, *xy, model.sizes, [1 / 3] * 3)
+        losses = training.matryoshka_backward(model, *alike(model, xy), model.sizes, [1 / 3] * 3)
     assert at_start == [0, 0, 0] and min(at_end) > 0 and not any(loss.requires_grad for loss in losses)
 
     at_start.clear()
@@ -96,7 +101,7 @@ def test_one_graph_at_a_time(xy):
 def test_the_trunk_of_an_output_only_model_runs_once_a_step(xy):
     model, ran = make(MatryoshkaEmbeddingsGPT), []
     model.blocks[0].register_forward_pre_hook(lambda *_: ran.append(1))
-    losses = training.matryoshka_backward(model, *xy, model.sizes, [1 / 3] * 3)
+    losses = training.matryoshka_backward(model, *alike(model, xy), model.sizes, [1 / 3] * 3)
     assert len(ran) == 1 and len(losses) == 3 and not any(loss.requires_grad for loss in losses)
 
 
@@ -190,23 +195,14 @@ def test_a_seed_repeats_bit_for_bit(variant):
 def drawn_sizes(model, monkeypatch, **settings):
     steps, real = [], training.matryoshka_backward
 
-    def seen(model, x, y, sizes, weights, distill):
+    def seen(model, x, y, sizes, weights):
         steps.append(list(sizes))
-        assert sum(weights) == pytest.approx(1)
-        return real(model, x, y, sizes, weights, distill)
+        assert sum(weights) == pytest.approx(1) and x.shape == y.shape == (len(model.trunks(sizes)), 4, 8)
+        return real(model, x, y, sizes, weights)
 
     monkeypatch.setattr(training, "matryoshka_backward", seen)
     run(model, steps=12, eval_interval=12, eval_blocks=1, **settings)
     return steps
-
-
-def test_the_teacher_begins_at_nothing(monkeypatch):
-    """What it knows at first is noise; a run that is resumed goes on with the same part."""
-    seen, real = [], training.matryoshka_backward
-    monkeypatch.setattr(training, "matryoshka_backward", lambda *a: (seen.append(a[-1]), real(*a))[1])
-    monkeypatch.setattr(training, "TEACHER_WARMUP", 4)
-    run(make(MatryoshkaGPT), steps=6, distill=0.8)
-    assert seen == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0.8])
 
 
 def test_random_sizes_always_hold_the_smallest_and_the_largest(monkeypatch):
@@ -232,31 +228,42 @@ def test_a_trunk_runs_once_for_all_its_depths(xy):
     model, ran = make(MatryoshkaGPT, nesting=LATTICE), []
     for block in model.blocks:
         block.register_forward_pre_hook(lambda _, x: ran.append(x[0].shape[-1]))
-    training.matryoshka_backward(model, *xy, model.sizes, [1 / 6] * 6)
+    training.matryoshka_backward(model, *alike(model, xy), model.sizes, [1 / 6] * 6)
     assert ran == [16, 16, 8, 8, 4, 4], "each width once, the largest first"
 
 
 @pytest.mark.parametrize("nesting", [(4, 8), LATTICE])
-def test_the_full_size_teaches_the_others(variant, xy, nesting):
-    """Half of the target is the text and half what the full size predicts, which learns nothing from that."""
+def test_every_trunk_learns_from_a_batch_of_its_own(variant, nesting):
+    """The largest trunk reads the first one; sizes that run together read the same."""
     model, full = make(variant, nesting=nesting).double(), 0
-    weights = torch.arange(1.0, len(model.sizes) + 1) / sum(range(1, len(model.sizes) + 1))
-    predicted = model(xy[0]).softmax(-1).detach()
-    for weight, size in zip(weights, model.sizes):
-        log_probs = model(xy[0], size).log_softmax(-1)
-        target = F.one_hot(xy[1], log_probs.size(-1))
-        if size != model.config.full:
-            target = 0.5 * target + 0.5 * predicted
-        full = full - weight * (target * log_probs).sum(-1).mean()
+    weights = [w / sum(range(1, len(model.sizes) + 1)) for w in range(1, len(model.sizes) + 1)]
+    trunks = model.trunks(model.sizes)
+    assert len(trunks) == (1 if variant is MatryoshkaEmbeddingsGPT else 3) and trunks[0][0] == model.config.full
+    block = torch.randint(7, (len(trunks), 3, 9), generator=torch.Generator().manual_seed(0))
+    x, y, expected = block[..., :-1], block[..., 1:], {}
+    for sizes, tokens, targets in zip(trunks, x, y):
+        for size in sizes:
+            expected[size] = F.cross_entropy(model(tokens, size).flatten(0, 1), targets.flatten())
+            full = full + weights[model.sizes.index(size)] * expected[size]
     full.backward()
-    expected = gradients(model)
-    for loss in (lambda: matryoshka_loss(model, *xy, weights.tolist(), distill=0.5).backward(),
-                 lambda: training.matryoshka_backward(model, *xy, model.sizes, weights.tolist(), distill=0.5)):
-        model.zero_grad()
-        losses = loss()
-        torch.testing.assert_close(gradients(model), expected, rtol=1e-6, atol=1e-9)
-    for size, loss in zip(model.sizes, losses):  # what is reported is the text alone
-        torch.testing.assert_close(loss, F.cross_entropy(model(xy[0], size).flatten(0, 1), xy[1].flatten()).detach())
+    direct = gradients(model)
+    model.zero_grad()
+    losses = training.matryoshka_backward(model, x, y, model.sizes, weights)
+    torch.testing.assert_close(gradients(model), direct, rtol=1e-6, atol=1e-9)
+    assert losses == pytest.approx([expected[size].item() for size in model.sizes])
+    if len(trunks) > 1:
+        with pytest.raises(ValueError):  # one batch for all is one too few
+            training.matryoshka_backward(model, x[:1], y[:1], model.sizes, weights)
+
+
+def test_the_batches_of_a_step_differ(monkeypatch):
+    model, seen, real = make(MatryoshkaGPT), [], training.matryoshka_backward
+    monkeypatch.setattr(training, "matryoshka_backward", lambda model, x, *a: (seen.append(x), real(model, x, *a))[1])
+    ids = torch.randint(7, (999,), generator=torch.Generator().manual_seed(0))
+    train(model, ids, ids, steps=3, batch_size=4, progress=False, eval_blocks=4)
+    blocks = {tuple(block.tolist()) for x in seen for block in x.flatten(0, 1)}
+    assert len(seen) == 3 and len(blocks) > 30, "3 steps of 3 trunks with 4 blocks each, hardly one of them twice"
+    assert blocks <= {tuple(block) for block in ids.unfold(0, 8, 1).tolist()}
 
 
 def test_loss_weights_choose_what_learns():
@@ -319,7 +326,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(model):
     (dict(lr=-0.1), "lr=-0.1 must be a number of at least 0"),
     (dict(lr=math.nan), "lr=nan must be a number of at least 0"),
     (dict(warmup=-1), "warmup=-1 must be a whole number of at least 0"),
-    (dict(distill=1.5), "distill=1.5 must be at most 1"), (dict(distill=-0.1), "distill=-0.1 must be a number of at least 0"),
     (dict(random_sizes=-1), "random_sizes=-1 must be a whole number of at least 0"),
     (dict(random_sizes=0.5), "random_sizes=0.5 must be a whole number of at least 0"),
     (dict(seed=1.5), "seed=1.5 must be a whole number of at least 0"),

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from matgpt import MatryoshkaGPT
 from matgpt.training import matryoshka_backward
-from tests.test_distributed import CONFIG, batch_of, run
+from tests.test_distributed import CONFIG, batches, run
 
 
 def together(folder, name, work):
@@ -37,13 +37,13 @@ def together(folder, name, work):
 def gradients(folder, rank):
     torch.manual_seed(0)
     model = DistributedDataParallel(MatryoshkaGPT(CONFIG))
-    x, y = batch_of(4)
+    x, y = batches(4)
     reductions = []
     model.register_comm_hook(None, lambda _, bucket: (
         reductions.append(bucket.index()),
         dist.all_reduce(bucket.buffer().div_(2), async_op=True).get_future().then(lambda f: f.value()[0]))[1])
     for _ in range(2):  # gradients add up, as without processes
-        matryoshka_backward(model, x[rank::2], y[rank::2], CONFIG.sizes, [0.1, 0.2, 0.3, 0.4])
+        matryoshka_backward(model, x[:, rank::2], y[:, rank::2], CONFIG.sizes, [0.1, 0.2, 0.3, 0.4])
     torch.save({"gradients": [p.grad for p in model.parameters()], "reductions": reductions}, folder / f"grad{rank}.pt")
 
 

@@ -58,7 +58,7 @@ def measure(args, data, seed):
             fresh = embed(model, texts, tokenizer=tokenizer).cpu()
             out["retrieval"]["untrained, cut"] = by_dimension(*center(fresh[index], fresh[queries]), known, asked, dims)
         # MRL's own loss and nanoGPT's optimizer: nothing but the cut sizes sets the two models apart
-        train(model, train_ids, val_ids, args.steps, args.batch_size, seed=seed, optimizer="adamw", distill=0.0,
+        train(model, train_ids, val_ids, args.steps, args.batch_size, seed=seed, optimizer="adamw",
               eval_interval=args.steps, eval_blocks=1)
         embeddings = embed(model, texts, tokenizer=tokenizer).cpu()  # the trunk runs once; sizes are cut from it
         raw = embeddings[index], embeddings[queries]

@@ -9,7 +9,7 @@ from ..config import GPTConfig, Size
 from ..model import MatryoshkaGPT
 from ..optimizer import default_lr
 from ..training import train
-from .common import (add_training_arguments, best_twin, corpus, device, full_as_the_rest, markdown, mean_sd, minutes,
+from .common import (add_training_arguments, best_twin, corpus, device, markdown, mean_sd, minutes,
                      report, train_and_measure)
 
 
@@ -20,9 +20,7 @@ def add_arguments(parser):
     parser.add_argument("--n-head", type=int, default=4)
     parser.add_argument("--n-layer", type=int, default=4)
     parser.add_argument("--lr", type=float, help="of the nested run; default: that of train")
-    parser.add_argument("--distill", type=float, default=0.8, help="of the nested run, as train takes it")
-    parser.add_argument("--loss-weights", type=float, nargs="+", help="of the nested run, smallest doll first; default: the full "
-                        "one weighs as much as all others together")
+    parser.add_argument("--loss-weights", type=float, nargs="+", help="of the nested run, smallest doll first; default: all alike")
     parser.add_argument("--out", default="runs/dolls", help="folder for finished runs, table and figure")
     parser.add_argument("--quick", action="store_true", help="one seed, 200 steps, one learning rate: two minutes")
 
@@ -35,8 +33,7 @@ def run(args):
                      nesting=[Size.parse(s) if "," in s else int(s) for s in args.nesting])
     lr = default_lr(full) if args.lr is None else args.lr
     print(f"about {minutes(estimate(args, data, full))} in all on {device()}, less what {args.out} holds already", flush=True)
-    weights = args.loss_weights or full_as_the_rest(full)
-    nested = [train_and_measure(args, data, full, seed, lr=lr, distill=args.distill, loss_weights=weights) for seed in args.seeds]
+    nested = [train_and_measure(args, data, full, seed, lr=lr, loss_weights=args.loss_weights) for seed in args.seeds]
     dolls = {size: [losses[size] for losses in nested] for size in full.sizes}
     twins = {size: best_twin(args, data, full.doll(size)) for size in full.sizes}
     show(args, full, lr, dolls, twins)

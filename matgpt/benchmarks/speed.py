@@ -29,7 +29,9 @@ def step_of(model, x, y, kind, random_sizes=99):
     weights, rng = check_weights(None, model.sizes), np.random.default_rng(0)
 
     def step():
-        matryoshka_backward(model, x, y, *draw_sizes(model, weights, random_sizes, rng), 0.5)
+        sizes, shares = draw_sizes(model, weights, random_sizes, rng)
+        batches = len(model.trunks(sizes)), *x.shape
+        matryoshka_backward(model, x.expand(batches), y.expand(batches), sizes, shares)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
