@@ -76,4 +76,3 @@ def test_loss_weights():
     lattice = GPTConfig(65, 64, 128, 4, 4, nesting=sizes)
     weights = dict(zip(lattice.sizes, frontier.deep_first(lattice)))
     assert [weights[size] for size in sizes] == [1, 1, 4, 1, 1, 4, 1, 2, 8]
-    assert common.full_as_the_rest(lattice) == [1] * 8 + [8] and common.full_as_the_rest(CONFIG.doll(4)) == [1]

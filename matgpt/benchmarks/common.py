@@ -57,12 +57,6 @@ def add_training_arguments(parser):
                              "lies at an end, the grid grows; a single one is taken as it is")
 
 
-def full_as_the_rest(config):
-    """Loss weights with which the full size counts as much as all others together."""
-    others = len(config.sizes) - 1
-    return [1] * others + [max(1, others)]
-
-
 def train_and_measure(args, data, config, seed, **settings):
     """Train one model and return {Size: validation loss over the whole text}, or what an earlier run kept."""
     train_ids, val_ids, _ = data
@@ -89,7 +83,8 @@ def best_twin(args, data, config):
     def loss(rate, seed):
         return train_and_measure(args, data, config, seed, lr=rate)[config.full]
 
-    rates = [float(f"{factor * default_lr(config):.3g}") for factor in args.grid]
+    standard = default_lr(MatryoshkaGPT(config))
+    rates = [float(f"{factor * standard:.3g}") for factor in args.grid]
     tried = {}
     while True:
         tried.update({rate: loss(rate, args.seeds[0]) for rate in rates})

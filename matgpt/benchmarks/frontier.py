@@ -5,8 +5,9 @@ import statistics
 from .. import plot
 from ..config import GPTConfig, Size
 from ..frontier import Point, flops_per_token, lattice, mark_front
+from ..model import MatryoshkaGPT
 from ..optimizer import default_lr
-from .common import add_training_arguments, best_twin, corpus, full_as_the_rest, markdown, mean_sd, report, train_and_measure
+from .common import add_training_arguments, best_twin, corpus, markdown, mean_sd, report, train_and_measure
 
 
 def add_arguments(parser):
@@ -32,8 +33,8 @@ def run(args):
     losses = {}
     for name, nesting in families.items():
         config = dataclasses.replace(full, nesting=nesting)
-        weights = deep_first(full) if name == "lattice" else full_as_the_rest(config)
-        runs = [train_and_measure(args, data, config, seed, lr=default_lr(full), distill=0.8, loss_weights=weights)
+        runs = [train_and_measure(args, data, config, seed, lr=default_lr(MatryoshkaGPT(config)),
+                                  loss_weights=deep_first(full) if name == "lattice" else None)
                 for seed in args.seeds]
         losses[name] = {size: [found[size] for found in runs] for size in runs[0]}
     twins = {size: best_twin(args, data, full.doll(size)) for name in families for size in losses[name]}
