@@ -100,9 +100,6 @@ def learning_rate(step, steps, lr, warmup):
     return lr * (steps - step) / max(1, steps - warmup)
 
 
-def default_lr(model):
-    """Peak learning rate: 8e-3 at 128 wide was measured; wider models take less, in proportion.
-
-    Where a step reads several batches, one for each trunk, half as much again was the best.
-    """
-    return (1.536 if len(model.trunks(model.sizes)) > 1 else 1.024) / model.config.n_embd
+def default_lr(config):
+    """Peak learning rate: 8e-3 at 128 wide was measured; wider models take less, in proportion."""
+    return 1.024 / config.n_embd

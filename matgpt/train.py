@@ -53,7 +53,7 @@ def make_parser():
     add("--vocab", type=int, default=1024, help="tokens of the bpe tokenizer")
     add("--steps", type=int, default=2000, help="training steps")
     add("--batch-size", type=int, default=12, help="blocks that each doll reads in a step, shared out among the processes")
-    add("--lr", type=float, help="peak learning rate (default: 1.536 / width; 1.024 / width for a single doll, or for embeddings)")
+    add("--lr", type=float, help="peak learning rate (default: 1.024 / width)")
     add("--seed", type=int, default=0, help="of weights, batches and dropout")
     add("--loss-weights", nargs="+", type=float, metavar="WEIGHT", help="one for each doll, smallest first "
         "(default: all alike)")

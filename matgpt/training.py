@@ -150,8 +150,7 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     initialized, each process takes its share of the batch, and the first one writes.
 
     grad_clip: largest norm of the gradient; 0 does not clip.
-    lr: peak learning rate, after `warmup` steps and before a linear fall to zero; None: 1.536 / n_embd, or
-        1.024 / n_embd where all sizes have one trunk.
+    lr: peak learning rate, after `warmup` steps and before a linear fall to zero; None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
     loss_weights: a number for each size, smallest first; uniform if left out.
     random_sizes: a step trains the smallest, the largest and this many others drawn at random, and with them the
@@ -172,7 +171,7 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     weights = check_weights(loss_weights, sizes)
     train_ids = as_ids(train_ids, config.block_size, config.vocab_size, "train_ids")
     val_ids = as_ids(val_ids, config.block_size, config.vocab_size, "val_ids")
-    lr = default_lr(model) if lr is None else lr
+    lr = default_lr(config) if lr is None else lr
     if random_sizes is None:
         random_sizes = 3 if len(model.trunks(sizes)) > 6 else len(sizes)
     if eval_blocks is not None:

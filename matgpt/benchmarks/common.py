@@ -83,8 +83,7 @@ def best_twin(args, data, config):
     def loss(rate, seed):
         return train_and_measure(args, data, config, seed, lr=rate)[config.full]
 
-    standard = default_lr(MatryoshkaGPT(config))
-    rates = [float(f"{factor * standard:.3g}") for factor in args.grid]
+    rates = [float(f"{factor * default_lr(config):.3g}") for factor in args.grid]
     tried = {}
     while True:
         tried.update({rate: loss(rate, args.seeds[0]) for rate in rates})

@@ -5,7 +5,6 @@ import statistics
 from .. import plot
 from ..config import GPTConfig, Size
 from ..frontier import Point, flops_per_token, lattice, mark_front
-from ..model import MatryoshkaGPT
 from ..optimizer import default_lr
 from .common import add_training_arguments, best_twin, corpus, markdown, mean_sd, report, train_and_measure
 
@@ -33,7 +32,7 @@ def run(args):
     losses = {}
     for name, nesting in families.items():
         config = dataclasses.replace(full, nesting=nesting)
-        runs = [train_and_measure(args, data, config, seed, lr=default_lr(MatryoshkaGPT(config)),
+        runs = [train_and_measure(args, data, config, seed, lr=default_lr(full),
                                   loss_weights=deep_first(full) if name == "lattice" else None)
                 for seed in args.seeds]
         losses[name] = {size: [found[size] for found in runs] for size in runs[0]}

@@ -31,7 +31,7 @@ def run(args):
     data = corpus(args.corpus)
     full = GPTConfig(data[2].vocab_size, args.block_size, args.n_embd, args.n_head, args.n_layer, dropout=args.dropout,
                      nesting=[Size.parse(s) if "," in s else int(s) for s in args.nesting])
-    lr = default_lr(MatryoshkaGPT(full)) if args.lr is None else args.lr
+    lr = default_lr(full) if args.lr is None else args.lr
     print(f"about {minutes(estimate(args, data, full))} in all on {device()}, less what {args.out} holds already", flush=True)
     nested = [train_and_measure(args, data, full, seed, lr=lr, loss_weights=args.loss_weights) for seed in args.seeds]
     dolls = {size: [losses[size] for losses in nested] for size in full.sizes}
