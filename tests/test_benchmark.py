@@ -3,7 +3,7 @@ import argparse
 
 import pytest
 
-from matgpt import GPTConfig, Size
+from matgpt import GPTConfig
 from matgpt.benchmarks import common, frontier, quality
 
 IDS = [0, 1, 2, 3] * 40
@@ -69,10 +69,3 @@ def test_the_tables(tmp_path, monkeypatch):
     assert (tmp_path / "frontier-params.png").exists() and (tmp_path / "lattice.png").exists()
     # 3 families and the twins of 5 shapes, two seeds each; the width family and two twins were there already
     assert len(list((tmp_path / "runs").iterdir())) == 2 * 8 and len(kept) == 2 * 3
-
-
-def test_loss_weights():
-    sizes = [Size(d, d // 32, l) for d in (32, 64, 128) for l in (1, 2, 4)]
-    lattice = GPTConfig(65, 64, 128, 4, 4, nesting=sizes)
-    weights = dict(zip(lattice.sizes, frontier.deep_first(lattice)))
-    assert [weights[size] for size in sizes] == [1, 1, 4, 1, 1, 4, 1, 2, 8]

@@ -32,17 +32,10 @@ def run(args):
     losses = {}
     for name, nesting in families.items():
         config = dataclasses.replace(full, nesting=nesting)
-        runs = [train_and_measure(args, data, config, seed, lr=default_lr(full),
-                                  loss_weights=deep_first(full) if name == "lattice" else None)
-                for seed in args.seeds]
+        runs = [train_and_measure(args, data, config, seed, lr=default_lr(full), loss_weights=None) for seed in args.seeds]
         losses[name] = {size: [found[size] for found in runs] for size in runs[0]}
     twins = {size: best_twin(args, data, full.doll(size)) for name in families for size in losses[name]}
     show(args, full, losses, twins)
-
-
-def deep_first(config):
-    """Loss weights of a lattice: shallow dolls disturb the deep ones, and more so where they weigh as much."""
-    return [int(max(1, (2 * s.n_layer / config.n_layer) ** 2 * (1 + (s.n_embd == config.n_embd)))) for s in config.sizes]
 
 
 def show(args, full, losses, twins):
