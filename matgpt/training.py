@@ -93,10 +93,10 @@ def matryoshka_backward(model, x, y, sizes, weights):
     with getattr(model, "no_sync", nullcontext)():
         for trunk, tokens, targets in zip(nested.trunks(sizes), x, y, strict=True):
             with precision(x):
-                found = [F.cross_entropy(logits.flatten(0, 1), targets.flatten()) for logits in nested(tokens, trunk)]
-                loss = sum(weights[size] * found for size, found in zip(trunk, found))
-            loss.backward()
-            losses.update({size: found.detach() for size, found in zip(trunk, found)})
+                found = {size: F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+                         for size, logits in zip(trunk, nested(tokens, trunk))}
+            sum(weights[size] * loss for size, loss in found.items()).backward()
+            losses.update({size: loss.detach() for size, loss in found.items()})
     if nested is not model:  # a pass that adds nothing, but at whose end DistributedDataParallel exchanges gradients
         (0 * model(x[0, :1, :1]).sum()).backward()
     return [losses[size] for size in sizes]
