@@ -2,6 +2,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
 from .nested import NestedLinear
 
@@ -19,6 +20,19 @@ def orthogonalize(x):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def even(x):
+    """Orthogonalized matrices x (n, rows, columns), each hidden unit's vector, a row of a tall one or a column of a wide one, at
+    the same length.
+
+    There are fewer dimensions than hidden units, so these share them out, and those that several dolls read, with their
+    larger gradients, would move twice as far as the rest. NorMuon (2510.05491) evens rows out by a running average.
+    """
+    rows, columns = x.shape[-2:]
+    if rows == columns:
+        return x
+    return F.normalize(x, dim=-1 if rows > columns else -2) * (min(rows, columns) / max(rows, columns)) ** 0.5
 
 
 class Muon(torch.optim.Optimizer):
@@ -48,7 +62,7 @@ class Muon(torch.optim.Optimizer):
                 average = self.state[w].setdefault("momentum", torch.zeros_like(w))
                 average.lerp_(w.grad, 1 - momentum)
                 ahead.append(w.grad.lerp(average, momentum).view(-1, outputs, inputs))  # Nesterov's look ahead
-            steps = orthogonalize(torch.cat(ahead)).split([len(matrices) for matrices in ahead])
+            steps = even(orthogonalize(torch.cat(ahead))).split([len(matrices) for matrices in ahead])
             for w, step in zip(weights, steps):
                 w.mul_(1 - lr * decay).sub_(step.reshape(w.shape), alpha=lr * 0.2 * max(outputs, inputs) ** 0.5)
 
