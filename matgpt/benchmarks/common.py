@@ -51,7 +51,7 @@ def add_training_arguments(parser):
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="nanoGPT's, or the default of train")
     parser.add_argument("--grid", type=float, nargs="+", default=[0.5, 1.0],
                         help="learning rates tried for each twin, as multiples of the default at its width; where the best "
                              "lies at an end, the grid grows; a single one is taken as it is")

@@ -1,4 +1,6 @@
 """What nesting costs: time and memory of a training step, forward and generation, as ratios of one run."""
+import os
+
 import numpy as np
 import torch
 
@@ -46,6 +48,7 @@ def peak_memory(step):
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated() - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports each time that it starts
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     changes = [(e.start_ns(), e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
