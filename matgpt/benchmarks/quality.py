@@ -49,8 +49,10 @@ def estimate(args, data, full):
         train(model, *data[:2], steps=2, **few)
         start = time.perf_counter()
         train(model, *data[:2], steps=6, **few)
-        searched = 0 if config is full else len(args.grid) + (len(args.grid) > 1) - 1  # its grid grows by one or more
-        seconds += (time.perf_counter() - start) / 6 * args.steps * (len(args.seeds) + searched)
+        runs = len(args.seeds)
+        if config is not full and len(args.grid) > 1:  # its grid grows by one or more, and two rates are run on all seeds
+            runs = 2 * runs + len(args.grid) - 1
+        seconds += (time.perf_counter() - start) / 6 * args.steps * runs
     return seconds
 
 
