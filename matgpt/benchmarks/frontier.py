@@ -32,8 +32,8 @@ def run(args):
     losses = {}
     for name, nesting in families.items():
         config = dataclasses.replace(full, nesting=nesting)
-        # the first blocks serve all depths of a width, and the shallow dolls have no others: a doll weighs one over its depth
-        weights = [1 / size.n_layer for size in config.sizes] if name == "lattice" else None
+        # the shallowest doll of a width has least to make up for what the exits behind it ask of its blocks, so it weighs double
+        weights = [1 + (size.n_layer == min(args.depths)) for size in config.sizes] if name == "lattice" else None
         runs = [train_and_measure(args, data, config, seed, lr=default_lr(full), loss_weights=weights) for seed in args.seeds]
         losses[name] = {size: [found[size] for found in runs] for size in runs[0]}
     twins = {size: best_twin(args, data, full.doll(size)) for name in families for size in losses[name]}
