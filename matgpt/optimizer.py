@@ -23,11 +23,11 @@ def orthogonalize(x):
 
 
 def even(x):
-    """Orthogonalized matrices x (n, rows, columns), each hidden unit's vector, a row of a tall one or a column of a wide one, at
-    the same length.
+    """Orthogonalized matrices x (n, rows, columns), with the rows of a tall one, the columns of a wide one, made equally long.
 
-    There are fewer dimensions than hidden units, so these share them out, and those that several dolls read, with their
-    larger gradients, would move twice as far as the rest. NorMuon (2510.05491) evens rows out by a running average.
+    In a feedforward these are its hidden units. There are fewer dimensions than units, so these share them out, and those
+    that several dolls read, with their larger gradients, would move twice as far as the rest. NorMuon (2510.05491)
+    evens rows out by a running average.
     """
     rows, columns = x.shape[-2:]
     if rows == columns:
@@ -36,7 +36,7 @@ def even(x):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum made orthogonal, for the matrices of the blocks; the rest is AdamW's.
+    """Momentum made orthogonal, then even, for the matrices of the blocks; the rest is AdamW's.
 
     Every matrix has rows = outputs and columns = inputs, whatever axes it is stored with (torch.optim.Muon takes two
     axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square of 0.2 * lr, about

@@ -5,6 +5,7 @@ import pytest
 
 from matgpt import GPTConfig
 from matgpt.benchmarks import common, frontier, quality
+from matgpt.training import DivergedError
 
 IDS = [0, 1, 2, 3] * 40
 CONFIG = GPTConfig(4, 8, 8, 2, 1, nesting=(4,))
@@ -54,10 +55,18 @@ def test_the_grid_of_a_twin_grows_until_its_best_rate_lies_inside(args, monkeypa
     assert common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))[0] == 0.064 and {lr for lr, _ in ran} == {0.064}
 
 
-def test_a_rate_at_which_another_seed_is_bad_does_not_count_as_best(args, monkeypatch):
-    losses = {(0.032, 0): 1.9, (0.064, 0): 2.0, (0.016, 0): 1.91, (0.032, 1): 2.5, (0.016, 1): 1.9}
-    monkeypatch.setattr(common, "train_and_measure", lambda args, data, config, seed, lr: {config.full: losses[lr, seed]})
-    assert common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))[:2] == (0.016, [1.91, 1.9])
+def test_a_rate_at_which_another_seed_diverges_does_not_count_as_best(args, monkeypatch):
+    losses = {(0.032, 0): 1.9, (0.064, 0): 2.0, (0.016, 0): 1.91, (0.008, 0): 1.95, (0.016, 1): 1.9}
+
+    def measure(args, data, config, seed, lr):
+        if (lr, seed) == (0.032, 1):
+            raise DivergedError("not finite", None)
+        return {config.full: losses[lr, seed]}
+
+    monkeypatch.setattr(common, "train_and_measure", measure)
+    rate, found, tried = common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))
+    assert (rate, found) == (0.016, [1.91, 1.9])
+    assert list(tried) == [0.008, 0.016, 0.032, 0.064], "both neighbours of the best rate were tried"
 
 
 def test_the_tables(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What the benchmarks share: a corpus, runs that are kept, timings side by side."""
 import hashlib
 import json
+import math
 import os
 import statistics
 import sys
@@ -14,7 +15,7 @@ from ..corpus import load_text, split
 from ..model import MatryoshkaGPT
 from ..optimizer import default_lr
 from ..tokenizer import BPETokenizer, CharTokenizer
-from ..training import evaluate, train
+from ..training import DivergedError, evaluate, train
 
 
 def device():
@@ -78,20 +79,28 @@ def train_and_measure(args, data, config, seed, **settings):
 def best_twin(args, data, config):
     """A doll's shape trained alone: its best learning rate, the losses of all seeds there, {rate: first seed's loss}.
 
-    Rates are sought on the first seed; the two best are run on all seeds, and the better mean counts, since one seed's
-    best rate can be one at which another seed nearly diverges.
+    Of the rates tried on the first seed, the two best are run on all seeds and the better mean counts, since one seed's
+    best rate can be one at which another seed nearly diverges. The grid grows until half and double that rate were tried.
     """
     def loss(rate, seed):
-        return train_and_measure(args, data, config, seed, lr=rate)[config.full]
+        try:
+            return train_and_measure(args, data, config, seed, lr=rate)[config.full]
+        except DivergedError:
+            return math.inf
+
+    def untried(rate):
+        return [r for r in (rate / 2, rate * 2) if len(args.grid) > 1 and r not in tried]
 
     rates = [float(f"{factor * default_lr(config):.3g}") for factor in args.grid]
-    tried = {}
+    tried, everywhere = {}, {}
     while rates:
         tried.update({rate: loss(rate, args.seeds[0]) for rate in rates})
-        best = min(tried, key=tried.get)
-        rates = [rate for rate in (best / 2, best * 2) if len(args.grid) > 1 and rate not in tried]
-    everywhere = {rate: [loss(rate, seed) for seed in args.seeds] for rate in sorted(tried, key=tried.get)[:2]}
-    best = min(everywhere, key=lambda rate: statistics.mean(everywhere[rate]))
+        rates = untried(min(tried, key=tried.get))
+        if not rates:
+            for rate in sorted(tried, key=tried.get)[:2]:
+                everywhere[rate] = [loss(rate, seed) for seed in args.seeds]
+            best = min(everywhere, key=lambda rate: statistics.mean(everywhere[rate]))
+            rates = untried(best)
     return best, everywhere[best], dict(sorted(tried.items()))
 
 
