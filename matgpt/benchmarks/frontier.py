@@ -32,9 +32,7 @@ def run(args):
     losses = {}
     for name, nesting in families.items():
         config = dataclasses.replace(full, nesting=nesting)
-        # the shallowest doll of a width has no blocks but those that all deeper ones use, too, so it weighs double
-        weights = [1 + (size.n_layer == min(args.depths)) for size in config.sizes] if name == "lattice" else None
-        runs = [train_and_measure(args, data, config, seed, lr=default_lr(full), loss_weights=weights) for seed in args.seeds]
+        runs = [train_and_measure(args, data, config, seed, lr=default_lr(full), loss_weights=None) for seed in args.seeds]
         losses[name] = {size: [found[size] for found in runs] for size in runs[0]}
     twins = {size: best_twin(args, data, full.doll(size)) for name in families for size in losses[name]}
     show(args, full, losses, twins)
