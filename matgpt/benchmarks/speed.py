@@ -61,8 +61,10 @@ def run(args):
     torch.manual_seed(0)
     model = lambda nesting: MatryoshkaGPT(GPTConfig(**shape, nesting=nesting)).to(device())
     width = model((D // 4, D // 2, D))
-    every = model((Size(D // 4, max(1, H // 4), max(1, L // 4)), Size(D // 2, H // 2, L // 2), Size(D, H, L)))
-    nine = model(lattice([d for d in (D // 4, D // 2, D) if d >= D // H], (max(1, L // 4), L // 2, L), D // H))
+    quarters = [(D * i // 4, max(1, H * i // 4), max(1, L * i // 4)) for i in (1, 2, 3)]
+    every = model([Size(*shape) for shape in quarters] + [Size(D, H, L)])
+    widths = [d for d, _, _ in quarters if d % (D // H) == 0]
+    nine = model(lattice([*widths, D], sorted({max(1, L // 4), max(1, L // 2)}), D // H))
     twins = {str(size): width.slice(size) for size in width.sizes}
     block = torch.randint(args.vocab_size, (args.batch_size, args.block_size + 1), device=device())
     x, y = block[:, :-1], block[:, 1:]
@@ -72,18 +74,21 @@ def run(args):
     full = f"twin {width.config.full}"
     steps["nested along the width"] = step_of(width, x, y, args.optimizer)
     steps["the same, smallest and largest each step"] = step_of(width, x, y, args.optimizer, random_sizes=0)
-    steps["nested along every dimension"] = step_of(every, x, y, args.optimizer)
-    steps[f"a lattice of {len(nine.sizes)}"] = step_of(nine, x, y, args.optimizer)
+    steps[f"{len(every.sizes)} dolls, nested along every dimension"] = step_of(every, x, y, args.optimizer)
+    steps[f"a lattice of {len(nine.sizes)}, all each step"] = step_of(nine, x, y, args.optimizer)
+    some, one, draws = "the same, smallest, largest and three others", step_of(nine, x, y, args.optimizer, random_sizes=3), 30
+    steps[some] = lambda: [one() for _ in range(draws)]  # what a step costs depends on the sizes that it draws
     seconds = medians(steps, rounds)
+    seconds[some] /= draws
     alone = sum(seconds[name] for name in steps if name.startswith("twin"))
     peaks = {name: peak_memory(step) for name, step in steps.items()}
     training = markdown(
-        ["training step", "ms", "of its twins' steps together", "of the full twin's step", "peak memory of the full twin's"],
+        ["training step", "ms", "of the twins' steps together", "of the full twin's step", "peak memory of the full twin's"],
         [[name, f"{s * 1e3:.1f}", f"{s / alone:.2f}", f"{s / seconds[full]:.2f}", f"{peaks[name] / peaks[full]:.2f}"]
          for name, s in seconds.items()])
 
     rows = []
-    for size in (*width.sizes, *every.sizes[:-1]):
+    for size in dict.fromkeys((*width.sizes, *every.sizes)):
         nested = width if size in width.sizes else every
         torch.manual_seed(1)
         candidates = {"nested": (nested, size), "sliced": (nested.slice(size), None),
