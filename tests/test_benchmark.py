@@ -56,6 +56,12 @@ def test_the_grid_of_a_twin_grows_until_its_best_rate_lies_inside(args, monkeypa
     assert common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))[0] == 0.064 and {lr for lr, _ in ran} == {0.064}
 
 
+def test_a_rate_that_rounding_changed_is_not_tried_again(args, monkeypatch):
+    """At 96 wide the grid begins with 0.00533 and 0.0107, whose half is 0.00535."""
+    monkeypatch.setattr(common, "train_and_measure", lambda args, data, config, seed, lr: {config.full: abs(lr - 0.0107)})
+    assert list(common.best_twin(args, None, GPTConfig(4, 8, 96, 3, 1))[2]) == [0.00533, 0.0107, 0.0214]
+
+
 def test_a_rate_at_which_another_seed_diverges_does_not_count_as_best(args, monkeypatch):
     losses = {(0.032, 0): 1.9, (0.064, 0): 2.0, (0.016, 0): 1.91, (0.008, 0): 1.95, (0.016, 1): 1.9}
 

@@ -89,7 +89,8 @@ def best_twin(args, data, config):
             return math.inf
 
     def untried(rate):
-        return [r for r in (rate / 2, rate * 2) if len(args.grid) > 1 and r not in tried]
+        return [r for r in (rate / 2, rate * 2)
+                if len(args.grid) > 1 and not any(math.isclose(r, other, rel_tol=0.01) for other in tried)]
 
     rates = [float(f"{factor * default_lr(config):.3g}") for factor in args.grid]
     tried, everywhere = {}, {}
