@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import matgpt
-from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, plot
 from matgpt.frontier import Point, flops_per_token, mark_front
 
 
@@ -112,3 +112,14 @@ def test_an_output_only_model_always_pays_for_its_trunk():
     assert full.flops == flops_per_token(model.config)
     assert full.flops - small.flops == 2 * 11 * (32 - 8), "the readout alone is smaller"
     assert small.params == middle.params == full.params
+
+
+def test_the_picture_holds_every_family_however_many():
+    """As many families as there are axes to cut, and more: none may be left out."""
+    families = {f"family {i}": [Point(Size(8, 1, 1), 100, 200, 2.0 + i), Point(Size(8, 2, 2), 200, 400, 1.0 + i)] for i in range(12)}
+    for x, cheapest in (("params", 100), ("flops", 200)):
+        figure = plot.frontier(families, x, twins=families["family 0"])
+        ax, = figure.axes
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == [*families, "twins trained alone"]
+        assert len(ax.lines) == 2 * len(families) + 1 and all(line.get_xdata()[0] == cheapest for line in ax.lines)
+        plot.close(figure)

@@ -1,4 +1,6 @@
 """Loss against cost, over shapes trained and untrained."""
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -15,7 +17,8 @@ def frontier(groups, x="params", twins=None):
     from ..frontier import mark_front
     names = {"params": "parameters of the doll", "flops": "FLOPs per token of the doll"}
     figure, ax = new_axes("Which shape for which budget?", names[x], "validation loss, nats per token", 8, 4.6)
-    for (name, points), color, marker in zip(groups.items(), plt.rcParams["axes.prop_cycle"].by_key()["color"], "osD^v"):
+    colors = cycle(plt.rcParams["axes.prop_cycle"].by_key()["color"])
+    for (name, points), color, marker in zip(groups.items(), colors, cycle("osD^vP*")):
         front = sorted((p for p in mark_front(points) if p.on_front), key=lambda p: getattr(p, x))
         ax.plot([getattr(p, x) for p in front], [p.loss for p in front], "-", color=color, alpha=0.7)
         ax.plot([getattr(p, x) for p in points], [p.loss for p in points], marker, color=color, label=name)
