@@ -14,7 +14,7 @@ from .common import add_training_arguments, best_twin, corpus, markdown, mean_sd
 
 def add_arguments(parser):
     add_training_arguments(parser)
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128], help="of dolls with all heads and layers; the last is the full model's")
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128], help="of dolls with all heads and layers; the largest is the full model's")
     parser.add_argument("--n-layer", type=int, default=4, help="of the full model")
     parser.add_argument("--head-size", type=int, default=32)
     parser.add_argument("--family", type=Size.parse, nargs="+", default=[Size(32, 1, 1), Size(64, 2, 2), Size(96, 3, 3)],
@@ -36,7 +36,7 @@ def run(args):
     full = GPTConfig(data[2].vocab_size, args.block_size, D, D // args.head_size, args.n_layer, dropout=args.dropout)
     nestings = {"width only": [full.width(d) for d in args.widths], "every dimension": args.family,
                 "lattice": lattice(args.lattice_widths, args.lattice_depths, args.head_size)}
-    losses, twins = {}, {}
+    losses = {}
     print(f"{len(nestings)} families and the twins of their dolls; what {args.out} holds already is not run again", flush=True)
     for name, nesting in nestings.items():
         config, settings = dataclasses.replace(full, nesting=nesting), dict(lr=default_lr(full), loss_weights=None)
@@ -45,8 +45,8 @@ def run(args):
             settings["random_sizes"] = args.random_sizes
         runs = [train_and_measure(args, data, config, seed, **settings) for seed in args.seeds]
         losses[name] = {size: [found[size] for found in runs] for size in config.sizes}
-    for size in {size: None for dolls in losses.values() for size in dolls}:
-        twins[size] = best_twin(args, data, full.doll(size))
+    sizes = dict.fromkeys(size for dolls in losses.values() for size in dolls)  # a shape of two families has one twin
+    twins = {size: best_twin(args, data, full.doll(size)) for size in sizes}
     show(args, full, losses, twins)
 
 
@@ -78,7 +78,7 @@ def show(args, full, losses, twins):
            "through theirs, over the logarithm of the cost.\n\n" + markdown(
                ["dolls", "width, heads, layers", "parameters", "FLOPs per token", "doll", "twin alone (its best lr)", "difference",
                 "width-only at its parameters", "at its FLOPs", "on its front"], rows))
-    alone = points({size: losses for size, (_, losses, _) in twins.items()})
+    alone = points({size: found for size, (_, found, _) in twins.items()})
     figures = {f"frontier-{x}": plot.frontier(families, x, alone) for x in ("params", "flops")}
     figures["lattice"] = plot.loss_grid(families["lattice"])
     for name, figure in figures.items():
