@@ -73,6 +73,11 @@ class Size:
         return cls(n_embd, n_head, n_layer, n_inner if len(n_inner) > 1 else n_inner[0])
 
 
+def parse_doll(text):
+    """A doll as command lines name it: a width, or what `Size.parse` reads."""
+    return int(text) if text.isdecimal() else Size.parse(text)
+
+
 @dataclass(frozen=True)
 class GPTConfig:
     """Shape of the full model, and its `nesting`: which dolls inside it are trained.

@@ -5,13 +5,8 @@ import sys
 import torch
 
 from .checkpoint import load
-from .config import Size
+from .config import parse_doll
 from .generation import stream
-
-
-def size(text):
-    """A width, or "width,heads,layers[,inner]"."""
-    return int(text) if text.isdecimal() else Size.parse(text)
 
 
 def main(argv=None):
@@ -37,8 +32,8 @@ def main(argv=None):
         generator = torch.Generator()
         generator.seed() if args.seed is None else generator.manual_seed(args.seed)
         pieces = stream(
-            model, tokenizer, args.prompt, args.tokens, size=args.size and size(args.size), temperature=args.temperature,
-            top_k=args.top_k, top_p=args.top_p, generator=generator, draft_size=args.draft_size and size(args.draft_size),
+            model, tokenizer, args.prompt, args.tokens, size=args.size and parse_doll(args.size), temperature=args.temperature,
+            top_k=args.top_k, top_p=args.top_p, generator=generator, draft_size=args.draft_size and parse_doll(args.draft_size),
             draft_tokens=args.draft_tokens)
     except (ValueError, RuntimeError, OSError) as error:
         parser.error(str(error))

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from .checkpoint import save
-from .config import GPTConfig, Size, positive
+from .config import GPTConfig, Size, parse_doll, positive
 from .corpus import load_text, load_tokens, split
 from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from .threads import slow_threads
@@ -79,7 +79,7 @@ def read_corpus(args):
 def make_config(args, vocab_size):
     """The full model is as wide, and has as many heads and layers, as the largest doll."""
     dolls = args.nesting or ["32", "64", "128"]
-    nesting = [int(doll) if doll.isdecimal() else Size.parse(doll) for doll in dolls]
+    nesting = [parse_doll(doll) for doll in dolls]
     named = [doll for doll in nesting if isinstance(doll, Size)]
     n_embd = max(doll.n_embd if isinstance(doll, Size) else doll for doll in nesting)
     n_head = max((doll.n_head for doll in named), default=4)

@@ -5,7 +5,7 @@ import time
 import torch
 
 from .. import plot
-from ..config import GPTConfig, Size
+from ..config import GPTConfig, parse_doll
 from ..model import MatryoshkaGPT
 from ..optimizer import default_lr
 from ..training import train
@@ -30,7 +30,7 @@ def run(args):
         args.steps, args.seeds, args.grid, args.out = 200, args.seeds[:1], [0.5], args.out + "-quick"
     data = corpus(args.corpus)
     full = GPTConfig(data[2].vocab_size, args.block_size, args.n_embd, args.n_head, args.n_layer, dropout=args.dropout,
-                     nesting=[Size.parse(s) if "," in s else int(s) for s in args.nesting])
+                     nesting=[parse_doll(doll) for doll in args.nesting])
     lr = default_lr(full) if args.lr is None else args.lr
     print(f"about {minutes(estimate(args, data, full))} in all on {device()}, less what {args.out} holds already", flush=True)
     nested = [train_and_measure(args, data, full, seed, lr=lr, loss_weights=args.loss_weights) for seed in args.seeds]

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import torch
 
-from ..config import GPTConfig, Size
+from ..config import GPTConfig, Size, parse_doll
 from ..frontier import lattice
 from ..model import MatryoshkaGPT
 from ..optimizer import make_optimizers
@@ -20,6 +20,7 @@ def add_arguments(parser):
     parser.add_argument("--batch-size", type=int, default=12)
     parser.add_argument("--vocab-size", type=int, default=65)
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
+    parser.add_argument("--nesting", type=parse_doll, nargs="+", help="one more to train: widths, or width,heads,layers")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--out", default="runs/speed")
     parser.add_argument("--quick", action="store_true", help="five rounds")
@@ -76,6 +77,8 @@ def run(args):
     steps["the same, smallest and largest each step"] = step_of(width, x, y, args.optimizer, random_sizes=0)
     steps[f"{len(every.sizes)} dolls, nested along every dimension"] = step_of(every, x, y, args.optimizer)
     steps[f"a lattice of {len(nine.sizes)}, all each step"] = step_of(nine, x, y, args.optimizer)
+    if args.nesting:
+        steps[f"--nesting {' '.join(map(str, args.nesting))}"] = step_of(model(args.nesting), x, y, args.optimizer)
     some, one, draws = "the same, smallest, largest and three others", step_of(nine, x, y, args.optimizer, random_sizes=3), 30
     steps[some] = lambda: [one() for _ in range(draws)]  # what a step costs depends on the sizes that it draws
     seconds = medians(steps, rounds)
