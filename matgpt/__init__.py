@@ -1,13 +1,18 @@
 """matgpt: one GPT that holds a set of smaller GPTs, each of which can be sliced out."""
-from .agreement import agreement
-from .checkpoint import load, save
 from .config import GPTConfig, Size
-from .corpus import load_text, split
-from .embed import embed
-from .frontier import best_size, frontier, lattice
-from .generation import stream
+from .embeddings.pooling import embed
+from .files.checkpoint import load, save
+from .files.gpt2 import export_gpt2, import_gpt2
+from .generation.writing import stream
+from .measure.agreement import agreement
+from .measure.evaluation import evaluate
+from .measure.shapes import best_size, frontier, lattice
 from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
-from .progress import slider
-from .tokenizer import BPETokenizer, CharTokenizer
-from .training import DivergedError, History, evaluate, matryoshka_loss, train
-from .gpt2 import export_gpt2, import_gpt2
+from .plot.slider import slider
+from .text.corpus import load_text, split
+from .text.tokenizer import BPETokenizer, CharTokenizer
+from .training.history import History
+from .training.loop import DivergedError, train
+from .training.loss import matryoshka_loss
+
+__all__ = ["GPTConfig", "Size", "embed", "load", "save", "export_gpt2", "import_gpt2", "stream", "agreement", "evaluate", "best_size", "frontier", "lattice", "MatryoshkaEmbeddingsGPT", "MatryoshkaGPT", "slider", "load_text", "split", "BPETokenizer", "CharTokenizer", "History", "DivergedError", "train", "matryoshka_loss"]

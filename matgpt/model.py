@@ -7,7 +7,7 @@ from torch import nn
 
 from .config import GPTConfig, inner_sizes
 from .embedding import NestedEmbedding
-from .generation import generate
+from .generation.writing import generate
 from .nested import Nested, NestedNorm, corner
 from .residual import NestedBlock
 

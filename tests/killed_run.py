@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 import torch._dynamo  # the first step of an optimizer would import it, in every fork
 
-from matgpt import checkpoint, save
+from matgpt import save
+from matgpt.files import atomic
 from tests.test_resume import run
 
 REAL = {name: getattr(os, name) for name in ("fsync", "replace")}
@@ -40,7 +41,7 @@ def in_write(call, how):
         if calls["replace"] == call and how == "renamed":
             die()
 
-    checkpoint.os.fsync, checkpoint.os.replace = fsync, replace
+    atomic.os.fsync, atomic.os.replace = fsync, replace
 
 
 def attempt(folder, prepare=None, kill_after=None, **settings):

@@ -5,8 +5,8 @@ import pytest
 
 from matgpt import GPTConfig, Size
 from matgpt.benchmarks import common, frontier, quality
-from matgpt.frontier import Point
-from matgpt.training import DivergedError
+from matgpt.measure.shapes import Point
+from matgpt.training.loop import DivergedError
 
 IDS = [0, 1, 2, 3] * 40
 CONFIG = GPTConfig(4, 8, 8, 2, 1, nesting=(4,))

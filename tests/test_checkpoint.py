@@ -3,11 +3,12 @@ import json
 import pickle
 
 import pytest
+import safetensors.torch
 import torch
 
 from matgpt import GPTConfig, History, MatryoshkaGPT, Size, load, save
-from matgpt import checkpoint
-from matgpt.tokenizer import BPETokenizer, CharTokenizer
+from matgpt.files import atomic
+from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
 CONFIG = GPTConfig(5, 7, 12, 2, 3, nesting=(6, Size(6, 1, 2, (5, 7)), Size(9, 1, 3, (5, 6, 7))), head_size=5,
                    n_inner=(20, 30, 10), dropout=0.1, bias=False)
@@ -71,9 +72,9 @@ def cut(name, length):
 
 def other_weights(change):
     def damage(folder):
-        weights = checkpoint.safetensors.torch.load_file(folder / "model.safetensors")
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
         change(weights)
-        checkpoint.safetensors.torch.save_file(weights, folder / "model.safetensors")
+        safetensors.torch.save_file(weights, folder / "model.safetensors")
     return damage
 
 
@@ -131,7 +132,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         save(MatryoshkaGPT(CONFIG), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from matgpt import corpus as texts
-from matgpt import data
-from matgpt.corpus import load_text, load_tokens, load_topics, split
-from matgpt.data import between_words, main, prepare, read
-from matgpt.tokenizer import BPETokenizer, CharTokenizer
+from matgpt.commands.data import main
+from matgpt.text import corpus as texts
+from matgpt.text import token_files as data
+from matgpt.text.corpus import load_text, load_topics, split
+from matgpt.text.token_files import between_words, load_tokens, prepare, read
+from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
 
 @pytest.fixture
@@ -311,8 +312,8 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared, tmp_path):
 def test_the_program_makes_token_files(tmp_path):
     (tmp_path / "a.txt").write_text("To be, or not to be. " * 100)
     done = subprocess.run(
-        [sys.executable, "-m", "matgpt.data", tmp_path / "a.txt", "--vocab", "270", "--out", tmp_path / "out"],
-        cwd=Path(data.__file__).parent.parent, capture_output=True, text=True)
+        [sys.executable, "-m", "matgpt", "data", tmp_path / "a.txt", "--vocab", "270", "--out", tmp_path / "out"],
+        cwd=Path(data.__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
     assert f"{len(train_ids) + len(val_ids):,} tokens" in done.stdout
@@ -332,5 +333,5 @@ def test_a_bad_option_is_one_line(arguments, message, tmp_path, monkeypatch, cap
         main(arguments)
     assert stopped.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("python -m matgpt.data: error: ") and message in last
+    assert last.startswith("python -m matgpt data: error: ") and message in last
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from matgpt import GPTConfig, History, MatryoshkaGPT, Size, train
-from matgpt.training import matryoshka_backward
+from matgpt.training.loss import matryoshka_backward
 
 from .test_resume import stop
 from .test_train import TEXT, program
@@ -98,7 +98,7 @@ def test_batch_must_divide(folder):
 def test_torchrun(tmp_path):
     (tmp_path / "text").write_text(TEXT)
     options = f"--corpus {tmp_path / 'text'} --nesting 4 8 --n-layer 1 --block-size 8 --steps 4 --batch-size 4".split()
-    engine = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "matgpt.train"]
+    engine = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "matgpt", "train"]
     done = subprocess.run([*engine, *options, "--out", tmp_path / "two"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step 4/4") == done.stdout.count("kept in") == 1  # one of them speaks

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 import matgpt
 from matgpt import CharTokenizer, GPTConfig, MatryoshkaEmbeddingsGPT
-from matgpt.embed import cut, embed
+from matgpt.embeddings.pooling import cut, embed
 
 BLOCK = 6
 

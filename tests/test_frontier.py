@@ -3,7 +3,7 @@ import torch
 
 import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, plot
-from matgpt.frontier import Point, flops_per_token, mark_front
+from matgpt.measure.shapes import Point, flops_per_token, mark_front
 
 
 def tiny(nesting, **kw):
@@ -116,7 +116,7 @@ def test_an_output_only_model_always_pays_for_its_trunk():
 
 def test_the_picture_holds_every_family_however_many():
     """As many families as there are axes to cut, and more: none may be left out."""
-    families = {f"family {i}": [Point(Size(8, 1, 1), 100, 200, 2.0 + i), Point(Size(8, 2, 2), 200, 400, 1.0 + i)] for i in range(12)}
+    families = {f"family {i}": mark_front([Point(Size(8, 1, 1), 100, 200, 2.0 + i), Point(Size(8, 2, 2), 200, 400, 1.0 + i)]) for i in range(12)}
     for x, cheapest in (("params", 100), ("flops", 200)):
         figure = plot.frontier(families, x, twins=families["family 0"])
         ax, = figure.axes

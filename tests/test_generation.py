@@ -1,14 +1,14 @@
 """Cached, streamed and drafted text against the model that is simply run from the start each time."""
 import itertools
-import runpy
-import sys
 
 import pytest
 import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, save, stream, train
-from matgpt.generation import probabilities, verify
-from matgpt.tokenizer import BPETokenizer, CharTokenizer
+from matgpt.__main__ import main
+from matgpt.generation.drafts import verify
+from matgpt.generation.sampling import probabilities
+from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
 BLOCK = 8
 SIZES = (Size(8, 1, 1, 20), Size(15, 3, 2, (20, 40)), Size(16, 2, 3, 50))
@@ -242,22 +242,21 @@ def test_stream_of_an_empty_prompt():
         stream(make(), CharTokenizer("ab"), "", 3)
 
 
-def program(monkeypatch, *arguments):
-    """`python -m matgpt.generate` with these arguments, warnings being errors."""
-    monkeypatch.setattr(sys, "argv", ["generate", *map(str, arguments)])
-    runpy.run_module("matgpt.generate", run_name="__main__")
+def program(*arguments):
+    """`python -m matgpt generate` with these arguments."""
+    main(["generate", *map(str, arguments)])
 
 
 @pytest.mark.filterwarnings("error")
-def test_the_program_writes_to_the_terminal(written, tmp_path, monkeypatch, capsys):
+def test_the_program_writes_to_the_terminal(written, tmp_path, capsys):
     model, tokenizer = written
     save(model, tmp_path, tokenizer)
     common = (tmp_path, "--prompt", START, "--tokens", REST, "--threads", torch.get_num_threads())
-    program(monkeypatch, *common, "--temperature", 0)
+    program(*common, "--temperature", 0)
     assert capsys.readouterr().out == TEXT * 3 + "\n"
     texts = []
     for options in ([], [], ["--size", 16], ["--size", "32,2,1", "--draft-size", 16]):
-        program(monkeypatch, *common, "--seed", 3, "--temperature", 3, *options)
+        program(*common, "--seed", 3, "--temperature", 3, *options)
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] and len(set(texts)) == 3
     generator = torch.Generator().manual_seed(3)
@@ -268,11 +267,11 @@ def test_the_program_writes_to_the_terminal(written, tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("options, names", [
     (["--size", "17"], "size=17"), (["--size", "1,x"], "1,x"), (["--tokens", "-1"], "max_new_tokens=-1"),
     (["--draft-size", "32"], "draft_size"), (["--threads", "0"], "threads")])
-def test_the_program_names_what_is_wrong(written, tmp_path, monkeypatch, capsys, options, names):
+def test_the_program_names_what_is_wrong(written, tmp_path, capsys, options, names):
     save(written[0], tmp_path, written[1])
     with pytest.raises(SystemExit):
-        program(monkeypatch, tmp_path, *options)
+        program(tmp_path, *options)
     assert names in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        program(monkeypatch, tmp_path / "nowhere")
+        program(tmp_path / "nowhere")
     assert "nowhere" in capsys.readouterr().err

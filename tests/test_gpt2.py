@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, export_gpt2, import_gpt2, train
-from matgpt.tokenizer import BPETokenizer, CharTokenizer
+from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.disable_progress_bar()

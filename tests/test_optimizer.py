@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, train
-from matgpt.optimizer import Muon, make_optimizers, orthogonalize
+from matgpt.training.optimizer import Muon, make_optimizers, orthogonalize
 
 NESTED = GPTConfig(7, 8, 16, 2, 2, nesting=(Size(8, 1, 1), Size(8, 2, 2)))
 

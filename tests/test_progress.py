@@ -2,7 +2,7 @@ import IPython.display
 import pytest
 
 import matgpt
-from matgpt.progress import Progress
+from matgpt.training.progress import Progress
 
 
 def test_a_slider_shows_what_it_is_moved_to_and_nothing_before(monkeypatch):

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from matgpt import DivergedError, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, checkpoint, train, training
-from matgpt.state import uninterrupted
+from matgpt import DivergedError, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, train
+from matgpt.files import atomic
+from matgpt.training import loop as training
+from matgpt.training.state import uninterrupted
 
 from .test_checkpoint import Touch
 
@@ -214,7 +216,7 @@ def test_full_disk(whole, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", fsync)
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left on device: the state of step 6 .*step-00000003-.* is intact"):
         run(checkpoint_dir=tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
@@ -239,7 +241,7 @@ def test_diverged_leaves_the_last_state(whole, tmp_path):
 def test_saved_between_evaluations(whole, tmp_path, monkeypatch):
     """As if each step took more than a minute."""
     clock = [0.0]
-    monkeypatch.setattr("matgpt.state.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("matgpt.training.state.time.monotonic", lambda: clock[0])
 
     def on_step(step):
         clock[0] += 61

@@ -3,8 +3,19 @@ import pytest
 import torch
 
 from matgpt import plot
-from matgpt.embed import cut
-from matgpt.retrieval import accuracy, adaptive, center, chance, halves, nearest, overlap, passages, pca, token_counts
+from matgpt.embeddings.pooling import cut
+from matgpt.embeddings.retrieval import (
+    accuracy,
+    adaptive,
+    center,
+    chance,
+    halves,
+    nearest,
+    overlap,
+    passages,
+    pca,
+    token_counts,
+)
 
 
 def unit(*shape, seed=0):

@@ -5,8 +5,17 @@ import pytest
 import torch
 
 from matgpt import CharTokenizer, plot
-from matgpt.similarity import (char_groups, char_pairs, cosines, frequent, nearest_tokens, pair_trends, token_names,
-                               what_changed, word_pairs)
+from matgpt.embeddings.similarity import (
+    char_groups,
+    char_pairs,
+    cosines,
+    frequent,
+    nearest_tokens,
+    pair_trends,
+    token_names,
+    what_changed,
+    word_pairs,
+)
 
 CHARACTERS = "!()09AEBabe["
 

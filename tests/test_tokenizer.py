@@ -11,8 +11,8 @@ import requests
 import tiktoken
 import torch
 
-from matgpt.corpus import load_text
-from matgpt.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer, load_tokenizer
+from matgpt.text.corpus import load_text
+from matgpt.text.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer, load_tokenizer
 
 HOSTILE = [
     "", " ", "\n", "\r\n\r\n", "\0", "a\0b", "tabs\tand\vmore\f\x1c\x85", "no-break\u00a0and\u2028line\u2029ends",

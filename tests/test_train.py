@@ -1,21 +1,18 @@
 """The program: what it prints and leaves, and what it says of bad options."""
 import re
-import runpy
-import sys
-from unittest.mock import patch
 
 import pytest
 import torch
 
-from matgpt import History, MatryoshkaEmbeddingsGPT, Size, evaluate, load, split, threads
-from matgpt.corpus import split
+from matgpt import History, MatryoshkaEmbeddingsGPT, Size, evaluate, load, split
+from matgpt.__main__ import main
+from matgpt.training import threads
 
 TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(2500))
 
 
 def program(*arguments):
-    with patch.object(sys, "argv", ["train", *map(str, arguments)]):
-        runpy.run_module("matgpt.train", run_name="__main__")
+    main(["train", *map(str, arguments)])
 
 
 @pytest.fixture

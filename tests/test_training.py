@@ -6,9 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from matgpt import (DivergedError, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, evaluate, matryoshka_loss,
-                    train, training)
-from matgpt.optimizer import learning_rate, make_optimizers
+from matgpt import (
+    DivergedError,
+    GPTConfig,
+    MatryoshkaEmbeddingsGPT,
+    MatryoshkaGPT,
+    Size,
+    evaluate,
+    matryoshka_loss,
+    train,
+
+)
+from matgpt.training import loop as training
+from matgpt.training.optimizer import learning_rate, make_optimizers
 
 TEXT = [0, 1, 2, 3, 4, 5, 6, 3] * 40  # after a 3 comes a 4 or a 0: only context tells
 CONFIG = GPTConfig(7, 8, 16, 2, 2, nesting=(8, Size(8, 1, 1)))

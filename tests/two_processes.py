@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from matgpt import MatryoshkaGPT
-from matgpt.training import matryoshka_backward
+from matgpt.training.loss import matryoshka_backward
 from tests.test_distributed import CONFIG, batches, run
 
 

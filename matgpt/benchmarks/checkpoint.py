@@ -9,8 +9,8 @@ import torch
 
 from ..config import GPTConfig
 from ..model import MatryoshkaGPT
-from ..state import RunState
-from ..training import train
+from ..training.state import RunState
+from ..training.loop import train
 from .common import device, markdown, report
 
 

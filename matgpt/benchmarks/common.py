@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from ..config import Size
-from ..corpus import load_text, split
+from ..text.corpus import load_text, split
 from ..model import MatryoshkaGPT
-from ..optimizer import default_lr
-from ..tokenizer import BPETokenizer, CharTokenizer
-from ..training import DivergedError, evaluate, train
+from ..training.optimizer import default_lr
+from ..text.tokenizer import BPETokenizer, CharTokenizer
+from ..measure.evaluation import evaluate
+from ..training.loop import DivergedError, train
 
 
 def device():

@@ -6,14 +6,15 @@ import torch
 
 from .. import plot
 from ..config import GPTConfig
-from ..corpus import load_topics
-from ..embed import embed
+from ..text.corpus import load_topics
+from ..embeddings.pooling import embed
 from ..model import MatryoshkaEmbeddingsGPT
-from ..retrieval import (accuracy, adaptive, by_dimension, center, chance, halves, nearest, overlaps, passages, pca,
+from ..embeddings.retrieval import (accuracy, adaptive, by_dimension, center, chance, halves, nearest, overlaps, passages, pca,
                          token_counts)
-from ..similarity import char_pairs, frequent, pair_trends, token_names, word_pairs
-from ..tokenizer import CharTokenizer
-from ..training import evaluate, train
+from ..embeddings.similarity import char_pairs, frequent, pair_trends, token_names, word_pairs
+from ..text.tokenizer import CharTokenizer
+from ..measure.evaluation import evaluate
+from ..training.loop import train
 from .common import corpus, device, kept, markdown, mean_sd, minutes, report
 
 MODELS = ("Matryoshka", "plain GPT")

@@ -7,8 +7,8 @@ import numpy as np
 
 from .. import plot
 from ..config import GPTConfig, Size
-from ..frontier import Point, flops_per_token, lattice, mark_front
-from ..optimizer import default_lr
+from ..measure.shapes import Point, flops_per_token, lattice, mark_front
+from ..training.optimizer import default_lr
 from .common import add_training_arguments, best_twin, corpus, markdown, mean_sd, report, train_and_measure
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from ..agreement import agreement
-from ..checkpoint import load, save
+from ..measure.agreement import agreement
+from ..files.checkpoint import load, save
 from ..config import GPTConfig, Size
-from ..corpus import load_text, split
-from ..gpt2 import export_gpt2
+from ..text.corpus import load_text, split
+from ..files.gpt2 import export_gpt2
 from ..model import MatryoshkaGPT
-from ..training import train
+from ..training.loop import train
 from .common import corpus, markdown, medians, report
 
 

@@ -7,8 +7,8 @@ import torch
 from .. import plot
 from ..config import GPTConfig, parse_doll
 from ..model import MatryoshkaGPT
-from ..optimizer import default_lr
-from ..training import train
+from ..training.optimizer import default_lr
+from ..training.loop import train
 from .common import (add_training_arguments, best_twin, corpus, device, markdown, mean_sd, minutes,
                      report, train_and_measure)
 

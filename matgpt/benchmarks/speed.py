@@ -5,10 +5,10 @@ import numpy as np
 import torch
 
 from ..config import GPTConfig, Size, parse_doll
-from ..frontier import lattice
+from ..measure.shapes import lattice
 from ..model import MatryoshkaGPT
-from ..optimizer import make_optimizers
-from ..training import check_weights, draw_sizes, matryoshka_backward
+from ..training.optimizer import make_optimizers
+from ..training.loss import check_weights, draw_sizes, matryoshka_backward
 from .common import device, markdown, medians, report
 
 

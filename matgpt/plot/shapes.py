@@ -11,15 +11,14 @@ from .style import new_axes
 def frontier(groups, x="params", twins=None):
     """Loss against cost for several families of dolls in one picture.
 
-    groups: {name: list of Points}; each family's own front is drawn through. x: "params" or "flops".
+    groups: {name: list of Points}; a line joins those of a family that are marked as its front. x: "params" or "flops".
     twins: optional list of Points trained alone.
     """
-    from ..frontier import mark_front
     names = {"params": "parameters of the doll", "flops": "FLOPs per token of the doll"}
     figure, ax = new_axes("Which shape for which budget?", names[x], "validation loss, nats per token", 8, 4.6)
     colors = cycle(plt.rcParams["axes.prop_cycle"].by_key()["color"])
     for (name, points), color, marker in zip(groups.items(), colors, cycle("osD^vP*")):
-        front = sorted((p for p in mark_front(points) if p.on_front), key=lambda p: getattr(p, x))
+        front = sorted((p for p in points if p.on_front), key=lambda p: getattr(p, x))
         ax.plot([getattr(p, x) for p in front], [p.loss for p in front], "-", color=color, alpha=0.7)
         ax.plot([getattr(p, x) for p in points], [p.loss for p in points], marker, color=color, label=name)
     if twins:

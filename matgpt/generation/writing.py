@@ -4,84 +4,10 @@ import numbers
 
 import torch
 
-from .config import inner_sizes, positive
+from ..config import positive
+from .drafts import check_draft, count, verify
 from .reader import Reader
-
-
-def check_sampling(temperature, top_k, top_p):
-    """ValueError, naming the value, for sampling settings out of range."""
-    if not isinstance(temperature, numbers.Real) or not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature!r} must be at least 0 (0 is greedy)")
-    if top_k is not None:
-        positive("top_k", top_k)
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p!r} must lie in (0, 1]")
-
-
-def probabilities(logits, temperature=1.0, top_k=None, top_p=None):
-    """Logits (..., V) -> the distribution (..., V) that is sampled from; temperature 0 puts all on the best."""
-    if temperature == 0:
-        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # a tiny temperature must not overflow
-    if top_k is not None and top_k < logits.size(-1):
-        kth = logits.topk(top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
-    probs = logits.softmax(-1)
-    if top_p is not None and top_p < 1:
-        # nucleus (1904.09751): the fewest tokens that hold top_p, so one counts if those before it do not
-        values, order = probs.sort(-1, descending=True)
-        values[values.cumsum(-1) - values >= top_p] = 0
-        probs = torch.zeros_like(probs).scatter_(-1, order, values)
-        probs = probs / probs.sum(-1, keepdim=True)
-    return probs
-
-
-def count(stats, tokens, proposed, accepted):
-    """Add one step of the doll that writes to the totals in `stats`."""
-    for name, n in dict(steps=1, tokens=tokens, proposed=proposed, accepted=accepted).items():
-        stats[name] = stats.get(name, 0) + n
-    stats["acceptance"] = stats["accepted"] / max(1, stats["proposed"])
-    stats["tokens_per_step"] = stats["tokens"] / stats["steps"]
-
-
-def check_draft(config, size, draft_size):
-    """ValueError, naming both, unless the draft is smaller than the doll it drafts for and no axis is larger."""
-    size, draft = config.resolve(size), config.resolve(draft_size)
-    inner = zip(inner_sizes(draft.n_inner, draft.n_layer), inner_sizes(size.n_inner, size.n_layer))
-    larger = (draft.n_embd > size.n_embd or draft.n_head > size.n_head or draft.n_layer > size.n_layer
-              or any(f > F for f, F in inner))
-    if larger or draft == size:
-        raise ValueError(f"draft_size={draft!r} is not smaller than the doll it drafts for, {size!r}")
-
-
-def verify(logits, proposed, proposed_probs, sampling, generator=None):
-    """The tokens (B, n + 1) that one speculative step writes: n proposals kept, then one of the target's own.
-
-    logits: (B, g + 1, V), the target's at the g proposals and behind the last one.
-    proposed: (B, g) tokens, drawn from `proposed_probs` (B, g, V); the latter is not read if greedy.
-    Algorithm 1 of 2211.17192: a proposal x is kept with probability min(1, p(x) / q(x)), else replaced by a
-    draw from max(0, p - q). Rows of a batch stay in step: the first position at which any row replaces its
-    token ends the step for all. Where a step ends depends on tokens up to there only, and everything behind
-    is drawn anew, so each row keeps exactly the distribution p.
-    """
-    temperature, *_ = sampling
-    if temperature == 0:
-        tokens = logits.argmax(-1)
-        kept = tokens[:, :-1] == proposed
-        return tokens[:, :int(kept.all(0).cumprod(0).sum()) + 1]
-    p, q = probabilities(logits, *sampling), proposed_probs
-    p_x, q_x = (probs[:, :proposed.size(1)].gather(-1, proposed[..., None])[..., 0] for probs in (p, q))
-    u = torch.rand(p_x.shape, device=p.device, generator=generator)
-    kept = u * q_x < p_x  # (B, g)
-    n = int(kept.all(0).cumprod(0).sum())
-    weights = p[:, n]
-    if n < proposed.size(1):
-        rest = (weights - q[:, n]).clamp(min=0)
-        weights = torch.where(rest.sum(-1, keepdim=True) > 0, rest, weights)  # p = q: nothing to replace
-    last = torch.multinomial(weights, 1, generator=generator)
-    if n < proposed.size(1):
-        last = torch.where(kept[:, n:n + 1], proposed[:, n:n + 1], last)
-    return torch.cat([proposed[:, :n], last], 1)
+from .sampling import check_sampling, probabilities
 
 
 def write(model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, top_p=None, generator=None,

@@ -1,7 +1,6 @@
 """Texts, their split into training and validation, and token files that are read without being loaded."""
 import hashlib
 import http.client
-import json
 import os
 import urllib.request
 from pathlib import Path
@@ -10,14 +9,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .checkpoint import write
-from .tokenizer import load_tokenizer
+from ..files.atomic import write
 
 CORPORA = ("python-docs", "shakespeare")
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parents[2] / "data"
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-FORMAT = 1  # of token files
 
 
 def load_text(name_or_path, data_dir=None):
@@ -67,34 +64,6 @@ def split(ids, val_fraction=0.1):
     if not 0 < n_train < len(ids):
         raise ValueError(f"a corpus of {len(ids)} tokens is too short to split: a part would be empty")
     return ids[:n_train], ids[n_train:]
-
-
-def load_tokens(folder):
-    """(train_ids, val_ids, tokenizer) of a folder that `python -m matgpt.data` made; ids (N,) are mapped, not loaded.
-
-    Raises ValueError, naming the file and what is wrong, where one is missing, damaged or of another length.
-    """
-    path, tokens = Path(folder) / "meta.json", Path(folder) / "tokens.bin"
-    tokenizer = load_tokenizer(folder)
-    try:
-        meta = json.loads(path.read_bytes())
-        if meta["format"] != FORMAT:
-            raise ValueError(f"its format is {meta['format']!r}, and this version reads {FORMAT}")
-        dtype, n, n_train = np.dtype(meta["dtype"]), meta["n_tokens"], meta["n_train"]
-        if dtype not in (np.uint16, np.uint32) or not type(n) is type(n_train) is int or not 0 < n_train < n:
-            raise ValueError(f"dtype={meta['dtype']!r}, n_tokens={n!r}, n_train={n_train!r} do not fit together")
-        if meta["vocab_size"] != tokenizer.vocab_size:
-            raise ValueError(f"vocab_size={meta['vocab_size']!r}, but the tokenizer has {tokenizer.vocab_size} tokens")
-        if tokens.stat().st_size != n * dtype.itemsize:
-            raise ValueError(f"{n} tokens take {n * dtype.itemsize} bytes, but {tokens} has {tokens.stat().st_size}")
-    except OSError as error:
-        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except KeyError as error:
-        raise ValueError(f"{path} is damaged: it has no entry {error}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    ids = np.memmap(tokens, dtype, mode="r")
-    return ids[:n_train], ids[n_train:], tokenizer
 
 
 def _shakespeare(path):

@@ -1,37 +1,18 @@
 """Folders that keep a model: written atomically, read strictly, and never run as code."""
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
-from .config import GPTConfig, Size
-from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..config import GPTConfig, Size
+from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..text.tokenizer import load_tokenizer
+from .atomic import read, write
 
 FORMAT = 1
 MODELS = {model.__name__: model for model in (MatryoshkaGPT, MatryoshkaEmbeddingsGPT)}
-
-
-def write(path, data):
-    """Write bytes so that `path` holds, whatever happens, either what it held before or all of `data`."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name itself lasts once its folder is on the disk
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def save(model, folder, tokenizer=None):
@@ -73,18 +54,9 @@ def load(folder):
         raise ValueError(f"{path} does not hold the weights of {path.parent / 'config.json'}: {error}") from None
     tokenizer = None
     if (folder / "tokenizer.json").exists():
-        from .tokenizer import load_tokenizer  # here, since it imports `write` from this file
         tokenizer = load_tokenizer(folder)
         check_vocabulary(model.config, tokenizer, folder)
     return model.eval(), tokenizer
-
-
-def read(path):
-    """The bytes of a file; ValueError, naming it, if it is not there."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def read_config(path):

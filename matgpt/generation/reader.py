@@ -4,8 +4,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .config import inner_sizes
-from .nested import corner
+from ..config import inner_sizes
+from ..nested import corner
 
 
 class Cache:

@@ -1,4 +1,4 @@
-"""python -m matgpt.train: train a nested model from a terminal, on one process or under torchrun."""
+"""python -m matgpt train: train a nested model from a terminal, on one process or under torchrun."""
 import argparse
 import os
 import sys
@@ -9,13 +9,14 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from .checkpoint import save
-from .config import GPTConfig, Size, parse_doll, positive
-from .corpus import load_text, load_tokens, split
-from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
-from .threads import slow_threads
-from .tokenizer import BPETokenizer, CharTokenizer
-from .training import DivergedError, train
+from ..config import GPTConfig, Size, parse_doll, positive
+from ..files.checkpoint import save
+from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..text.corpus import load_text, split
+from ..text.token_files import load_tokens
+from ..text.tokenizer import BPETokenizer, CharTokenizer
+from ..training.loop import DivergedError, train
+from ..training.threads import slow_threads
 
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}
 
@@ -33,11 +34,11 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def make_parser():
-    parser = Parser(prog="python -m matgpt.train", formatter_class=Formatter, description="Train every doll of a "
+    parser = Parser(prog="python -m matgpt train", formatter_class=Formatter, description="Train every doll of a "
                     "nested GPT at once, and keep the model, its tokenizer, its history and the plot of its losses.")
     add = parser.add_argument
     add("--corpus", default="python-docs", help="name of a text that is known, a UTF-8 file, or a folder that "
-        "python -m matgpt.data made")
+        "python -m matgpt data made")
     add("--out", required=True, help="folder for the model and the state of the run")
     add("--resume", action="store_true", help="go on with the run in --out, if there is one")
     add("--nesting", nargs="+", metavar="DOLL", help="widths (every head and layer), or width,heads,layers[,inner] "
@@ -144,7 +145,7 @@ def run(args, rank):
         random_sizes=args.random_sizes, optimizer=args.optimizer, eval_interval=args.eval_interval,
         progress=sys.stderr.isatty(), on_evaluation=Log(args.steps, args.batch_size * args.block_size), checkpoint_dir=out, resume=args.resume)
     if rank == 0:
-        from . import plot
+        from .. import plot
         save(model, out, tokenizer)
         history.save(out / "history.json")
         plot.losses(history).savefig(out / "losses.png", dpi=120)
@@ -167,7 +168,3 @@ def main(argv=None):
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

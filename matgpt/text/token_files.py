@@ -1,8 +1,4 @@
-"""The program that makes token files, also of texts larger than memory.
-
-    python -m matgpt.data my.txt more.txt --tokenizer bpe --vocab 4096 --out data/mine
-"""
-import argparse
+"""Token files: texts larger than memory, encoded once and mapped from the disk."""
 import codecs
 import json
 import os
@@ -13,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .checkpoint import write
-from .corpus import FORMAT, not_utf8, split
-from .tokenizer import BPETokenizer, CharTokenizer
+from ..files.atomic import write
+from .corpus import not_utf8, split
+from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
+FORMAT = 1  # of token files
 CHUNK = 2**20        # bytes of a text that are read at once
 SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token files learn their BPE
 
@@ -117,24 +114,29 @@ def between_words(texts):
     yield "".join(held)
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m matgpt.data", description="Turn UTF-8 text files, of any size, into memory-mapped token files.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("files", nargs="+", help="text files, taken as one text in this order")
-    parser.add_argument("--tokenizer", choices=("bpe", "char"), default="bpe", help="byte pairs or characters")
-    parser.add_argument("--vocab", type=int, default=4096, help="tokens to learn, at least 256; bpe only")
-    parser.add_argument("--out", required=True, help="folder to make; it must not exist yet")
-    options = parser.parse_args(arguments)
-    if options.vocab < 256:
-        parser.error(f"argument --vocab: {options.vocab} must be at least 256, one token for each byte")
+def load_tokens(folder):
+    """(train_ids, val_ids, tokenizer) of a folder that `python -m matgpt data` made; ids (N,) are mapped, not loaded.
+
+    Raises ValueError, naming the file and what is wrong, where one is missing, damaged or of another length.
+    """
+    path, tokens = Path(folder) / "meta.json", Path(folder) / "tokens.bin"
+    tokenizer = load_tokenizer(folder)
     try:
-        meta = prepare(options.files, options.out, options.tokenizer, options.vocab)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    print(f"{options.out}: {meta['n_tokens']:,} tokens of a vocabulary of {meta['vocab_size']:,}, the first "
-          f"{meta['n_train']:,} for training")
-
-
-if __name__ == "__main__":
-    main()
+        meta = json.loads(path.read_bytes())
+        if meta["format"] != FORMAT:
+            raise ValueError(f"its format is {meta['format']!r}, and this version reads {FORMAT}")
+        dtype, n, n_train = np.dtype(meta["dtype"]), meta["n_tokens"], meta["n_train"]
+        if dtype not in (np.uint16, np.uint32) or not type(n) is type(n_train) is int or not 0 < n_train < n:
+            raise ValueError(f"dtype={meta['dtype']!r}, n_tokens={n!r}, n_train={n_train!r} do not fit together")
+        if meta["vocab_size"] != tokenizer.vocab_size:
+            raise ValueError(f"vocab_size={meta['vocab_size']!r}, but the tokenizer has {tokenizer.vocab_size} tokens")
+        if tokens.stat().st_size != n * dtype.itemsize:
+            raise ValueError(f"{n} tokens take {n * dtype.itemsize} bytes, but {tokens} has {tokens.stat().st_size}")
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: it has no entry {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    ids = np.memmap(tokens, dtype, mode="r")
+    return ids[:n_train], ids[n_train:], tokenizer

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import write
-from .config import Size
+from ..config import Size
+from ..files.atomic import write
 
 FORMAT = 1
 

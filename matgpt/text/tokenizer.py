@@ -9,7 +9,7 @@ from pathlib import Path
 import regex
 import tiktoken
 
-from .checkpoint import write
+from ..files.atomic import write
 
 FILE = "tokenizer.json"
 

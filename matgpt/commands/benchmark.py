@@ -1,4 +1,4 @@
-"""python -m matgpt.benchmark NAME: the runs behind every figure that the README and the notebooks state."""
+"""python -m matgpt benchmark NAME: the runs behind every figure that the README and the notebooks state."""
 import argparse
 import importlib
 import sys
@@ -16,7 +16,7 @@ NAMES = {
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m matgpt.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m matgpt benchmark", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     argv = sys.argv[1:] if argv is None else argv
     modules = {}
@@ -25,7 +25,7 @@ def main(argv=None):
                                       formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("--threads", type=int, default=1, help="PyTorch threads; one never stalls on a busy machine")
         if name in argv[:1]:
-            modules[name] = importlib.import_module(f".benchmarks.{name}", __package__)
+            modules[name] = importlib.import_module(f"matgpt.benchmarks.{name}")
             modules[name].add_arguments(command)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
@@ -35,7 +35,3 @@ def main(argv=None):
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit("interrupted; what is finished is kept: the same command goes on from there")
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-from .config import positive
+from ..config import positive
 
 
 def as_texts(ids_or_texts, tokenizer=None):

@@ -4,7 +4,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .nested import NestedLinear
+from ..nested import NestedLinear
 
 
 def orthogonalize(x):

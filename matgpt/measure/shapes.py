@@ -1,8 +1,8 @@
 """Dolls smaller along every dimension: lattices of sizes, their cost, and the best shape for a budget."""
 from dataclasses import dataclass
 
-from .config import Size, inner_sizes, positive
-from .training import evaluate
+from ..config import Size, inner_sizes, positive
+from .evaluation import evaluate
 
 
 def lattice(n_embd, n_layer, head_size, n_inner_ratio=(4,)):

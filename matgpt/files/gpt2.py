@@ -8,12 +8,13 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from .checkpoint import check_vocabulary, read, write
-from .config import GPTConfig, inner_sizes
+from ..config import GPTConfig, inner_sizes
+from ..model import MatryoshkaGPT
+from ..nested import corner
+from ..text.tokenizer import BPETokenizer
+from .atomic import read, write
+from .checkpoint import check_vocabulary
 from .gpt2_tokenizer import tokenizer_files
-from .model import MatryoshkaGPT
-from .nested import corner
-from .tokenizer import BPETokenizer
 
 NAMES = {  # ours, theirs
     "embedding.token": "wte.weight", "embedding.position": "wpe.weight", "norm.": "ln_f.", "blocks.": "h.",

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import torch
 
-from .config import positive
-from .embed import cut
+from ..config import positive
+from .pooling import cut
 
 
 def passages(topics, length=512):

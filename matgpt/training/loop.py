@@ -1,17 +1,18 @@
-"""The Matryoshka loss and the training loop."""
+"""The training loop."""
 import math
 import numbers
 import time
-from contextlib import nullcontext
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from .config import positive
+from ..config import positive
+from ..measure.evaluation import evaluate
+from ..text.batches import as_ids, batch
 from .history import History
+from .loss import check_weights, draw_sizes, matryoshka_backward
 from .optimizer import default_lr, learning_rate, make_optimizers
 from .progress import Progress, in_notebook
 from .state import RunState, uninterrupted
@@ -24,119 +25,6 @@ class DivergedError(FloatingPointError):
     def __init__(self, message, history):
         super().__init__(message)
         self.history = history
-
-
-def as_ids(ids, block_size, vocab_size=None, name="ids"):
-    """Token ids (a list, tensor, array or memory map) as a 1-D numpy array, checked; a map is not loaded."""
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or len(ids) <= block_size or ids.dtype.kind not in "iu":
-        raise ValueError(f"{name} has shape {ids.shape} and dtype {ids.dtype}: it must be one row of more than "
-                         f"block_size={block_size} whole numbers")
-    if vocab_size is not None and not 0 <= ids.min() <= ids.max() < vocab_size:
-        worst = ids.min() if ids.min() < 0 else ids.max()
-        raise ValueError(f"{name} holds token id {worst}, outside the vocabulary: allowed are 0 to {vocab_size - 1}")
-    return ids
-
-
-def batch(ids, starts, block_size, device):
-    """Inputs and targets, each (*, T), of the blocks that begin at `starts` (*)."""
-    block = ids[starts[..., None] + np.arange(block_size + 1)].astype(np.int64)
-    block = torch.from_numpy(block)
-    if device.type == "cuda":
-        block = block.pin_memory().to(device, non_blocking=True)
-    return block[..., :-1], block[..., 1:]
-
-
-def precision(x):
-    """Products in bfloat16 on a GPU that has it, else as they are."""
-    fast = x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast("cuda", torch.bfloat16) if fast else nullcontext()
-
-
-def cross_entropy(model, x, y, size=None):
-    """Mean cross-entropy of one doll, nats per token."""
-    with precision(x):
-        return F.cross_entropy(model(x, size).flatten(0, 1), y.flatten())
-
-
-def check_weights(loss_weights, sizes):
-    """The weight of each size, summing to one. ValueError for a wrong number or sign."""
-    try:
-        weights = [1.0] * len(sizes) if loss_weights is None else np.atleast_1d(loss_weights).astype(float).tolist()
-    except (TypeError, ValueError):
-        weights = []
-    if len(weights) != len(sizes) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
-        raise ValueError(f"loss_weights={loss_weights!r} must be {len(sizes)} numbers of at least 0, not all 0: "
-                         "one for each size")
-    return [w / sum(weights) for w in weights]
-
-
-def matryoshka_loss(model, x, y, loss_weights=None):
-    """Weighted mean of the sizes' losses (2205.13147 equation 1), as one scalar to differentiate.
-
-    x, y: (B, T), which every size reads; `train` gives every trunk a batch of its own.
-    """
-    weights = check_weights(loss_weights, model.sizes)
-    return sum(weight * cross_entropy(model, x, y, size) for weight, size in zip(weights, model.sizes))
-
-
-def matryoshka_backward(model, x, y, sizes, weights):
-    """Add the gradient of the weighted mean loss, and return the cross-entropies, one for each size.
-
-    x, y: (N, B, T), a batch for each of the N trunks that `sizes` make. 2205.13147 and 2310.07707 read one batch for
-    all; with one for each a step costs the same, and the weights that dolls share learn from N times the text.
-    The largest trunk runs first, and the graph of each is freed before the next is built: peak memory is that of the
-    largest doll alone. With a model in DistributedDataParallel, processes exchange gradients once.
-    """
-    nested = getattr(model, "module", model)
-    weights, losses = dict(zip(sizes, weights)), {}
-    with getattr(model, "no_sync", nullcontext)():
-        for trunk, tokens, targets in zip(nested.trunks(sizes), x, y, strict=True):
-            with precision(x):
-                found = {size: F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-                         for size, logits in zip(trunk, nested(tokens, trunk))}
-            sum(weights[size] * loss for size, loss in found.items()).backward()
-            losses.update({size: loss.detach() for size, loss in found.items()})
-    if nested is not model:  # a pass that adds nothing, but at whose end DistributedDataParallel exchanges gradients
-        (0 * model(x[0, :1, :1]).sum()).backward()
-    return [losses[size] for size in sizes]
-
-
-@torch.no_grad()
-def evaluate(model, ids, size=None, max_blocks=None, batch_size=64):
-    """Mean cross-entropy of one doll over `ids`, in nats per token.
-
-    Reads blocks of block_size tokens that do not overlap: all of them, or `max_blocks` evenly spaced.
-    Raises ValueError for a text shorter than one block or a size that does not fit.
-    """
-    T, device = model.config.block_size, model.embedding.token.device
-    ids, batch_size = as_ids(ids, T, model.config.vocab_size), positive("batch_size", batch_size)
-    starts = np.arange(0, len(ids) - T, T)
-    if max_blocks is not None and max_blocks < len(starts):
-        starts = starts[np.linspace(0, len(starts) - 1, positive("max_blocks", max_blocks)).astype(int)]
-    was_training = model.training
-    model.eval()
-    try:
-        total = 0.0
-        for some in np.split(starts, range(batch_size, len(starts), batch_size)):
-            total += cross_entropy(model, *batch(ids, some, T, device), size).item() * len(some)
-        return total / len(starts)
-    finally:
-        model.train(was_training)
-
-
-def draw_sizes(model, weights, random_sizes, rng):
-    """The sizes of one step and their weights: all, or the smallest, the largest and `random_sizes` others.
-
-    That is the sandwich rule of 1903.05134, section 3.2; beyond it, the sizes whose blocks a drawn one runs anyway come along.
-    """
-    sizes, trunks = model.sizes, [model.trunk_size(size) for size in model.sizes]
-    if random_sizes < len(sizes) - 2:
-        middle = rng.choice(np.arange(1, len(sizes) - 1), random_sizes, replace=False)
-        run = [trunks[i] for i in (0, *middle, -1)]
-        drawn = [i for i, trunk in enumerate(trunks) if any(trunk.begins(other) for other in run)]
-        sizes, weights = [sizes[i] for i in drawn], [weights[i] for i in drawn]
-    return sizes, [weight / sum(weights) for weight in weights]
 
 
 def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0, *, loss_weights=None,

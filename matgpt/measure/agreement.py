@@ -5,9 +5,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .config import positive
-from .history import BySize
-from .training import as_ids, batch
+from ..config import positive
+from ..text.batches import as_ids, batch
+from .evaluation import BySize
 
 
 class Agreement(NamedTuple):

@@ -1,16 +1,16 @@
-"""python -m matgpt.generate FOLDER: text from a model that `save` kept, printed as it is written."""
+"""python -m matgpt generate FOLDER: text from a model that `save` kept, printed as it is written."""
 import argparse
 import sys
 
 import torch
 
-from .checkpoint import load
-from .config import parse_doll
-from .generation import stream
+from ..config import parse_doll
+from ..files.checkpoint import load
+from ..generation.writing import stream
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m matgpt.generate", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(prog="python -m matgpt generate", description=__doc__.partition(": ")[2])
     add = parser.add_argument
     add("folder", help="where the model and its tokenizer were saved")
     add("--size", help="the doll that writes, a width or width,heads,layers[,inner] (default: the full one)")
@@ -45,7 +45,3 @@ def main(argv=None):
         print()
     except KeyboardInterrupt:
         sys.exit("\ninterrupted")
-
-
-if __name__ == "__main__":
-    main()

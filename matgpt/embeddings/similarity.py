@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from .config import positive
-from .embed import cut
+from ..config import positive
+from .pooling import cut
 
 VOWELS = "aeiou"
 

@@ -3,18 +3,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .checkpoint import write
-from .config import Size
-
-
-class BySize(dict):
-    """A dict keyed by Size that also answers to a width that names one of them."""
-
-    def __missing__(self, key):
-        found = [s for s in self if s.n_embd == key]
-        if len(found) != 1:
-            raise KeyError(f"{key!r} names {len(found)} of {list(self)}")
-        return self[found[0]]
+from ..config import Size
+from ..files.atomic import write
+from ..measure.evaluation import BySize
 
 
 @dataclass

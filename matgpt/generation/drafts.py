@@ -1,0 +1,53 @@
+"""Speculative decoding (2211.17192): a smaller doll proposes, the larger one keeps what it would have written."""
+import torch
+
+from ..config import inner_sizes
+from .sampling import probabilities
+
+
+def count(stats, tokens, proposed, accepted):
+    """Add one step of the doll that writes to the totals in `stats`."""
+    for name, n in dict(steps=1, tokens=tokens, proposed=proposed, accepted=accepted).items():
+        stats[name] = stats.get(name, 0) + n
+    stats["acceptance"] = stats["accepted"] / max(1, stats["proposed"])
+    stats["tokens_per_step"] = stats["tokens"] / stats["steps"]
+
+
+def check_draft(config, size, draft_size):
+    """ValueError, naming both, unless the draft is smaller than the doll it drafts for and no axis is larger."""
+    size, draft = config.resolve(size), config.resolve(draft_size)
+    inner = zip(inner_sizes(draft.n_inner, draft.n_layer), inner_sizes(size.n_inner, size.n_layer))
+    larger = (draft.n_embd > size.n_embd or draft.n_head > size.n_head or draft.n_layer > size.n_layer
+              or any(f > F for f, F in inner))
+    if larger or draft == size:
+        raise ValueError(f"draft_size={draft!r} is not smaller than the doll it drafts for, {size!r}")
+
+
+def verify(logits, proposed, proposed_probs, sampling, generator=None):
+    """The tokens (B, n + 1) that one speculative step writes: n proposals kept, then one of the target's own.
+
+    logits: (B, g + 1, V), the target's at the g proposals and behind the last one.
+    proposed: (B, g) tokens, drawn from `proposed_probs` (B, g, V); the latter is not read if greedy.
+    Algorithm 1 of 2211.17192: a proposal x is kept with probability min(1, p(x) / q(x)), else replaced by a
+    draw from max(0, p - q). Rows of a batch stay in step: the first position at which any row replaces its
+    token ends the step for all. Where a step ends depends on tokens up to there only, and everything behind
+    is drawn anew, so each row keeps exactly the distribution p.
+    """
+    temperature, *_ = sampling
+    if temperature == 0:
+        tokens = logits.argmax(-1)
+        kept = tokens[:, :-1] == proposed
+        return tokens[:, :int(kept.all(0).cumprod(0).sum()) + 1]
+    p, q = probabilities(logits, *sampling), proposed_probs
+    p_x, q_x = (probs[:, :proposed.size(1)].gather(-1, proposed[..., None])[..., 0] for probs in (p, q))
+    u = torch.rand(p_x.shape, device=p.device, generator=generator)
+    kept = u * q_x < p_x  # (B, g)
+    n = int(kept.all(0).cumprod(0).sum())
+    weights = p[:, n]
+    if n < proposed.size(1):
+        rest = (weights - q[:, n]).clamp(min=0)
+        weights = torch.where(rest.sum(-1, keepdim=True) > 0, rest, weights)  # p = q: nothing to replace
+    last = torch.multinomial(weights, 1, generator=generator)
+    if n < proposed.size(1):
+        last = torch.where(kept[:, n:n + 1], proposed[:, n:n + 1], last)
+    return torch.cat([proposed[:, :n], last], 1)
