@@ -1,4 +1,5 @@
 """matgpt: one GPT that holds a set of smaller GPTs, each of which can be sliced out."""
+
 from .config import GPTConfig, Size
 from .embeddings.pooling import embed
 from .files.checkpoint import load, save
@@ -15,4 +16,29 @@ from .training.history import History
 from .training.loop import DivergedError, train
 from .training.loss import matryoshka_loss
 
-__all__ = ["GPTConfig", "Size", "embed", "load", "save", "export_gpt2", "import_gpt2", "stream", "agreement", "evaluate", "best_size", "frontier", "lattice", "MatryoshkaEmbeddingsGPT", "MatryoshkaGPT", "slider", "load_text", "split", "BPETokenizer", "CharTokenizer", "History", "DivergedError", "train", "matryoshka_loss"]
+__all__ = [
+    "GPTConfig",
+    "Size",
+    "embed",
+    "load",
+    "save",
+    "export_gpt2",
+    "import_gpt2",
+    "stream",
+    "agreement",
+    "evaluate",
+    "best_size",
+    "frontier",
+    "lattice",
+    "MatryoshkaEmbeddingsGPT",
+    "MatryoshkaGPT",
+    "slider",
+    "load_text",
+    "split",
+    "BPETokenizer",
+    "CharTokenizer",
+    "History",
+    "DivergedError",
+    "train",
+    "matryoshka_loss",
+]

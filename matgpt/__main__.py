@@ -1,4 +1,5 @@
 """python -m matgpt COMMAND: what can be done from a terminal."""
+
 import importlib
 import sys
 

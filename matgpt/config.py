@@ -1,4 +1,5 @@
 """What a doll is: a `Size`, and the configuration of the model that holds all of them."""
+
 import dataclasses
 import numbers
 import operator
@@ -27,7 +28,9 @@ def _check_inner(n_inner, n_layer):
         return positive("n_inner", n_inner)
     n_inner = tuple(positive("n_inner", f) for f in n_inner)
     if len(n_inner) != n_layer:
-        raise ValueError(f"n_inner={n_inner!r} has {len(n_inner)} entries; it needs one for each of {n_layer} layers")
+        raise ValueError(
+            f"n_inner={n_inner!r} has {len(n_inner)} entries; it needs one for each of {n_layer} layers"
+        )
     return n_inner[0] if len(set(n_inner)) == 1 else n_inner
 
 
@@ -60,7 +63,7 @@ class Size:
     def begins(self, other):
         """Whether the blocks of this size are the first blocks of the `other`, at the same width."""
         mine, theirs = (inner_sizes(s.n_inner, s.n_layer) for s in (self, other))
-        return (self.n_embd, self.n_head) == (other.n_embd, other.n_head) and mine == theirs[:self.n_layer]
+        return (self.n_embd, self.n_head) == (other.n_embd, other.n_head) and mine == theirs[: self.n_layer]
 
     @classmethod
     def parse(cls, text):
@@ -69,7 +72,9 @@ class Size:
             shape = [[int(number) for number in part.split("/")] for part in text.split(",")]
             (n_embd,), (n_head,), (n_layer,), n_inner = shape if len(shape) == 4 else (*shape, [None])
         except ValueError:
-            raise ValueError(f"{text!r} is no size: write width,heads,layers or width,heads,layers,inner") from None
+            raise ValueError(
+                f"{text!r} is no size: write width,heads,layers or width,heads,layers,inner"
+            ) from None
         return cls(n_embd, n_head, n_layer, n_inner if len(n_inner) > 1 else n_inner[0])
 
 
@@ -118,12 +123,18 @@ class GPTConfig:
             raise ValueError(f"bias={self.bias!r} must be True or False")
         if self.head_size is None:
             if self.n_embd % self.n_head:
-                raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}: it must be a multiple of it")
+                raise ValueError(
+                    f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}: it must be a multiple of it"
+                )
             put("head_size", self.n_embd // self.n_head)
         put("head_size", positive("head_size", self.head_size))
-        if self.head_size > self.n_embd // self.n_head:  # no doll, not even the full one, would read all of a head
-            raise ValueError(f"head_size={self.head_size} does not fit: with n_embd={self.n_embd} and "
-                             f"n_head={self.n_head} it may be at most {self.n_embd // self.n_head}")
+        if (
+            self.head_size > self.n_embd // self.n_head
+        ):  # no doll, not even the full one, would read all of a head
+            raise ValueError(
+                f"head_size={self.head_size} does not fit: with n_embd={self.n_embd} and "
+                f"n_head={self.n_head} it may be at most {self.n_embd // self.n_head}"
+            )
         put("n_inner", _check_inner(4 * self.n_embd if self.n_inner is None else self.n_inner, self.n_layer))
         put("nesting", self._check_nesting())
 
@@ -135,12 +146,20 @@ class GPTConfig:
         nesting = tuple(self.nesting)
         sizes = [self.fit(s) if isinstance(s, Size) else self.width(s) for s in nesting]
         if not sizes:
-            raise ValueError("nesting=() is empty: name at least one width or Size, or None for the full size alone")
+            raise ValueError(
+                "nesting=() is empty: name at least one width or Size, or None for the full size alone"
+            )
         for i, size in enumerate(sizes):
             if size in sizes[:i]:
                 raise ValueError(f"nesting={nesting!r} names {size!r} twice")
         # a total order, so that the sizes (and loss_weights with them) keep their places through save and load
-        order = lambda s: (self.num_params(s), s.n_embd, s.n_head, s.n_layer, inner_sizes(s.n_inner, s.n_layer))
+        order = lambda s: (
+            self.num_params(s),
+            s.n_embd,
+            s.n_head,
+            s.n_layer,
+            inner_sizes(s.n_inner, s.n_layer),
+        )
         return tuple(sorted({*sizes, self.full}, key=order))
 
     @property
@@ -164,11 +183,15 @@ class GPTConfig:
         for name in ("n_embd", "n_head", "n_layer"):
             if getattr(size, name) > getattr(self, name):
                 raise ValueError(f"{size!r} does not fit: {name} may be at most {getattr(self, name)}")
-        for i, (f, F) in enumerate(zip(inner_sizes(size.n_inner, size.n_layer), inner_sizes(self.n_inner, self.n_layer))):
+        for i, (f, F) in enumerate(
+            zip(inner_sizes(size.n_inner, size.n_layer), inner_sizes(self.n_inner, self.n_layer))
+        ):
             if f > F:
                 raise ValueError(f"{size!r} does not fit: n_inner of layer {i} may be at most {F}")
         if size.n_embd // size.n_head < self.head_size and size.n_embd % size.n_head:
-            raise ValueError(f"{size!r} does not fit: n_embd={size.n_embd} is not divisible by n_head={size.n_head}")
+            raise ValueError(
+                f"{size!r} does not fit: n_embd={size.n_embd} is not divisible by n_head={size.n_head}"
+            )
         return size
 
     def resolve(self, size=None):

@@ -1,4 +1,5 @@
 """Token and position embedding, and the readout that is tied to the former."""
+
 import math
 
 import torch

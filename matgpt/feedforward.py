@@ -1,4 +1,5 @@
 """The feedforward layer, the one part that MatFormer (2310.07707) nests."""
+
 import torch.nn.functional as F
 from torch import nn
 

@@ -2,6 +2,7 @@
 
 Shapes: B batch, T tokens, D width, H heads, S head size, V vocabulary; lower case for a doll's.
 """
+
 import torch
 from torch import nn
 
@@ -20,7 +21,9 @@ class NestedGPT(nn.Module):
         self.config = config
         self.embedding = NestedEmbedding(config.vocab_size, config.block_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(NestedBlock(config, f) for f in inner_sizes(config.n_inner, config.n_layer))
+        self.blocks = nn.ModuleList(
+            NestedBlock(config, f) for f in inner_sizes(config.n_inner, config.n_layer)
+        )
         self.norm = NestedNorm(config.n_embd, config.bias)
 
     @property
@@ -69,21 +72,29 @@ class NestedGPT(nn.Module):
         trunks = [self.trunk_size(size) for size in sizes]
         trunk, depths = trunks[0], [t.n_layer for t in trunks]
         if not all(t.begins(trunk) for t in trunks):
-            raise ValueError(f"sizes {sizes} do not share a trunk: the blocks of each must be the first of {trunk}")
+            raise ValueError(
+                f"sizes {sizes} do not share a trunk: the blocks of each must be the first of {trunk}"
+            )
         head_size = self.config.head_size_of(trunk)
         x, after = self.dropout(self.embedding(idx, trunk.n_embd)), {}
         # a shallow doll runs the first layers (2D Matryoshka, 2402.14776; LayerSkip, 2404.16710)
-        for depth, (block, n_inner) in enumerate(zip(self.blocks, inner_sizes(trunk.n_inner, trunk.n_layer)), 1):
+        for depth, (block, n_inner) in enumerate(
+            zip(self.blocks, inner_sizes(trunk.n_inner, trunk.n_layer)), 1
+        ):
             x = block(x, trunk.n_head, head_size, n_inner)
             if depth in depths:
                 after[depth] = self.norm(x)
-        return [after[depth][..., :self.config.resolve(size).n_embd] for size, depth in zip(sizes, depths)]
+        return [after[depth][..., : self.config.resolve(size).n_embd] for size, depth in zip(sizes, depths)]
 
     def _check(self, idx):
         if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or idx.size(1) == 0:
-            raise ValueError(f"idx must be (B, T) int64 or int32 with T of at least 1, not {tuple(idx.shape)} {idx.dtype}")
+            raise ValueError(
+                f"idx must be (B, T) int64 or int32 with T of at least 1, not {tuple(idx.shape)} {idx.dtype}"
+            )
         if idx.size(1) > self.config.block_size:
-            raise ValueError(f"context of {idx.size(1)} tokens is longer than block_size={self.config.block_size}")
+            raise ValueError(
+                f"context of {idx.size(1)} tokens is longer than block_size={self.config.block_size}"
+            )
         # on a GPU, looking would wait for the device at every step; `generate`, `train` and `evaluate` look once
         if not (idx.is_cuda or torch.compiler.is_compiling()):
             self.check_ids(idx)
@@ -92,8 +103,10 @@ class NestedGPT(nn.Module):
         """ValueError, naming the first one, if any token id lies outside the vocabulary."""
         outside = (idx < 0) | (idx >= self.config.vocab_size)
         if outside.any():
-            raise ValueError(f"token id {idx[outside][0].item()} is outside the vocabulary: "
-                             f"allowed are 0 to {self.config.vocab_size - 1}")
+            raise ValueError(
+                f"token id {idx[outside][0].item()} is outside the vocabulary: "
+                f"allowed are 0 to {self.config.vocab_size - 1}"
+            )
 
     def num_params(self, size=None):
         """Parameters that the doll reads (the tied embedding counts once)."""
@@ -152,5 +165,7 @@ class MatryoshkaEmbeddingsGPT(NestedGPT):
         return self.config.num_params()
 
     def slice(self, size=None):
-        raise ValueError(f"size={size!r}: an output-only model has no dolls to slice out, since its trunk runs at "
-                         "full size; use token_embeddings(size), or train a MatryoshkaGPT")
+        raise ValueError(
+            f"size={size!r}: an output-only model has no dolls to slice out, since its trunk runs at "
+            "full size; use token_embeddings(size), or train a MatryoshkaGPT"
+        )

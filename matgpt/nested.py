@@ -3,6 +3,7 @@
 A doll reads the leading corner of every weight. Its input already has the doll's width, so a layer
 learns from the shape of `x` how much to read of its inputs, and from its caller how much of its outputs.
 """
+
 import math
 
 import torch
@@ -71,4 +72,6 @@ class NestedNorm(Nested):
 
     def forward(self, x):
         d = x.size(-1)
-        return F.layer_norm(x, (d,), corner(self.weight, d), None if self.bias is None else corner(self.bias, d))
+        return F.layer_norm(
+            x, (d,), corner(self.weight, d), None if self.bias is None else corner(self.bias, d)
+        )

@@ -1,4 +1,5 @@
 """The residual block: pre-norm attention and feedforward, as in GPT-2."""
+
 from torch import nn
 
 from .attention import NestedAttention
@@ -15,7 +16,8 @@ class NestedBlock(nn.Module):
         proj_std = 0.02 / (2 * config.n_layer) ** 0.5
         self.norm1 = NestedNorm(config.n_embd, config.bias)
         self.attention = NestedAttention(
-            config.n_embd, config.n_head, config.head_size, config.dropout, config.bias, proj_std)
+            config.n_embd, config.n_head, config.head_size, config.dropout, config.bias, proj_std
+        )
         self.norm2 = NestedNorm(config.n_embd, config.bias)
         self.feedforward = NestedFeedForward(config.n_embd, n_inner, config.dropout, config.bias, proj_std)
 

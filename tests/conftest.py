@@ -1,4 +1,5 @@
 """Small random models that the tests share."""
+
 import random
 from types import SimpleNamespace
 
@@ -20,13 +21,17 @@ def variant(request):
 @pytest.fixture
 def build():
     """A model in double precision, every parameter of it drawn: no bias is 0 and no gain is 1."""
+
     def build(variant, config, seed=0):
         generator = torch.Generator().manual_seed(seed)
         model = variant(config).double()
         with torch.no_grad():
             for name, p in model.named_parameters():
-                p.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.3, generator=generator)
+                p.normal_(
+                    1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.3, generator=generator
+                )
         return model
+
     return build
 
 
@@ -53,12 +58,22 @@ def drawn(request):
     roomy = rng.random() < 0.3  # heads that do not fill the width
     n_embd = n_head * head_size + 3 * roomy
     n_inner = rng.choice([None, 9, tuple(rng.randint(3, 20) for _ in range(n_layer))])
-    config = GPTConfig(VOCAB, BLOCK, n_embd, n_head, n_layer, n_inner=n_inner, bias=rng.random() < 0.6,
-                       head_size=head_size if roomy else None)
+    config = GPTConfig(
+        VOCAB,
+        BLOCK,
+        n_embd,
+        n_head,
+        n_layer,
+        n_inner=n_inner,
+        bias=rng.random() < 0.6,
+        head_size=head_size if roomy else None,
+    )
     size = draw_size(rng, config.full, head_size)
     head = min(head_size, size.n_embd // size.n_head)
     inner = draw_size(rng, size, head)
-    while min(head_size, inner.n_embd // inner.n_head) > head:  # heads wider than those of `size`: not inside it
+    while (
+        min(head_size, inner.n_embd // inner.n_head) > head
+    ):  # heads wider than those of `size`: not inside it
         inner = draw_size(rng, size, head)
     idx = torch.tensor([[rng.randrange(VOCAB - 3) for _ in range(BLOCK - 2)] for _ in range(2)])
     return SimpleNamespace(config=config, size=size, inner=inner, idx=idx)

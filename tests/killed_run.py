@@ -2,6 +2,7 @@
 
 Each attempt is a fork of a process that did its imports once. Prints how each attempt ended.
 """
+
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ def die():
 
 def in_write(call, how):
     """Die in the call-th write: with half the bytes written, all but not renamed, or renamed but not tidied."""
-    calls = {name: 0 for name in REAL}
+    calls = dict.fromkeys(REAL, 0)
 
     def fsync(descriptor):
         calls["fsync"] += 1

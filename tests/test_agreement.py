@@ -27,7 +27,9 @@ def test_agreement_by_its_definition(kind):
     p = model(idx).softmax(-1)
     for size in model.sizes:
         q = model(idx, size).softmax(-1)
-        assert found[size].same == pytest.approx((q.argmax(-1) == p.argmax(-1)).double().mean().item(), abs=1e-12)
+        assert found[size].same == pytest.approx(
+            (q.argmax(-1) == p.argmax(-1)).double().mean().item(), abs=1e-12
+        )
         assert found[size].kl == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), abs=1e-5)
     assert found[32] == (1.0, 0.0)
     assert 0 < found[8].same < 1 and found[8].kl > 0.01
@@ -48,15 +50,20 @@ def test_a_doll_that_lacks_nothing_agrees_fully():
 
 def test_max_blocks_reads_evenly_spaced_blocks():
     model, ids = make(), torch.randint(13, (8 * 21,))
-    first_and_last = torch.cat([ids[:8], ids[19 * 8:20 * 8], ids[:1]])  # the last token is only a target
-    assert agreement(model, ids, max_blocks=2)[8] == pytest.approx(agreement(model, first_and_last, None)[8], abs=1e-6)
+    first_and_last = torch.cat([ids[:8], ids[19 * 8 : 20 * 8], ids[:1]])  # the last token is only a target
+    assert agreement(model, ids, max_blocks=2)[8] == pytest.approx(
+        agreement(model, first_and_last, None)[8], abs=1e-6
+    )
 
 
-@pytest.mark.parametrize("ids, options, names", [
-    (list(range(8)), {}, "ids has shape"),
-    ([0] * 20 + [13], {}, "token id 13"),
-    ([0] * 20, dict(max_blocks=0), "max_blocks=0"),
-])
+@pytest.mark.parametrize(
+    "ids, options, names",
+    [
+        (list(range(8)), {}, "ids has shape"),
+        ([0] * 20 + [13], {}, "token id 13"),
+        ([0] * 20, dict(max_blocks=0), "max_blocks=0"),
+    ],
+)
 def test_bad_arguments(ids, options, names):
     with pytest.raises(ValueError, match=names):
         agreement(make(), ids, **options)

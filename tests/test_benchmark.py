@@ -1,4 +1,5 @@
 """What the benchmarks promise: finished runs are kept, and every twin has its own best learning rate."""
+
 import argparse
 
 import pytest
@@ -25,7 +26,11 @@ def args(tmp_path):
 
 def test_a_finished_run_is_kept_and_another_setting_is_another_run(args, monkeypatch):
     ran, train = [], common.train
-    monkeypatch.setattr(common, "train", lambda model, *data, **settings: (ran.append(settings), train(model, *data, **settings)))
+    monkeypatch.setattr(
+        common,
+        "train",
+        lambda model, *data, **settings: (ran.append(settings), train(model, *data, **settings)),
+    )
     data = IDS, IDS, None
     first = common.train_and_measure(args, data, CONFIG, 0, lr=0.01)
     assert set(first) == set(CONFIG.sizes)
@@ -38,8 +43,14 @@ def test_a_finished_run_is_kept_and_another_setting_is_another_run(args, monkeyp
     assert len(ran) == 5
 
 
-@pytest.mark.parametrize("best, tried", [(0.128, [0.032, 0.064, 0.128, 0.256]), (0.064, [0.032, 0.064, 0.128]),
-                                         (0.008, [0.004, 0.008, 0.016, 0.032, 0.064])])
+@pytest.mark.parametrize(
+    "best, tried",
+    [
+        (0.128, [0.032, 0.064, 0.128, 0.256]),
+        (0.064, [0.032, 0.064, 0.128]),
+        (0.008, [0.004, 0.008, 0.016, 0.032, 0.064]),
+    ],
+)
 def test_the_grid_of_a_twin_grows_until_its_best_rate_lies_inside(args, monkeypatch, best, tried):
     """At 16 wide it begins with 0.032 and 0.064."""
     ran = []
@@ -50,15 +61,25 @@ def test_the_grid_of_a_twin_grows_until_its_best_rate_lies_inside(args, monkeypa
 
     monkeypatch.setattr(common, "train_and_measure", measure)
     rate, losses, found = common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))
-    assert rate == pytest.approx(best) and list(found) == pytest.approx(tried) and losses == pytest.approx([0, 1])
-    assert {lr for lr, seed in ran if seed == 1} == set(sorted(found, key=found.get)[:2]), "other seeds run at the two best rates"
+    assert (
+        rate == pytest.approx(best)
+        and list(found) == pytest.approx(tried)
+        and losses == pytest.approx([0, 1])
+    )
+    assert {lr for lr, seed in ran if seed == 1} == set(sorted(found, key=found.get)[:2]), (
+        "other seeds run at the two best rates"
+    )
     args.grid, ran[:] = [1.0], []
-    assert common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))[0] == 0.064 and {lr for lr, _ in ran} == {0.064}
+    assert common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))[0] == 0.064 and {lr for lr, _ in ran} == {
+        0.064
+    }
 
 
 def test_a_rate_that_rounding_changed_is_not_tried_again(args, monkeypatch):
     """At 96 wide the grid begins with 0.00533 and 0.0107, whose half is 0.00535."""
-    monkeypatch.setattr(common, "train_and_measure", lambda args, data, config, seed, lr: {config.full: abs(lr - 0.0107)})
+    monkeypatch.setattr(
+        common, "train_and_measure", lambda args, data, config, seed, lr: {config.full: abs(lr - 0.0107)}
+    )
     assert list(common.best_twin(args, None, GPTConfig(4, 8, 96, 3, 1))[2]) == [0.00533, 0.0107, 0.0214]
 
 
@@ -82,7 +103,9 @@ def test_width_only_dolls_are_compared_at_equal_cost():
 
     points = [point(1000, 2.0), point(100, 3.0)]
     assert frontier.on_the_line(points, "params", point(100, 2.9)) == 3.0
-    assert frontier.on_the_line(points, "params", point(316.2278, 0)) == pytest.approx(2.5), "halfway, as orders of magnitude go"
+    assert frontier.on_the_line(points, "params", point(316.2278, 0)) == pytest.approx(2.5), (
+        "halfway, as orders of magnitude go"
+    )
     assert frontier.on_the_line(points, "flops", point(1000, 2.5)) == 2.0
     assert frontier.on_the_line(points, "params", point(99, 3.5)) is None, "no width-only doll is as small"
 
@@ -91,14 +114,56 @@ def test_the_tables(tmp_path, monkeypatch):
     """Every doll beside its twin; runs of `quality` serve `frontier` too."""
     monkeypatch.setattr(common, "load_text", lambda name: "to be or not to be, that is the question. " * 40)
     shape = ["--block-size", "8", "--batch-size", "2", "--grid", "1"]
-    quality.run(arguments(tmp_path, quality.add_arguments, *shape, "--n-embd", "8", "--n-head", "2", "--n-layer", "2", "--nesting", "4"))
+    quality.run(
+        arguments(
+            tmp_path,
+            quality.add_arguments,
+            *shape,
+            "--n-embd",
+            "8",
+            "--n-head",
+            "2",
+            "--n-layer",
+            "2",
+            "--nesting",
+            "4",
+        )
+    )
     table = (tmp_path / "quality.md").read_text()
     assert "| 4,2,2 |" in table and "| 8,2,2 |" in table and (tmp_path / "quality.png").exists()
     kept = {path.name for path in (tmp_path / "runs").iterdir()}
-    frontier.run(arguments(tmp_path, frontier.add_arguments, *shape, "--widths", "4", "8", "--n-layer", "2", "--head-size", "4",
-                           "--family", "4,1,1", "--lattice-widths", "4", "8", "--lattice-depths", "1", "--random-sizes", "0"))
+    frontier.run(
+        arguments(
+            tmp_path,
+            frontier.add_arguments,
+            *shape,
+            "--widths",
+            "4",
+            "8",
+            "--n-layer",
+            "2",
+            "--head-size",
+            "4",
+            "--family",
+            "4,1,1",
+            "--lattice-widths",
+            "4",
+            "8",
+            "--lattice-depths",
+            "1",
+            "--random-sizes",
+            "0",
+        )
+    )
     table = (tmp_path / "frontier.md").read_text()
-    for row in ("width only | 4,2,2", "every dimension | 4,1,1", "every dimension | 8,2,2", "lattice | 4,1,1", "lattice | 8,2,1", "lattice | 8,2,2"):
+    for row in (
+        "width only | 4,2,2",
+        "every dimension | 4,1,1",
+        "every dimension | 8,2,2",
+        "lattice | 4,1,1",
+        "lattice | 8,2,1",
+        "lattice | 8,2,2",
+    ):
         assert f"| {row} |" in table
     assert (tmp_path / "frontier-params.png").exists() and (tmp_path / "lattice.png").exists()
     # 3 families and the twins of 4 shapes, two seeds each; the width family and two twins were there already

@@ -1,4 +1,5 @@
 """A model comes back from its folder as it was, or the load says what is wrong."""
+
 import json
 import pickle
 
@@ -10,8 +11,18 @@ from matgpt import GPTConfig, History, MatryoshkaGPT, Size, load, save
 from matgpt.files import atomic
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
-CONFIG = GPTConfig(5, 7, 12, 2, 3, nesting=(6, Size(6, 1, 2, (5, 7)), Size(9, 1, 3, (5, 6, 7))), head_size=5,
-                   n_inner=(20, 30, 10), dropout=0.1, bias=False)
+CONFIG = GPTConfig(
+    5,
+    7,
+    12,
+    2,
+    3,
+    nesting=(6, Size(6, 1, 2, (5, 7)), Size(9, 1, 3, (5, 6, 7))),
+    head_size=5,
+    n_inner=(20, 30, 10),
+    dropout=0.1,
+    bias=False,
+)
 
 
 class Touch:
@@ -44,7 +55,9 @@ def test_doll_takes_the_room_of_a_doll(build, tmp_path):
     assert 0 < (tmp_path / "model.safetensors").stat().st_size - 8 * CONFIG.num_params(size) < 5000
 
 
-@pytest.mark.parametrize("tokenizer", [CharTokenizer("abcd\n"), BPETokenizer.train("aaaa äöü")], ids=["char", "bpe"])
+@pytest.mark.parametrize(
+    "tokenizer", [CharTokenizer("abcd\n"), BPETokenizer.train("aaaa äöü")], ids=["char", "bpe"]
+)
 def test_tokenizer(tokenizer, tmp_path):
     model = MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 4, 4, 1, 1))
     save(model, tmp_path, tokenizer)
@@ -63,6 +76,7 @@ def edit(name, old, new):
         text = (folder / name).read_text()
         assert old in text
         (folder / name).write_text(text.replace(old, new))
+
     return damage
 
 
@@ -75,6 +89,7 @@ def other_weights(change):
         weights = safetensors.torch.load_file(folder / "model.safetensors")
         change(weights)
         safetensors.torch.save_file(weights, folder / "model.safetensors")
+
     return damage
 
 
@@ -92,8 +107,14 @@ DAMAGE = [
     ("config.json is not a configuration", lambda folder: (folder / "config.json").write_text("[1]")),
     ("config.json is not a configuration", lambda folder: (folder / "config.json").write_text("null")),
     ("config.json.*dropout=3", edit("config.json", '"dropout": 0.1', '"dropout": 3')),
-    ("model.safetensors does not hold.*size mismatch", edit("config.json", '"vocab_size": 5', '"vocab_size": 6')),
-    ("model.safetensors does not hold.*blocks.3", edit("config.json", '"n_layer": 3,\n    "nesting"', '"n_layer": 4,\n    "nesting"')),
+    (
+        "model.safetensors does not hold.*size mismatch",
+        edit("config.json", '"vocab_size": 5', '"vocab_size": 6'),
+    ),
+    (
+        "model.safetensors does not hold.*blocks.3",
+        edit("config.json", '"n_layer": 3,\n    "nesting"', '"n_layer": 4,\n    "nesting"'),
+    ),
     ("model.safetensors does not hold.*position", other_weights(lambda w: w.pop("embedding.position"))),
     ("model.safetensors does not hold.*unknown", other_weights(lambda w: w.update(unknown=torch.zeros(2)))),
     ("tokenizer.json", lambda folder: (folder / "tokenizer.json").write_text("{")),
@@ -145,7 +166,9 @@ def test_history(tmp_path):
         history.val[size] += [2 / 3 + i, 0.2]
     history.save(tmp_path / "history.json")
     loaded = History.load(tmp_path / "history.json")
-    assert loaded == history and loaded.val[CONFIG.sizes[1]] == [2 / 3 + 1, 0.2] and loaded.sizes == CONFIG.sizes
+    assert (
+        loaded == history and loaded.val[CONFIG.sizes[1]] == [2 / 3 + 1, 0.2] and loaded.sizes == CONFIG.sizes
+    )
     assert json.loads((tmp_path / "history.json").read_text())["steps"] == [0, 10]
     for text in ("", "[]", '{"sizes": [1]}', "{}"):
         (tmp_path / "other.json").write_text(text)

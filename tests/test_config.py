@@ -1,4 +1,5 @@
 """Size and GPTConfig: what they fill in, how they count, what they refuse."""
+
 import dataclasses
 import json
 import random
@@ -10,7 +11,9 @@ from matgpt import GPTConfig, MatryoshkaGPT, Size
 
 
 def config(**changes):
-    return GPTConfig(**{"vocab_size": 65, "block_size": 8, "n_embd": 32, "n_head": 4, "n_layer": 2, **changes})
+    return GPTConfig(
+        **{"vocab_size": 65, "block_size": 8, "n_embd": 32, "n_head": 4, "n_layer": 2, **changes}
+    )
 
 
 def test_size_fills_in_n_inner_and_is_one_value():
@@ -19,11 +22,17 @@ def test_size_fills_in_n_inner_and_is_one_value():
     assert len({Size(8, 2, 3), Size(8, 2, 3, 32)}) == 1
     whole = Size(np.int64(8), np.int32(2), np.int64(3), (np.int64(1), np.int64(2), np.int64(3)))
     assert json.loads(json.dumps(dataclasses.asdict(whole))) == {
-        "n_embd": 8, "n_head": 2, "n_layer": 3, "n_inner": [1, 2, 3]}
+        "n_embd": 8,
+        "n_head": 2,
+        "n_layer": 3,
+        "n_inner": [1, 2, 3],
+    }
 
 
-@pytest.mark.parametrize("size, text", [
-    (Size(64, 2, 2), "64,2,2"), (Size(64, 2, 2, 100), "64,2,2,100"), (Size(64, 2, 2, (5, 7)), "64,2,2,5/7")])
+@pytest.mark.parametrize(
+    "size, text",
+    [(Size(64, 2, 2), "64,2,2"), (Size(64, 2, 2, 100), "64,2,2,100"), (Size(64, 2, 2, (5, 7)), "64,2,2,5/7")],
+)
 def test_size_as_text(size, text):
     assert str(size) == text
 
@@ -58,8 +67,10 @@ def test_resolve():
     assert c.resolve(Size(5, 1, 1, 3)) == Size(5, 1, 1, 3), "a Size needs no place in the nesting"
 
 
-@pytest.mark.parametrize("size, expected", [
-    (Size(32, 4, 2), 8), (Size(16, 4, 2), 4), (Size(16, 2, 2), 8), (Size(32, 1, 2), 8), (Size(17, 2, 2), 8)])
+@pytest.mark.parametrize(
+    "size, expected",
+    [(Size(32, 4, 2), 8), (Size(16, 4, 2), 4), (Size(16, 2, 2), 8), (Size(32, 1, 2), 8), (Size(17, 2, 2), 8)],
+)
 def test_heads_are_whole_where_there_is_room(size, expected):
     assert config().head_size_of(size) == expected
 
@@ -74,54 +85,63 @@ def test_num_params_counts_the_parameters_of_the_slice(drawn):
         assert model.num_params(size) == sum(p.numel() for p in model.slice(size).parameters())
 
 
-@pytest.mark.parametrize("bad, message", [
-    (dict(nesting=()), "nesting=.*is empty.*at least one"),
-    (dict(nesting=(8, 16, 8)), r"nesting=\(8, 16, 8\) names .*n_embd=8.* twice"),
-    (dict(nesting=(8, Size(8, 4, 2))), "names .*n_embd=8.* twice"),
-    (dict(nesting=(32, Size(32, 4, 2))), "names .*n_embd=32.* twice"),
-    (dict(nesting=(64,)), "n_embd=64.* does not fit: n_embd may be at most 32"),
-    (dict(nesting=(Size(32, 8, 2),)), "n_head=8.* does not fit: n_head may be at most 4"),
-    (dict(nesting=(Size(32, 4, 3),)), "n_layer=3.* does not fit: n_layer may be at most 2"),
-    (dict(nesting=(Size(32, 4, 2, (128, 129)),)), r"n_inner=\(128, 129\).* does not fit: n_inner of layer 1 may be at most 128"),
-    (dict(nesting=(10,)), "n_embd=10 is not divisible by n_head=4"),
-    (dict(nesting=(2,)), "n_embd=2 is not divisible by n_head=4"),
-    (dict(nesting=(0,)), "n_embd=0 must be a whole number of at least 1"),
-    (dict(nesting=(8.5,)), "n_embd=8.5 must be a whole number of at least 1"),
-    (dict(nesting=("8",)), "n_embd='8' must be a whole number of at least 1"),
-    (dict(nesting=16), "nesting=16 must be a sequence"),
-    (dict(nesting="16"), "nesting='16' must be a sequence"),
-    (dict(nesting=Size(8, 4, 2)), "nesting=Size.* must be a sequence"),
-    (dict(n_embd=30), "n_embd=30 is not divisible by n_head=4"),
-    (dict(n_embd=-1), "n_embd=-1 must be a whole number of at least 1"),
-    (dict(n_head=0), "n_head=0 must be a whole number of at least 1"),
-    (dict(n_layer=1.5), "n_layer=1.5 must be a whole number of at least 1"),
-    (dict(n_layer=True), "n_layer=True must be a whole number of at least 1"),
-    (dict(vocab_size=0), "vocab_size=0 must be a whole number of at least 1"),
-    (dict(block_size="8"), "block_size='8' must be a whole number of at least 1"),
-    (dict(n_inner=(64,)), r"n_inner=\(64,\) has 1 entries; it needs one for each of 2 layers"),
-    (dict(n_inner=(64, 0)), "n_inner=0 must be a whole number of at least 1"),
-    (dict(head_size=0), "head_size=0 must be a whole number of at least 1"),
-    (dict(head_size=16), "head_size=16 does not fit.*at most 8"),
-    (dict(n_embd=2, head_size=1), "head_size=1 does not fit.*at most 0"),
-    (dict(dropout=1.0), r"dropout=1.0 must be a number in \[0, 1\)"),
-    (dict(dropout=-0.1), r"dropout=-0.1 must be a number in \[0, 1\)"),
-    (dict(dropout="0.1"), r"dropout='0.1' must be a number in \[0, 1\)"),
-    (dict(bias="false"), "bias='false' must be True or False"),
-    (dict(bias=None), "bias=None must be True or False"),
-    (dict(dropout=float("nan")), r"dropout=nan must be a number in \[0, 1\)"),
-])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (dict(nesting=()), "nesting=.*is empty.*at least one"),
+        (dict(nesting=(8, 16, 8)), r"nesting=\(8, 16, 8\) names .*n_embd=8.* twice"),
+        (dict(nesting=(8, Size(8, 4, 2))), "names .*n_embd=8.* twice"),
+        (dict(nesting=(32, Size(32, 4, 2))), "names .*n_embd=32.* twice"),
+        (dict(nesting=(64,)), "n_embd=64.* does not fit: n_embd may be at most 32"),
+        (dict(nesting=(Size(32, 8, 2),)), "n_head=8.* does not fit: n_head may be at most 4"),
+        (dict(nesting=(Size(32, 4, 3),)), "n_layer=3.* does not fit: n_layer may be at most 2"),
+        (
+            dict(nesting=(Size(32, 4, 2, (128, 129)),)),
+            r"n_inner=\(128, 129\).* does not fit: n_inner of layer 1 may be at most 128",
+        ),
+        (dict(nesting=(10,)), "n_embd=10 is not divisible by n_head=4"),
+        (dict(nesting=(2,)), "n_embd=2 is not divisible by n_head=4"),
+        (dict(nesting=(0,)), "n_embd=0 must be a whole number of at least 1"),
+        (dict(nesting=(8.5,)), "n_embd=8.5 must be a whole number of at least 1"),
+        (dict(nesting=("8",)), "n_embd='8' must be a whole number of at least 1"),
+        (dict(nesting=16), "nesting=16 must be a sequence"),
+        (dict(nesting="16"), "nesting='16' must be a sequence"),
+        (dict(nesting=Size(8, 4, 2)), "nesting=Size.* must be a sequence"),
+        (dict(n_embd=30), "n_embd=30 is not divisible by n_head=4"),
+        (dict(n_embd=-1), "n_embd=-1 must be a whole number of at least 1"),
+        (dict(n_head=0), "n_head=0 must be a whole number of at least 1"),
+        (dict(n_layer=1.5), "n_layer=1.5 must be a whole number of at least 1"),
+        (dict(n_layer=True), "n_layer=True must be a whole number of at least 1"),
+        (dict(vocab_size=0), "vocab_size=0 must be a whole number of at least 1"),
+        (dict(block_size="8"), "block_size='8' must be a whole number of at least 1"),
+        (dict(n_inner=(64,)), r"n_inner=\(64,\) has 1 entries; it needs one for each of 2 layers"),
+        (dict(n_inner=(64, 0)), "n_inner=0 must be a whole number of at least 1"),
+        (dict(head_size=0), "head_size=0 must be a whole number of at least 1"),
+        (dict(head_size=16), "head_size=16 does not fit.*at most 8"),
+        (dict(n_embd=2, head_size=1), "head_size=1 does not fit.*at most 0"),
+        (dict(dropout=1.0), r"dropout=1.0 must be a number in \[0, 1\)"),
+        (dict(dropout=-0.1), r"dropout=-0.1 must be a number in \[0, 1\)"),
+        (dict(dropout="0.1"), r"dropout='0.1' must be a number in \[0, 1\)"),
+        (dict(bias="false"), "bias='false' must be True or False"),
+        (dict(bias=None), "bias=None must be True or False"),
+        (dict(dropout=float("nan")), r"dropout=nan must be a number in \[0, 1\)"),
+    ],
+)
 def test_bad_config(bad, message):
     with pytest.raises(ValueError, match=message):
         config(**bad)
 
 
-@pytest.mark.parametrize("bad, message", [
-    ((0, 1, 1), "n_embd=0 must be a whole number of at least 1"),
-    ((8, True, 1), "n_head=True must be a whole number of at least 1"),
-    ((8, 1, "1"), "n_layer='1' must be a whole number of at least 1"),
-    ((8, 1, 2, ()), "n_inner=.* has 0 entries; it needs one for each of 2 layers"),
-    ((8, 1, 2, 0), "n_inner=0 must be a whole number of at least 1"),
-])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ((0, 1, 1), "n_embd=0 must be a whole number of at least 1"),
+        ((8, True, 1), "n_head=True must be a whole number of at least 1"),
+        ((8, 1, "1"), "n_layer='1' must be a whole number of at least 1"),
+        ((8, 1, 2, ()), "n_inner=.* has 0 entries; it needs one for each of 2 layers"),
+        ((8, 1, 2, 0), "n_inner=0 must be a whole number of at least 1"),
+    ],
+)
 def test_bad_size(bad, message):
     with pytest.raises(ValueError, match=message):
         Size(*bad)

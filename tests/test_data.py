@@ -1,4 +1,5 @@
 """Texts, the split, and token files: what is streamed must equal what is encoded whole."""
+
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 def offline(monkeypatch):
     def urlopen(*args, **kwargs):
         raise urllib.error.URLError("no route to host")
+
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
 
 
@@ -38,6 +40,7 @@ def served(monkeypatch):
     def urlopen(url, **kwargs):
         urlopen.calls += 1
         return Response(urlopen.content)
+
     urlopen.calls, urlopen.content = 0, content
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     monkeypatch.setattr(texts, "SHAKESPEARE_SHA256", hashlib.sha256(content).hexdigest())
@@ -45,6 +48,7 @@ def served(monkeypatch):
 
 
 # ---- load_text
+
 
 def test_python_docs_are_the_sorted_topics(offline):
     topics = load_topics()
@@ -82,7 +86,9 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
 def test_offline_the_error_says_where_the_file_goes(offline, tmp_path):
     with pytest.raises(ConnectionError, match="no route") as error:
         load_text("shakespeare", tmp_path / "texts")
-    assert str(tmp_path / "texts" / "shakespeare.txt") in str(error.value) and "python-docs" in str(error.value)
+    assert str(tmp_path / "texts" / "shakespeare.txt") in str(error.value) and "python-docs" in str(
+        error.value
+    )
     assert not (tmp_path / "texts").exists()
 
 
@@ -110,6 +116,7 @@ def test_a_damaged_file_is_named_and_left_alone(served, tmp_path):
 
 
 # ---- split
+
 
 def test_the_last_tenth_is_validation():
     for n in (10, 99, 1000, 12345):
@@ -145,8 +152,11 @@ def test_what_cannot_be_split_is_named():
 
 # ---- token files
 
-HOSTILE = ("naïve  中文。\r\n\r\n   indented\n\n\nit's 'tis we'll\t\t<|endoftext|> 👩‍👩‍👧 \u00a0 \x1c\n \n"
-           + " " * 2000 + "x\n")
+HOSTILE = (
+    "naïve  中文。\r\n\r\n   indented\n\n\nit's 'tis we'll\t\t<|endoftext|> 👩‍👩‍👧 \u00a0 \x1c\n \n"
+    + " " * 2000
+    + "x\n"
+)
 
 
 @pytest.fixture
@@ -183,7 +193,7 @@ def test_streamed_bpe_equals_the_whole_text(corpus, small_chunks, tmp_path, monk
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
     assert tokenizer == BPETokenizer.train(text[:60_000], 600)
     ids = tokenizer.encode(text)
-    assert np.array_equal(train_ids, ids[:len(train_ids)]) and np.array_equal(val_ids, ids[len(train_ids):])
+    assert np.array_equal(train_ids, ids[: len(train_ids)]) and np.array_equal(val_ids, ids[len(train_ids) :])
     assert train_ids.dtype == np.uint16 and len(train_ids) == len(split(ids)[0])
 
 
@@ -214,9 +224,14 @@ def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path):
     assert tokenizer.decode(train_ids) + tokenizer.decode(val_ids) == text
 
 
-@pytest.mark.parametrize("content, offset", [
-    (b"a" * 5000 + b"\xe9 and more", 5000), (b"a" * 4098 + b"\xe4\xb8 cut short", 4098),
-    (b"a" * 9000 + b"\xe4\xb8", 9000)])
+@pytest.mark.parametrize(
+    "content, offset",
+    [
+        (b"a" * 5000 + b"\xe9 and more", 5000),
+        (b"a" * 4098 + b"\xe4\xb8 cut short", 4098),
+        (b"a" * 9000 + b"\xe4\xb8", 9000),
+    ],
+)
 def test_a_stream_that_is_not_utf8_is_named_with_the_byte(content, offset, small_chunks, tmp_path):
     (tmp_path / "bad.txt").write_bytes(content)
     with pytest.raises(ValueError, match=rf"bad\.txt is not UTF-8: the byte at offset {offset} "):
@@ -234,13 +249,18 @@ def test_a_run_that_was_cut_off_starts_cleanly(corpus, small_chunks, tmp_path):
     (left / "stray").write_bytes(b"")
     prepare(corpus[0], tmp_path / "out", "char")
     assert not left.exists()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["meta.json", "tokenizer.json", "tokens.bin"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "meta.json",
+        "tokenizer.json",
+        "tokens.bin",
+    ]
     assert sum(map(len, load_tokens(tmp_path / "out")[:2])) == len(corpus[1])
 
 
 def test_an_interrupted_run_leaves_nothing(corpus, small_chunks, tmp_path, monkeypatch):
     def interrupted(self, text):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(CharTokenizer, "encode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(corpus[0], tmp_path / "out", "char")
@@ -256,7 +276,9 @@ def test_an_existing_folder_is_never_touched(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("tokenizer", ["bpe", "char"])
-@pytest.mark.parametrize("content, message", [("", "empty|0 tokens is too short"), ("a", "1 tokens is too short")])
+@pytest.mark.parametrize(
+    "content, message", [("", "empty|0 tokens is too short"), ("a", "1 tokens is too short")]
+)
 def test_files_too_short_to_split_are_refused(tokenizer, content, message, tmp_path):
     (tmp_path / "short.txt").write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -271,11 +293,22 @@ def prepared(tmp_path):
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize("entry, value, message", [
-    ("n_tokens", 2101, "2101 tokens take 4202 bytes, but .*tokens.bin has 4200"), ("n_train", 2100, "n_train=2100"),
-    ("n_train", 0, "n_train=0"), ("n_train", "9", "n_train='9'"), ("n_tokens", 2100.0, "n_tokens=2100.0"),
-    ("dtype", "float64", "float64"), ("dtype", "nonsense", "nonsense"), ("dtype", "uint32", "take 8400 bytes"),
-    ("format", 2, "format is 2"), ("vocab_size", 65, "vocab_size=65"), ("n_tokens", None, "n_tokens")])
+@pytest.mark.parametrize(
+    "entry, value, message",
+    [
+        ("n_tokens", 2101, "2101 tokens take 4202 bytes, but .*tokens.bin has 4200"),
+        ("n_train", 2100, "n_train=2100"),
+        ("n_train", 0, "n_train=0"),
+        ("n_train", "9", "n_train='9'"),
+        ("n_tokens", 2100.0, "n_tokens=2100.0"),
+        ("dtype", "float64", "float64"),
+        ("dtype", "nonsense", "nonsense"),
+        ("dtype", "uint32", "take 8400 bytes"),
+        ("format", 2, "format is 2"),
+        ("vocab_size", 65, "vocab_size=65"),
+        ("n_tokens", None, "n_tokens"),
+    ],
+)
 def test_records_that_do_not_fit_are_refused_by_name(prepared, entry, value, message):
     meta = json.loads((prepared / "meta.json").read_text())
     meta[entry] = value
@@ -309,23 +342,43 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared, tmp_path):
 
 # ---- the program
 
+
 def test_the_program_makes_token_files(tmp_path):
     (tmp_path / "a.txt").write_text("To be, or not to be. " * 100)
     done = subprocess.run(
-        [sys.executable, "-m", "matgpt", "data", tmp_path / "a.txt", "--vocab", "270", "--out", tmp_path / "out"],
-        cwd=Path(data.__file__).parents[2], capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "matgpt",
+            "data",
+            tmp_path / "a.txt",
+            "--vocab",
+            "270",
+            "--out",
+            tmp_path / "out",
+        ],
+        cwd=Path(data.__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
     assert f"{len(train_ids) + len(val_ids):,} tokens" in done.stdout
     assert tokenizer.decode(train_ids) + tokenizer.decode(val_ids) == "To be, or not to be. " * 100
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["none.txt", "--out", "out"], "no file 'none.txt'"), (["text.txt"], "--out"), (["--out", "out"], "files"),
-    (["text.txt", "--out", "."], "exists already"),
-    (["text.txt", "--out", "out", "--vocab", "255"], "255 must be at least 256"),
-    (["text.txt", "--out", "out", "--vocab", "many"], "many"),
-    (["text.txt", "--out", "out", "--tokenizer", "word"], "word")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["none.txt", "--out", "out"], "no file 'none.txt'"),
+        (["text.txt"], "--out"),
+        (["--out", "out"], "files"),
+        (["text.txt", "--out", "."], "exists already"),
+        (["text.txt", "--out", "out", "--vocab", "255"], "255 must be at least 256"),
+        (["text.txt", "--out", "out", "--vocab", "many"], "many"),
+        (["text.txt", "--out", "out", "--tokenizer", "word"], "word"),
+    ],
+)
 def test_a_bad_option_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("some words " * 9)

@@ -1,4 +1,5 @@
 """Two processes that share a batch compute what one computes alone."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -21,14 +22,26 @@ STEPS = 12
 
 def batches(n):
     """Three batches of n, one for each width."""
-    return [torch.from_numpy(IDS[i:i + 3 * n * 7]).view(3, n, 7) for i in (0, 1)]
+    return [torch.from_numpy(IDS[i : i + 3 * n * 7]).view(3, n, 7) for i in (0, 1)]
 
 
 def run(batch_size=4, **settings):
     torch.manual_seed(0)
     model = MatryoshkaGPT(CONFIG)
-    history = train(model, IDS[:1800], IDS[1800:], STEPS, batch_size, 0.01, progress=False, eval_interval=3, warmup=2,
-                    random_sizes=1, eval_blocks=4, **settings)
+    history = train(
+        model,
+        IDS[:1800],
+        IDS[1800:],
+        STEPS,
+        batch_size,
+        0.01,
+        progress=False,
+        eval_interval=3,
+        warmup=2,
+        random_sizes=1,
+        eval_blocks=4,
+        **settings,
+    )
     return model, history
 
 
@@ -42,9 +55,16 @@ def folder(tmp_path_factory):
     """What two processes left, after one process left a run for them to go on with."""
     folder = tmp_path_factory.mktemp("two")
     run(checkpoint_dir=folder / "alone", on_evaluation=stop(6))
-    done = subprocess.run([sys.executable, "-m", "tests.two_processes", folder], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["gradients 0 0", "whole 0 0", "dies 3 1", "goes_on 0 0", "indivisible 0 0"], \
-        done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.two_processes", folder], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == [
+        "gradients 0 0",
+        "whole 0 0",
+        "dies 3 1",
+        "goes_on 0 0",
+        "indivisible 0 0",
+    ], done.stdout + done.stderr
     return folder
 
 
@@ -91,20 +111,33 @@ def test_resume_with_more(folder, alone):
 
 def test_batch_must_divide(folder):
     for rank in range(2):
-        assert (folder / f"error{rank}").read_text() == \
-            "batch_size=3 must be divisible by the number of processes, 2"
+        assert (
+            folder / f"error{rank}"
+        ).read_text() == "batch_size=3 must be divisible by the number of processes, 2"
 
 
 def test_torchrun(tmp_path):
     (tmp_path / "text").write_text(TEXT)
     options = f"--corpus {tmp_path / 'text'} --nesting 4 8 --n-layer 1 --block-size 8 --steps 4 --batch-size 4".split()
-    engine = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "matgpt", "train"]
-    done = subprocess.run([*engine, *options, "--out", tmp_path / "two"], cwd=ROOT, capture_output=True, text=True)
+    engine = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "matgpt",
+        "train",
+    ]
+    done = subprocess.run(
+        [*engine, *options, "--out", tmp_path / "two"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step 4/4") == done.stdout.count("kept in") == 1  # one of them speaks
     program(*options, "--out", tmp_path / "one")
     one, two = (History.load(tmp_path / name / "history.json") for name in ("one", "two"))
     for size in one.sizes:
         assert two.val[size] == pytest.approx(one.val[size], abs=1e-4)
-    assert sorted(path.name[:13] for path in (tmp_path / "two").iterdir()) == \
-        sorted(path.name[:13] for path in (tmp_path / "one").iterdir())
+    assert sorted(path.name[:13] for path in (tmp_path / "two").iterdir()) == sorted(
+        path.name[:13] for path in (tmp_path / "one").iterdir()
+    )

@@ -1,4 +1,5 @@
 """Text embeddings: the mean over tokens, whatever the padding, the windows and the batches."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,9 @@ def test_cutting_is_embedding_at_that_size_with_the_trunk_run_once(build):
     whole = embed(model, rows)
     for d in (4, 6, 8, 16):
         assert torch.allclose(cut(whole, d), embed(model, rows, model.config.width(d)), atol=1e-6)
-    assert torch.equal(cut(whole, 4), cut(cut(whole, 8), 4)) or torch.allclose(cut(whole, 4), cut(cut(whole, 8), 4))
+    assert torch.equal(cut(whole, 4), cut(cut(whole, 8), 4)) or torch.allclose(
+        cut(whole, 4), cut(cut(whole, 8), 4)
+    )
 
 
 def test_texts_ids_and_lists_agree(model):
@@ -81,8 +84,16 @@ def test_token_embeddings_are_the_first_columns(model):
 
 def test_bad_input_is_named(model):
     tokenizer = CharTokenizer("abc")
-    for texts, match in (([], "empty"), (["a", ""], "text 1"), ([[]], "text 0"), ([[0.5]], "whole numbers"),
-                         ([[3, 11]], "11"), ([[-1]], "-1"), (["ax"], "'x'"), (torch.zeros(2, 2, 2).long(), "shape")):
+    for texts, match in (
+        ([], "empty"),
+        (["a", ""], "text 1"),
+        ([[]], "text 0"),
+        ([[0.5]], "whole numbers"),
+        ([[3, 11]], "11"),
+        ([[-1]], "-1"),
+        (["ax"], "'x'"),
+        (torch.zeros(2, 2, 2).long(), "shape"),
+    ):
         with pytest.raises(ValueError, match=match):
             embed(model, texts, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="tokenizer"):

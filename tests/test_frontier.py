@@ -8,7 +8,9 @@ from matgpt.measure.shapes import Point, flops_per_token, mark_front
 
 def tiny(nesting, **kw):
     torch.manual_seed(0)
-    return MatryoshkaGPT(GPTConfig(vocab_size=11, block_size=8, n_embd=32, n_head=4, n_layer=3, nesting=nesting, **kw))
+    return MatryoshkaGPT(
+        GPTConfig(vocab_size=11, block_size=8, n_embd=32, n_head=4, n_layer=3, nesting=nesting, **kw)
+    )
 
 
 def ids(n=400):
@@ -21,15 +23,19 @@ def test_lattice_has_every_width_depth_and_ratio_with_whole_heads():
     assert all(s.n_head * 32 == s.n_embd and s.n_inner == 4 * s.n_embd for s in sizes)
     wide = matgpt.lattice(n_embd=(32, 64), n_layer=(2,), head_size=16, n_inner_ratio=(1, 2, 4))
     assert {(s.n_embd, s.n_head, s.n_inner) for s in wide} == {
-        (d, d // 16, r * d) for d in (32, 64) for r in (1, 2, 4)}
+        (d, d // 16, r * d) for d in (32, 64) for r in (1, 2, 4)
+    }
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(n_embd=(), n_layer=(1,), head_size=8), r"n_embd=\(\) is empty"),
-    (dict(n_embd=(20,), n_layer=(1,), head_size=8), "n_embd=20"),
-    (dict(n_embd=(16,), n_layer=(0,), head_size=8), "n_layer=0"),
-    (dict(n_embd=(16,), n_layer=(1,), head_size=8, n_inner_ratio=()), r"n_inner_ratio=\(\) is empty"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(n_embd=(), n_layer=(1,), head_size=8), r"n_embd=\(\) is empty"),
+        (dict(n_embd=(20,), n_layer=(1,), head_size=8), "n_embd=20"),
+        (dict(n_embd=(16,), n_layer=(0,), head_size=8), "n_layer=0"),
+        (dict(n_embd=(16,), n_layer=(1,), head_size=8, n_inner_ratio=()), r"n_inner_ratio=\(\) is empty"),
+    ],
+)
 def test_lattice_names_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         matgpt.lattice(**arguments)
@@ -38,6 +44,7 @@ def test_lattice_names_what_is_wrong(arguments, message):
 @pytest.mark.parametrize("size", [Size(32, 4, 3), Size(16, 2, 1), Size(16, 4, 2, (5, 9)), Size(32, 1, 3, 7)])
 def test_flops_are_those_that_torch_counts(size):
     from torch.utils.flop_counter import FlopCounterMode
+
     model = tiny(None)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(ids(8)[None], size)
@@ -55,7 +62,9 @@ def test_frontier_measures_what_evaluate_does_and_marks_the_front():
     for point in points:
         assert point.loss == matgpt.evaluate(model, ids(), point.size)
         assert point.params == model.slice(point.size).num_params()
-        rivals = [p for p in points if p.params <= point.params and p.flops <= point.flops and p.loss <= point.loss]
+        rivals = [
+            p for p in points if p.params <= point.params and p.flops <= point.flops and p.loss <= point.loss
+        ]
         assert point.on_front == (rivals == [point])
 
 
@@ -69,7 +78,9 @@ def test_frontier_takes_sizes_that_were_never_trained():
 
 def test_front_and_best_size_by_hand():
     a, b, c, d = (Size(n, 1, 1) for n in (8, 16, 24, 32))
-    points = mark_front([Point(d, 400, 40, 1.0), Point(a, 100, 10, 3.0), Point(b, 200, 30, 2.0), Point(c, 300, 30, 2.5)])
+    points = mark_front(
+        [Point(d, 400, 40, 1.0), Point(a, 100, 10, 3.0), Point(b, 200, 30, 2.0), Point(c, 300, 30, 2.5)]
+    )
     assert [(p.size, p.on_front) for p in points] == [(a, True), (b, True), (c, False), (d, True)]
     assert matgpt.best_size(points) == d
     assert matgpt.best_size(points, max_params=350) == b
@@ -116,10 +127,17 @@ def test_an_output_only_model_always_pays_for_its_trunk():
 
 def test_the_picture_holds_every_family_however_many():
     """As many families as there are axes to cut, and more: none may be left out."""
-    families = {f"family {i}": mark_front([Point(Size(8, 1, 1), 100, 200, 2.0 + i), Point(Size(8, 2, 2), 200, 400, 1.0 + i)]) for i in range(12)}
+    families = {
+        f"family {i}": mark_front(
+            [Point(Size(8, 1, 1), 100, 200, 2.0 + i), Point(Size(8, 2, 2), 200, 400, 1.0 + i)]
+        )
+        for i in range(12)
+    }
     for x, cheapest in (("params", 100), ("flops", 200)):
         figure = plot.frontier(families, x, twins=families["family 0"])
-        ax, = figure.axes
+        (ax,) = figure.axes
         assert [text.get_text() for text in ax.get_legend().get_texts()] == [*families, "twins trained alone"]
-        assert len(ax.lines) == 2 * len(families) + 1 and all(line.get_xdata()[0] == cheapest for line in ax.lines)
+        assert len(ax.lines) == 2 * len(families) + 1 and all(
+            line.get_xdata()[0] == cheapest for line in ax.lines
+        )
         plot.close(figure)

@@ -1,4 +1,5 @@
 """Cached, streamed and drafted text against the model that is simply run from the start each time."""
+
 import itertools
 
 import pytest
@@ -42,14 +43,17 @@ def test_cached_tokens_are_those_of_the_plain_forward(kind, bias):
             idx = torch.randint(23, (3, prompt))
             expected = by_hand(model, idx, 12, size)
             for use_cache in (True, False):
-                assert torch.equal(model.generate(idx, 12, size, temperature=0, use_cache=use_cache), expected)
+                assert torch.equal(
+                    model.generate(idx, 12, size, temperature=0, use_cache=use_cache), expected
+                )
 
 
 @torch.no_grad()
 def test_cached_samples_are_the_uncached_ones():
     model, idx = make(std=0.1), torch.randint(23, (2, 3))
-    draw = lambda **options: model.generate(idx, 20, temperature=1.3, top_k=15, top_p=0.9, **options,
-                                            generator=torch.Generator().manual_seed(4))
+    draw = lambda **options: model.generate(
+        idx, 20, temperature=1.3, top_k=15, top_p=0.9, **options, generator=torch.Generator().manual_seed(4)
+    )
     assert torch.equal(draw(), draw(use_cache=False))
     assert len(draw().unique()) > 5
 
@@ -57,7 +61,9 @@ def test_cached_samples_are_the_uncached_ones():
 def test_the_cache_saves_the_positions_that_it_holds(monkeypatch):
     model, read = make(), []
     forward = model.embedding.forward
-    monkeypatch.setattr(model.embedding, "forward", lambda idx, *a: read.append(idx.size(1)) or forward(idx, *a))
+    monkeypatch.setattr(
+        model.embedding, "forward", lambda idx, *a: read.append(idx.size(1)) or forward(idx, *a)
+    )
     model.generate(torch.zeros(1, 3, dtype=torch.long), 8)
     assert read == [3, 1, 1, 1, 1, 1, BLOCK, BLOCK]
     read.clear()
@@ -89,8 +95,12 @@ def test_greedy_drafts_write_what_plain_greedy_writes(kind):
 
 def test_prompts_of_32_bits():
     model, idx = make(), torch.randint(23, (2, 3))
-    out = [model.generate(idx.to(dtype), 4, draft_size=8, draft_tokens=2, generator=torch.Generator().manual_seed(0))
-           for dtype in (torch.int64, torch.int32)]
+    out = [
+        model.generate(
+            idx.to(dtype), 4, draft_size=8, draft_tokens=2, generator=torch.Generator().manual_seed(0)
+        )
+        for dtype in (torch.int64, torch.int32)
+    ]
     assert torch.equal(*out) and out[1].dtype == torch.int64
 
 
@@ -114,7 +124,7 @@ def exact(model, prompt, length, **sampling):
     V, found = model.config.vocab_size, []
     for tokens in itertools.product(range(V), repeat=length):
         idx = torch.tensor([[*prompt, *tokens]])
-        probs = probabilities(model(idx[:, :-1]), **sampling)[0, len(prompt) - 1:]
+        probs = probabilities(model(idx[:, :-1]), **sampling)[0, len(prompt) - 1 :]
         found.append(probs.gather(1, torch.tensor(tokens)[:, None]).prod().item())
     return torch.tensor(found)
 
@@ -127,7 +137,9 @@ def test_drafted_samples_have_the_exact_distribution(sampling):
     generator, stats, rows = torch.Generator().manual_seed(1), {}, []
     idx = torch.tensor([[0, 1]] * 2)
     for _ in range(500):
-        rows.append(model.generate(idx, 3, generator=generator, draft_size=8, draft_tokens=2, stats=stats, **sampling))
+        rows.append(
+            model.generate(idx, 3, generator=generator, draft_size=8, draft_tokens=2, stats=stats, **sampling)
+        )
     codes = torch.stack(rows)[:, :, 2:] @ torch.tensor([9, 3, 1])  # (runs, 2)
     expected = exact(model, (0, 1), 3, **sampling)
     assert abs(expected.sum() - 1) < 1e-5 and 0.1 < stats["acceptance"] < 0.9
@@ -158,7 +170,9 @@ def test_verify_keeps_the_distribution_of_one_step():
     assert first[3] == 0 and chi2(first, p, 4000) < 4
     kept = sum(t.size(1) == 2 for t in tokens) / 4000
     assert abs(kept - torch.minimum(p, q).sum().item()) < 0.02
-    sure = verify(logits, torch.tensor([[0]]), p.view(1, 1, 4), (1.0, None, None))  # p = q: max(0, p - q) is empty
+    sure = verify(
+        logits, torch.tensor([[0]]), p.view(1, 1, 4), (1.0, None, None)
+    )  # p = q: max(0, p - q) is empty
     assert sure.shape == (1, 2) and sure[0, 0] == 0
 
 
@@ -188,11 +202,13 @@ def test_stream_never_cuts_a_character(written):
 
 def test_stream_writes_what_generate_writes(written):
     model, tokenizer = written
-    for seed, options in enumerate([{}, dict(temperature=3.0), dict(size=16), dict(draft_size=16, draft_tokens=3)]):
+    for seed, options in enumerate(
+        [{}, dict(temperature=3.0), dict(size=16), dict(draft_size=16, draft_tokens=3)]
+    ):
         idx = torch.tensor([tokenizer.encode(START)])
         out = model.generate(idx, 50, generator=torch.Generator().manual_seed(seed), **options)
         pieces = stream(model, tokenizer, START, 50, generator=torch.Generator().manual_seed(seed), **options)
-        assert "".join(pieces) == tokenizer.decode(out[0, idx.size(1):].tolist())
+        assert "".join(pieces) == tokenizer.decode(out[0, idx.size(1) :].tolist())
 
 
 def test_stream_comes_as_it_is_written():
@@ -205,27 +221,30 @@ def test_stream_comes_as_it_is_written():
     assert list(stream(model, tokenizer, "ab", 0)) == []
 
 
-@pytest.mark.parametrize("options, names", [
-    (dict(draft_size=36), "draft_size"),  # the doll itself
-    (dict(size=8, draft_size=36), "draft_size"),
-    (dict(size=Size(16, 2, 3), draft_size=Size(9, 3, 1)), "draft_size"),  # narrower but more heads
-    (dict(size=Size(16, 2, 3, 50), draft_size=Size(8, 1, 1, 51)), "draft_size"),
-    (dict(draft_size=9), "size=9"),
-    (dict(draft_size=8, draft_tokens=-1), "draft_tokens=-1"),
-    (dict(draft_tokens=-1), "draft_tokens=-1"),
-    (dict(draft_size=8, draft_tokens=1.5), "draft_tokens=1.5"),
-    (dict(temperature=-1.0), "temperature=-1.0"),
-    (dict(temperature=float("nan")), "temperature=nan"),
-    (dict(top_k=0), "top_k=0"),
-    (dict(top_p=0.0), "top_p=0.0"),
-    (dict(top_p=1.5), "top_p=1.5"),
-    (dict(max_new_tokens=-1), "max_new_tokens=-1"),
-    (dict(size=17), "size=17"),
-    (dict(idx=torch.zeros(1, 0, dtype=torch.long)), "prompt"),
-    (dict(idx=torch.zeros(3, dtype=torch.long)), "prompt"),
-    (dict(idx=torch.tensor([[23]])), "token id 23"),
-    (dict(idx=torch.tensor([[0.5]])), "prompt"),
-])
+@pytest.mark.parametrize(
+    "options, names",
+    [
+        (dict(draft_size=36), "draft_size"),  # the doll itself
+        (dict(size=8, draft_size=36), "draft_size"),
+        (dict(size=Size(16, 2, 3), draft_size=Size(9, 3, 1)), "draft_size"),  # narrower but more heads
+        (dict(size=Size(16, 2, 3, 50), draft_size=Size(8, 1, 1, 51)), "draft_size"),
+        (dict(draft_size=9), "size=9"),
+        (dict(draft_size=8, draft_tokens=-1), "draft_tokens=-1"),
+        (dict(draft_tokens=-1), "draft_tokens=-1"),
+        (dict(draft_size=8, draft_tokens=1.5), "draft_tokens=1.5"),
+        (dict(temperature=-1.0), "temperature=-1.0"),
+        (dict(temperature=float("nan")), "temperature=nan"),
+        (dict(top_k=0), "top_k=0"),
+        (dict(top_p=0.0), "top_p=0.0"),
+        (dict(top_p=1.5), "top_p=1.5"),
+        (dict(max_new_tokens=-1), "max_new_tokens=-1"),
+        (dict(size=17), "size=17"),
+        (dict(idx=torch.zeros(1, 0, dtype=torch.long)), "prompt"),
+        (dict(idx=torch.zeros(3, dtype=torch.long)), "prompt"),
+        (dict(idx=torch.tensor([[23]])), "token id 23"),
+        (dict(idx=torch.tensor([[0.5]])), "prompt"),
+    ],
+)
 def test_bad_arguments_are_named_before_any_work(options, names, monkeypatch):
     model = make()
     monkeypatch.setattr(model, "trunk_size", lambda size: pytest.fail("work was done"))
@@ -264,9 +283,16 @@ def test_the_program_writes_to_the_terminal(written, tmp_path, capsys):
     assert texts[2] == START + "".join(pieces) + "\n"
 
 
-@pytest.mark.parametrize("options, names", [
-    (["--size", "17"], "size=17"), (["--size", "1,x"], "1,x"), (["--tokens", "-1"], "max_new_tokens=-1"),
-    (["--draft-size", "32"], "draft_size"), (["--threads", "0"], "threads")])
+@pytest.mark.parametrize(
+    "options, names",
+    [
+        (["--size", "17"], "size=17"),
+        (["--size", "1,x"], "1,x"),
+        (["--tokens", "-1"], "max_new_tokens=-1"),
+        (["--draft-size", "32"], "draft_size"),
+        (["--threads", "0"], "threads"),
+    ],
+)
 def test_the_program_names_what_is_wrong(written, tmp_path, capsys, options, names):
     save(written[0], tmp_path, written[1])
     with pytest.raises(SystemExit):

@@ -1,4 +1,5 @@
 """Every doll as a GPT-2 of transformers, and GPT-2 as a nested model."""
+
 import json
 import random
 
@@ -36,12 +37,18 @@ def assert_same(model, size, path):
     assert expected.std() > 0.1
 
 
-@pytest.mark.parametrize("size", [
-    Size(24, 4, 3), Size(12, 4, 3),  # heads of 6, of 3
-    Size(24, 1, 1), Size(18, 2, 2),  # fewer heads than the width has room for
-    Size(24, 3, 2, (5, 40)),  # n_inner per layer
-    Size(13, 2, 3), Size(23, 3, 1),  # a prime width: no number of heads but 1 and itself divides it
-])
+@pytest.mark.parametrize(
+    "size",
+    [
+        Size(24, 4, 3),
+        Size(12, 4, 3),  # heads of 6, of 3
+        Size(24, 1, 1),
+        Size(18, 2, 2),  # fewer heads than the width has room for
+        Size(24, 3, 2, (5, 40)),  # n_inner per layer
+        Size(13, 2, 3),
+        Size(23, 3, 1),  # a prime width: no number of heads but 1 and itself divides it
+    ],
+)
 @pytest.mark.parametrize("bias", [True, False])
 def test_every_doll_has_the_same_logits_as_its_gpt2(tmp_path, size, bias):
     model = make(bias=bias)
@@ -53,8 +60,15 @@ def test_every_doll_has_the_same_logits_as_its_gpt2(tmp_path, size, bias):
 def test_sizes_drawn_at_random(tmp_path, seed):
     rng = random.Random(seed)
     n_head, head_size, n_layer = rng.randint(1, 4), rng.randint(2, 6), rng.randint(1, 3)
-    model = make(n_embd=n_head * head_size + rng.choice([0, 3]), n_head=n_head, head_size=head_size, n_layer=n_layer,
-                 bias=rng.random() < 0.5, n_inner=tuple(rng.randint(3, 30) for _ in range(n_layer)), seed=seed)
+    model = make(
+        n_embd=n_head * head_size + rng.choice([0, 3]),
+        n_head=n_head,
+        head_size=head_size,
+        n_layer=n_layer,
+        bias=rng.random() < 0.5,
+        n_inner=tuple(rng.randint(3, 30) for _ in range(n_layer)),
+        seed=seed,
+    )
     full = model.config
     inner = full.n_inner if isinstance(full.n_inner, tuple) else (full.n_inner,) * n_layer
     while True:
@@ -96,9 +110,20 @@ def test_there_and_back(tmp_path):
 
 def test_any_gpt2_comes_in_and_can_be_trained(tmp_path):
     torch.manual_seed(0)
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=13, n_positions=7, n_embd=24, n_head=4, n_layer=2, n_inner=50, initializer_range=0.3,
-        activation_function="gelu_pytorch_tanh", bos_token_id=None, eos_token_id=None)).eval()
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=13,
+            n_positions=7,
+            n_embd=24,
+            n_head=4,
+            n_layer=2,
+            n_inner=50,
+            initializer_range=0.3,
+            activation_function="gelu_pytorch_tanh",
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    ).eval()
     for p in theirs.parameters():
         p.data += 0.1 * torch.randn_like(p)
     theirs.save_pretrained(tmp_path / "head")
@@ -119,29 +144,35 @@ def test_masks_of_old_checkpoints_and_half_precision(tmp_path):
     export_gpt2(model.bfloat16(), tmp_path)
     weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
     assert weights["transformer.ln_f.bias"].dtype == torch.bfloat16
-    weights |= {"transformer.h.0.attn.bias": torch.ones(1, 1, 7, 7), "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    weights |= {
+        "transformer.h.0.attn.bias": torch.ones(1, 1, 7, 7),
+        "transformer.h.0.attn.masked_bias": torch.tensor(-1e4),
+    }
     weights["lm_head.weight"] = weights["transformer.wte.weight"].clone()
     safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
     back = import_gpt2(tmp_path)
     torch.testing.assert_close(back(IDX), model.float()(IDX), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("change, names", [
-    (dict(activation_function="gelu"), "activation_function='gelu'"),
-    (dict(activation_function="relu"), "activation_function='relu'"),
-    (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
-    (dict(scale_attn_weights=False), "scale_attn_weights=False"),
-    (dict(tie_word_embeddings=False), "tie_word_embeddings=False"),
-    (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon=1e-06"),
-    (dict(model_type="llama"), "model_type='llama'"),
-    (dict(n_embd=20), r"wte.weight has shape \(13, 24\).*\(13, 20\)"),
-    (dict(n_positions=9), r"wpe.weight has shape \(7, 24\)"),
-    (dict(n_inner=7), "c_fc.weight has shape"),
-    (dict(n_head=5), "n_embd=24 is not divisible by n_head=5"),
-    (dict(n_layer=4), "h.3.*is missing"),
-    (dict(n_layer=2), "h.2"),
-    (dict(vocab_size=None), "vocab_size=None"),
-])
+@pytest.mark.parametrize(
+    "change, names",
+    [
+        (dict(activation_function="gelu"), "activation_function='gelu'"),
+        (dict(activation_function="relu"), "activation_function='relu'"),
+        (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
+        (dict(scale_attn_weights=False), "scale_attn_weights=False"),
+        (dict(tie_word_embeddings=False), "tie_word_embeddings=False"),
+        (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon=1e-06"),
+        (dict(model_type="llama"), "model_type='llama'"),
+        (dict(n_embd=20), r"wte.weight has shape \(13, 24\).*\(13, 20\)"),
+        (dict(n_positions=9), r"wpe.weight has shape \(7, 24\)"),
+        (dict(n_inner=7), "c_fc.weight has shape"),
+        (dict(n_head=5), "n_embd=24 is not divisible by n_head=5"),
+        (dict(n_layer=4), "h.3.*is missing"),
+        (dict(n_layer=2), "h.2"),
+        (dict(vocab_size=None), "vocab_size=None"),
+    ],
+)
 def test_other_configurations_are_named(tmp_path, change, names):
     export_gpt2(make(), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -175,14 +206,27 @@ def test_folders_that_hold_no_gpt2(tmp_path):
             import_gpt2(tmp_path)
 
 
-HOSTILE = ["<|endoftext|>", "a <|endoftext|>b<|pad|>", " \n\n  x\t\t y  ", "naïve 日本語 🙂🙂 ﷽ e\u0301", "\x00\x01\x7f",
-           "it's don't 'S 'll''''", "１２３ 12ab_ \u00a0\u2003x\u200b\u0085\u1680", "\r\n\r\n a\r", " " * 3000 + "x",
-           "#" * 300, "aaaaaaaaaaaaaaaaaaa aaaaaaaaaaaa aaaaa"]
+HOSTILE = [
+    "<|endoftext|>",
+    "a <|endoftext|>b<|pad|>",
+    " \n\n  x\t\t y  ",
+    "naïve 日本語 🙂🙂 ﷽ e\u0301",
+    "\x00\x01\x7f",
+    "it's don't 'S 'll''''",
+    "１２３ 12ab_ \u00a0\u2003x\u200b\u0085\u1680",
+    "\r\n\r\n a\r",
+    " " * 3000 + "x",
+    "#" * 300,
+    "aaaaaaaaaaaaaaaaaaa aaaaaaaaaaaa aaaaa",
+]
 
 
 @pytest.mark.parametrize("special", [(), ("<|endoftext|>", "<|pad|>")])
 def test_autotokenizer_encodes_as_the_bpe_tokenizer(tmp_path, special):
-    text = "".join(p.__doc__ or "" for p in (json, json.JSONDecoder, random.Random, torch.nn.LayerNorm, str)) + "aaaaaaa" * 5
+    text = (
+        "".join(p.__doc__ or "" for p in (json, json.JSONDecoder, random.Random, torch.nn.LayerNorm, str))
+        + "aaaaaaa" * 5
+    )
     tokenizer = BPETokenizer(BPETokenizer.train(text, 600).tokens, special)
     model = make(vocab_size=tokenizer.vocab_size, nesting=(12,))
     export_gpt2(model, tmp_path, 12, tokenizer)

@@ -1,4 +1,5 @@
 """The house: a room imports downwards only, no circle, and every public name stays what it is."""
+
 import ast
 import importlib
 import pkgutil
@@ -25,8 +26,11 @@ FLOORS = [
 
 
 def modules():
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
-            if path.name not in ("__init__.py", "__main__.py")}
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in ROOT.rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    }
 
 
 def imports(name, path):
@@ -35,7 +39,7 @@ def imports(name, path):
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.ImportFrom):
             continue
-        base = package[:len(package) - node.level + 1] if node.level else []
+        base = package[: len(package) - node.level + 1] if node.level else []
         full = [*base, *(node.module.split(".") if node.module else [])]
         if full[:1] != ["matgpt"]:
             continue
@@ -56,7 +60,9 @@ GRAPH = {name: sorted(set(imports(name, path)) - {""}) for name, path in modules
 def test_a_file_imports_downwards_only(name):
     for other in GRAPH[name]:
         same_room = "." in name and name.split(".")[0] == other.split(".")[0]
-        assert floor(other) < floor(name) or floor(other) == floor(name) and (same_room or "." not in name), other
+        assert floor(other) < floor(name) or floor(other) == floor(name) and (same_room or "." not in name), (
+            other
+        )
 
 
 def test_no_circle():

@@ -1,4 +1,5 @@
 """Dolls are what they claim: equal to their slices, isolated from the rest, and plain GPT-2s."""
+
 import math
 
 import pytest
@@ -32,13 +33,17 @@ def read_by_doll(model, size, idx):
                 "feedforward.expand.bias": slice(f),
                 "feedforward.proj.weight": (slice(d), slice(f)),
                 "feedforward.proj.bias": slice(d),
-                "norm1.weight": slice(d), "norm1.bias": slice(d), "norm2.weight": slice(d), "norm2.bias": slice(d),
+                "norm1.weight": slice(d),
+                "norm1.bias": slice(d),
+                "norm2.weight": slice(d),
+                "norm2.bias": slice(d),
             }[name_in_block]
         else:
             where = {
                 "embedding.token": (slice(None), slice(size.n_embd)),
                 "embedding.position": (slice(idx.size(1)), slice(d)),
-                "norm.weight": slice(size.n_embd), "norm.bias": slice(size.n_embd),
+                "norm.weight": slice(size.n_embd),
+                "norm.bias": slice(size.n_embd),
             }[name]
         mask[where] = layer < l
         if output_only and name == "embedding.token":
@@ -57,20 +62,28 @@ def reference(weights, idx, size, config):
     norm = lambda x, name: F.layer_norm(x, (d,), w[name + ".weight"][:d], bias(name, d))
 
     def one_text(ids):
-        x = torch.stack([w["embedding.token"][t, :d] + w["embedding.position"][i, :d] for i, t in enumerate(ids)])
+        x = torch.stack(
+            [w["embedding.token"][t, :d] + w["embedding.position"][i, :d] for i, t in enumerate(ids)]
+        )
         for layer, (f, full_f) in enumerate(zip(inner, full_inner)):
             block = f"blocks.{layer}."
             y, after = norm(x, block + "norm1"), x + bias(block + "attention.proj", d)
             for head in range(h):
                 q, k, v = [
                     y @ (math.sqrt(D / d) * w[block + "attention.qkv.weight"][i, head, :s, :d]).T
-                    + (w[block + "attention.qkv.bias"][i, head, :s] if config.bias else 0) for i in range(3)]
-                out = torch.stack([
-                    torch.softmax(k[:t + 1] @ q[t] / math.sqrt(s), 0) @ v[:t + 1] for t in range(len(ids))])
+                    + (w[block + "attention.qkv.bias"][i, head, :s] if config.bias else 0)
+                    for i in range(3)
+                ]
+                out = torch.stack(
+                    [torch.softmax(k[: t + 1] @ q[t] / math.sqrt(s), 0) @ v[: t + 1] for t in range(len(ids))]
+                )
                 scale = math.sqrt(config.n_head * config.head_size / (h * s))
                 after = after + out @ (scale * w[block + "attention.proj.weight"][:d, head, :s]).T
             x = after
-            y = norm(x, block + "norm2") @ (math.sqrt(D / d) * w[block + "feedforward.expand.weight"][:f, :d]).T
+            y = (
+                norm(x, block + "norm2")
+                @ (math.sqrt(D / d) * w[block + "feedforward.expand.weight"][:f, :d]).T
+            )
             y = y + bias(block + "feedforward.expand", f)
             y = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
             y = y @ (math.sqrt(full_f / f) * w[block + "feedforward.proj.weight"][:d, :f]).T
@@ -81,6 +94,7 @@ def reference(weights, idx, size, config):
 
 
 # ---- the forward pass
+
 
 def test_every_doll_is_a_gpt2(drawn, build):
     """With one size the model is a plain GPT-2; a smaller doll is one whose weights are scaled to its width."""
@@ -133,6 +147,7 @@ def test_first_loss_is_near_that_of_a_uniform_guess(variant):
 
 # ---- isolation
 
+
 def test_gradient_stays_inside_the_doll(variant, drawn, build):
     model = build(variant, drawn.config)
     masks = read_by_doll(model, drawn.size, drawn.idx)
@@ -165,11 +180,14 @@ def test_only_weights_inside_the_doll_change_its_output(variant, drawn, build):
             for place in places[torch.randperm(len(places), generator=generator)[:4]]:
                 old = p[tuple(place)].item()
                 p[tuple(place)] += 1.0
-                assert not torch.equal(model(drawn.idx, drawn.size), before), f"{name}{place.tolist()} is not read"
+                assert not torch.equal(model(drawn.idx, drawn.size), before), (
+                    f"{name}{place.tolist()} is not read"
+                )
                 p[tuple(place)] = old
 
 
 # ---- slices
+
 
 def test_slice_equals_doll(drawn, build):
     model = build(MatryoshkaGPT, drawn.config)
@@ -238,10 +256,13 @@ def test_output_only_model_has_no_slice():
 
 # ---- tying
 
+
 def assert_tied(model, idx):
     """One tensor with a row a token; a row changed where the token is not read changes its logit, no other."""
     vocab_size = model.config.vocab_size
-    assert [n for n, p in model.named_parameters(remove_duplicate=False) if len(p) == vocab_size] == ["embedding.token"]
+    assert [n for n, p in model.named_parameters(remove_duplicate=False) if len(p) == vocab_size] == [
+        "embedding.token"
+    ]
     assert [n for n in model.state_dict() if "token" in n or "head" in n] == ["embedding.token"]
     unread = vocab_size - 1
     assert not (idx == unread).any()
@@ -267,26 +288,34 @@ def test_readout_is_the_embedding_after_init_load_and_slice(variant):
 
 # ---- bad input
 
+
 @pytest.fixture
 def small(variant):
     return variant(GPTConfig(11, 4, 8, 2, 2, nesting=(4, Size(4, 2, 1))))
 
 
-@pytest.mark.parametrize("size, message", [
-    (5, "size=5 names no doll: the nesting is .*n_embd=4"),
-    (16, "size=16 names no doll: the nesting is"),
-    ("4", "size='4' names no doll"),
-    (4, "size=4 names 2 dolls; give the Size"),
-    (Size(16, 2, 2), "n_embd=16.* does not fit: n_embd may be at most 8"),
-    (Size(8, 4, 2), "n_head=4.* does not fit: n_head may be at most 2"),
-    (Size(8, 2, 3), "n_layer=3.* does not fit: n_layer may be at most 2"),
-    (Size(8, 2, 2, 33), "n_inner=33.* does not fit: n_inner of layer 0 may be at most 32"),
-    (Size(7, 2, 2), "n_embd=7 is not divisible by n_head=2"),
-])
+@pytest.mark.parametrize(
+    "size, message",
+    [
+        (5, "size=5 names no doll: the nesting is .*n_embd=4"),
+        (16, "size=16 names no doll: the nesting is"),
+        ("4", "size='4' names no doll"),
+        (4, "size=4 names 2 dolls; give the Size"),
+        (Size(16, 2, 2), "n_embd=16.* does not fit: n_embd may be at most 8"),
+        (Size(8, 4, 2), "n_head=4.* does not fit: n_head may be at most 2"),
+        (Size(8, 2, 3), "n_layer=3.* does not fit: n_layer may be at most 2"),
+        (Size(8, 2, 2, 33), "n_inner=33.* does not fit: n_inner of layer 0 may be at most 32"),
+        (Size(7, 2, 2), "n_embd=7 is not divisible by n_head=2"),
+    ],
+)
 def test_bad_size(small, size, message):
     idx = torch.zeros(1, 2, dtype=torch.long)
-    calls = [lambda: small(idx, size), lambda: small.num_params(size), lambda: small.token_embeddings(size),
-             lambda: small.generate(idx, 1, size=size)]
+    calls = [
+        lambda: small(idx, size),
+        lambda: small.num_params(size),
+        lambda: small.token_embeddings(size),
+        lambda: small.generate(idx, 1, size=size),
+    ]
     if isinstance(small, MatryoshkaGPT):
         calls.append(lambda: small.slice(size))
     for call in calls:
@@ -294,32 +323,38 @@ def test_bad_size(small, size, message):
             call()
 
 
-@pytest.mark.parametrize("idx, message", [
-    ([[0, 11]], "token id 11 is outside the vocabulary: allowed are 0 to 10"),
-    ([[0, -1]], "token id -1 is outside the vocabulary: allowed are 0 to 10"),
-    ([[0, 1, 2, 3, 4]], "context of 5 tokens is longer than block_size=4"),
-    ([[]], r"at least 1, not \(1, 0\)"),
-    ([0, 1], r"idx must be \(B, T\) int64 or int32.* not \(2,\)"),
-    ([[0.0, 1.0]], r"int64 or int32.* not \(1, 2\) torch.float32"),
-    ([[True, False]], r"int64 or int32.* not \(1, 2\) torch.bool"),
-])
+@pytest.mark.parametrize(
+    "idx, message",
+    [
+        ([[0, 11]], "token id 11 is outside the vocabulary: allowed are 0 to 10"),
+        ([[0, -1]], "token id -1 is outside the vocabulary: allowed are 0 to 10"),
+        ([[0, 1, 2, 3, 4]], "context of 5 tokens is longer than block_size=4"),
+        ([[]], r"at least 1, not \(1, 0\)"),
+        ([0, 1], r"idx must be \(B, T\) int64 or int32.* not \(2,\)"),
+        ([[0.0, 1.0]], r"int64 or int32.* not \(1, 2\) torch.float32"),
+        ([[True, False]], r"int64 or int32.* not \(1, 2\) torch.bool"),
+    ],
+)
 def test_bad_idx(small, idx, message):
     with pytest.raises(ValueError, match=message):
         small(torch.tensor(idx))
 
 
-@pytest.mark.parametrize("idx, settings, message", [
-    ([[]], {}, r"shape \(1, 0\).* at least one token"),
-    ([[11]], {}, "token id 11 is outside the vocabulary: allowed are 0 to 10"),
-    ([[0] * 9 + [-3] + [0] * 9], {}, "token id -3 is outside the vocabulary: allowed are 0 to 10"),
-    ([[0]], dict(temperature=-0.1), "temperature=-0.1 must be at least 0"),
-    ([[0]], dict(temperature=math.nan), "temperature=nan must be at least 0"),
-    ([[0]], dict(top_k=0), "top_k=0 must be a whole number of at least 1"),
-    ([[0]], dict(top_k=1.5), "top_k=1.5 must be a whole number of at least 1"),
-    ([[0]], dict(top_p=0), r"top_p=0 must lie in \(0, 1\]"),
-    ([[0]], dict(top_p=1.1), r"top_p=1.1 must lie in \(0, 1\]"),
-    ([[0]], dict(max_new_tokens=-1), "max_new_tokens=-1 must be"),
-])
+@pytest.mark.parametrize(
+    "idx, settings, message",
+    [
+        ([[]], {}, r"shape \(1, 0\).* at least one token"),
+        ([[11]], {}, "token id 11 is outside the vocabulary: allowed are 0 to 10"),
+        ([[0] * 9 + [-3] + [0] * 9], {}, "token id -3 is outside the vocabulary: allowed are 0 to 10"),
+        ([[0]], dict(temperature=-0.1), "temperature=-0.1 must be at least 0"),
+        ([[0]], dict(temperature=math.nan), "temperature=nan must be at least 0"),
+        ([[0]], dict(top_k=0), "top_k=0 must be a whole number of at least 1"),
+        ([[0]], dict(top_k=1.5), "top_k=1.5 must be a whole number of at least 1"),
+        ([[0]], dict(top_p=0), r"top_p=0 must lie in \(0, 1\]"),
+        ([[0]], dict(top_p=1.1), r"top_p=1.1 must lie in \(0, 1\]"),
+        ([[0]], dict(max_new_tokens=-1), "max_new_tokens=-1 must be"),
+    ],
+)
 def test_bad_generate(small, idx, settings, message):
     idx = torch.tensor(idx)
     with pytest.raises(ValueError, match=message):

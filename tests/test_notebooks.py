@@ -1,4 +1,5 @@
 """Both notebooks run from top to bottom with small parameters, and the README's snippet does what it says."""
+
 import re
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from matgpt import plot
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "matryoshkaGPT.ipynb": "steps, compare_steps, new_tokens, n_embd, compare_embd, nesting, folder = "
-                           "4, 2, 20, 32, 32, (8, 16, 32), {folder!r}",
+    "4, 2, 20, 32, 32, (8, 16, 32), {folder!r}",
     "matryoshka_embeddings_gpt.ipynb": "steps, new_tokens, folder, n_embd, nesting, between = "
-                                       "4, 20, {folder!r}, 32, (8, 16, 32), (12, 24)",
+    "4, 20, {folder!r}, 32, (8, 16, 32), (12, 24)",
 }
 
 
@@ -31,7 +32,9 @@ def test_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     notebook = nbformat.read(ROOT / name, as_version=4)
     small = SMALL[name].format(folder=str(tmp_path))
     notebook.cells.insert(parameters_cell(notebook) + 1, nbformat.v4.new_code_cell(small))
-    NotebookClient(notebook, timeout=170, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    NotebookClient(
+        notebook, timeout=170, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     assert not any(o.output_type == "error" for o in outputs)
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 5

@@ -1,4 +1,5 @@
 """What one step does to the weights."""
+
 import pytest
 import torch
 
@@ -29,7 +30,7 @@ def test_orthogonalize(shape):
     y = orthogonalize(x)
     assert y.shape == x.shape
     values = torch.linalg.svdvals(y)
-    assert 0.65 < values.min() and values.max() < 1.25
+    assert values.min() > 0.65 and values.max() < 1.25
     # the nearest orthogonal matrix keeps the singular vectors: their product with it is symmetric and positive
     u, _, v = torch.linalg.svd(x, full_matrices=False)
     along = u.mT @ y @ v.mT
@@ -40,8 +41,14 @@ def test_orthogonalize(shape):
 def test_a_plain_gpt_takes_the_step_of_pytorchs_own_muon_evened_out():
     """That one takes matrices alone and works in bfloat16; where rows and columns are as many, the steps are equal."""
     model = make(GPTConfig(7, 8, 16, 2, 2))
-    theirs = {name: torch.nn.Parameter(model.get_parameter(name).detach().flatten(1).clone())
-              for name in ("blocks.0.attention.proj.weight", "blocks.1.feedforward.expand.weight", "blocks.1.feedforward.proj.weight")}
+    theirs = {
+        name: torch.nn.Parameter(model.get_parameter(name).detach().flatten(1).clone())
+        for name in (
+            "blocks.0.attention.proj.weight",
+            "blocks.1.feedforward.expand.weight",
+            "blocks.1.feedforward.proj.weight",
+        )
+    }
     optimizer = Muon(model, lr=1e-3, weight_decay=0.0)
     reference = torch.optim.Muon(theirs.values(), lr=1e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     for step in range(3):
@@ -56,11 +63,13 @@ def test_a_plain_gpt_takes_the_step_of_pytorchs_own_muon_evened_out():
         reference.step()
         for name, p in theirs.items():
             moved, expected = model.get_parameter(name).flatten(1) - ours_before[name], p - before[name]
-            units = {"expand": 1, "proj": 0}[name.split(".")[-2]]  # the axis along which a hidden unit's vector lies
+            units = {"expand": 1, "proj": 0}[
+                name.split(".")[-2]
+            ]  # the axis along which a hidden unit's vector lies
             if moved.size(0) != moved.size(1):
                 expected = expected / expected.norm(dim=units, keepdim=True)
                 lengths = moved.norm(dim=units, keepdim=True)
-                torch.testing.assert_close(lengths, torch.full_like(lengths, 0.2e-3 * 16 ** 0.5))
+                torch.testing.assert_close(lengths, torch.full_like(lengths, 0.2e-3 * 16**0.5))
                 moved = moved / lengths
             torch.testing.assert_close(moved, expected, atol=5e-2 * expected.abs().max().item(), rtol=0)
 
@@ -70,7 +79,7 @@ def test_queries_keys_and_values_are_a_matrix_each():
     qkv = model.blocks[1].attention.qkv.weight
     expected = [orthogonalize(g.reshape(1, 16, 16)).view_as(g) for g in qkv.grad]
     found = moved(model, Muon(model, lr=1e-3, weight_decay=0.0))["blocks.1.attention.qkv.weight"]
-    torch.testing.assert_close(found, torch.stack(expected) * 0.2 * 16 ** 0.5)
+    torch.testing.assert_close(found, torch.stack(expected) * 0.2 * 16**0.5)
 
 
 @pytest.mark.parametrize("variant", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])

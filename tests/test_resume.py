@@ -1,4 +1,5 @@
 """A run that was stopped and resumed ends as one that never was: the same bits, whatever stopped it."""
+
 import hashlib
 import os
 import pickle
@@ -49,14 +50,18 @@ def run(on_step=None, variant=MatryoshkaGPT, config=CONFIG, ids=IDS, **settings)
 
 def same(a, b):
     """Whether two results of `run` are the same bits."""
-    return a[1] == b[1] and all(torch.equal(p, q) for p, q in zip(a[0].parameters(), b[0].parameters(), strict=True))
+    return a[1] == b[1] and all(
+        torch.equal(p, q) for p, q in zip(a[0].parameters(), b[0].parameters(), strict=True)
+    )
 
 
 def stop(at):
     """Interrupts at that evaluation."""
+
     def on_evaluation(history):
         if history.steps[-1] == at:
             raise KeyboardInterrupt
+
     return on_evaluation
 
 
@@ -96,7 +101,9 @@ def test_interrupt_is_held_back_where_weights_change(whole, tmp_path):
     model, history = run(checkpoint_dir=tmp_path, on_step=press(7))
     assert history.steps == [0, 3, 6] and not model.training
     newest = torch.load(states(tmp_path)[-1], weights_only=True)
-    assert newest["step"] == 8 and all(torch.equal(newest["model"][n], p) for n, p in model.state_dict().items())
+    assert newest["step"] == 8 and all(
+        torch.equal(newest["model"][n], p) for n, p in model.state_dict().items()
+    )
     assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
 
 
@@ -126,7 +133,9 @@ def test_uninterrupted():
 
 def test_killed_and_resumed(tmp_path):
     """SIGKILL in writes (half written, written, renamed), in steps, and whenever the clock says."""
-    done = subprocess.run([sys.executable, "-m", "tests.killed_run", tmp_path], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed_run", tmp_path], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     *kills, end = done.stdout.splitlines()
     assert end == "to the end 0" and len(kills) == 11
@@ -169,16 +178,19 @@ def test_state_runs_no_code(tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(seed=1), "seed was 0, is 1$"),
-    (dict(lr=0.01), "lr was 0.02, is 0.01$"),
-    (dict(loss_weights=[1, 1, 1, 2]), "loss_weights was"),
-    (dict(random_sizes=None), "random_sizes was 1, is"),
-    (dict(eval_interval=4, warmup=3), "warmup was 2, is 3; eval_interval was 3, is 4$"),
-    (dict(ids=np.roll(IDS, 1)), "train_ids was 1800 tokens .*; val_ids was 200 tokens"),
-    (dict(config=GPTConfig(11, 7, 12, 2, 2, nesting=(6,))), "nesting was .*; dropout was 0.1, is 0.0"),
-    (dict(variant=MatryoshkaEmbeddingsGPT), "model was MatryoshkaGPT, is MatryoshkaEmbeddingsGPT$"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(seed=1), "seed was 0, is 1$"),
+        (dict(lr=0.01), "lr was 0.02, is 0.01$"),
+        (dict(loss_weights=[1, 1, 1, 2]), "loss_weights was"),
+        (dict(random_sizes=None), "random_sizes was 1, is"),
+        (dict(eval_interval=4, warmup=3), "warmup was 2, is 3; eval_interval was 3, is 4$"),
+        (dict(ids=np.roll(IDS, 1)), "train_ids was 1800 tokens .*; val_ids was 200 tokens"),
+        (dict(config=GPTConfig(11, 7, 12, 2, 2, nesting=(6,))), "nesting was .*; dropout was 0.1, is 0.0"),
+        (dict(variant=MatryoshkaEmbeddingsGPT), "model was MatryoshkaGPT, is MatryoshkaEmbeddingsGPT$"),
+    ],
+)
 def test_another_run_is_refused(change, message, tmp_path):
     run(checkpoint_dir=tmp_path, on_evaluation=stop(0))
     before = [path.read_bytes() for path in states(tmp_path)]
@@ -217,7 +229,9 @@ def test_full_disk(whole, tmp_path, monkeypatch):
         real(descriptor)
 
     monkeypatch.setattr(atomic.os, "fsync", fsync)
-    with pytest.raises(OSError, match="No space left on device: the state of step 6 .*step-00000003-.* is intact"):
+    with pytest.raises(
+        OSError, match="No space left on device: the state of step 6 .*step-00000003-.* is intact"
+    ):
         run(checkpoint_dir=tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
     assert same(run(checkpoint_dir=tmp_path, resume=True), whole)

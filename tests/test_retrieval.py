@@ -1,4 +1,5 @@
 """Retrieval over arrays, against answers that can be worked out by hand."""
+
 import pytest
 import torch
 
@@ -24,8 +25,11 @@ def unit(*shape, seed=0):
 
 def test_passages_have_one_length_and_no_paragraph_stands_in_two_topics():
     shared = "a paragraph that two topics hold " * 4
-    topics = {"long": f"{'first words here ' * 30}\n\n{shared}", "short": f"{shared}\n\n  two   blanks\nand lines " + "x" * 99,
-              "tiny": "too little for two"}
+    topics = {
+        "long": f"{'first words here ' * 30}\n\n{shared}",
+        "short": f"{shared}\n\n  two   blanks\nand lines " + "x" * 99,
+        "tiny": "too little for two",
+    }
     texts, labels, names = passages(topics, length=40)
     assert names == ["long", "short"] and len(texts) == len(labels)
     assert {len(text) for text in texts} == {40}
@@ -109,15 +113,21 @@ def test_bad_lengths_are_named():
 
 
 def test_token_counts_are_at_length_one():
-    assert torch.allclose(token_counts([[0, 2, 2], torch.tensor([1])], 3), torch.tensor([[0.2**0.5, 0, 0.8**0.5], [0, 1, 0]]))
+    assert torch.allclose(
+        token_counts([[0, 2, 2], torch.tensor([1])], 3), torch.tensor([[0.2**0.5, 0, 0.8**0.5], [0, 1, 0]])
+    )
 
 
 def test_figures_draw_what_they_are_given(tmp_path):
     dims, shares = [2, 4, 8], [[0.1, 0.2, 0.3], [0.2, 0.2, 0.4]]
     figure = plot.retrieval(dims, {"a": shares}, {"chance": 0.05})
     assert list(figure.axes[0].lines[0].get_ydata()) == pytest.approx([15, 20, 35])  # the mean, in per cent
-    figures = [figure, plot.adaptive({2: ([10, 20], [0.1, 0.2], [1, 2])}, (50, 0.3)), plot.overlap({"a": shares[:1] * 3}, dims),
-               plot.in_between(dims, {"a": [2, 8]}, {"a": shares}, {"a": shares})]
+    figures = [
+        figure,
+        plot.adaptive({2: ([10, 20], [0.1, 0.2], [1, 2])}, (50, 0.3)),
+        plot.overlap({"a": shares[:1] * 3}, dims),
+        plot.in_between(dims, {"a": [2, 8]}, {"a": shares}, {"a": shares}),
+    ]
     for i, figure in enumerate(figures):
         figure.savefig(tmp_path / f"{i}.png")
         plot.close(figure)

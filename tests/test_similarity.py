@@ -1,4 +1,5 @@
 """Groups, neighbours and pairs of tokens, on embeddings whose answer is known."""
+
 import math
 
 import pytest
@@ -49,8 +50,13 @@ def test_neighbours_leave_out_the_token_itself_and_whoever_is_not_among():
 def test_pairs_of_characters():
     names = list(CHARACTERS)
     pairs = {kind: {names[i] + names[j] for i, j in some} for kind, some in char_pairs(names).items()}
-    assert pairs == {"vowel, vowel": {"ae"}, "capital, capital": {"AE", "AB", "EB"}, "digit, digit": {"09"},
-                     "letter, its capital": {"aA", "eE", "bB"}, "bracket, its partner": {"()"}}
+    assert pairs == {
+        "vowel, vowel": {"ae"},
+        "capital, capital": {"AE", "AB", "EB"},
+        "digit, digit": {"09"},
+        "letter, its capital": {"aA", "eE", "bB"},
+        "bracket, its partner": {"()"},
+    }
 
 
 def test_pairs_of_words():
@@ -72,7 +78,9 @@ def test_trend_of_a_pair_that_parts_and_one_that_draws_together():
     every = [cosines(e, d)[*torch.triu_indices(4, 4, 1)] for d in (2, 4)]
     assert trends["both"]["excess"] == pytest.approx([(0 - c.mean()).item() for c in every], abs=1e-6)
     assert trends["meeting"]["standing"][0] == pytest.approx(((-1 - every[0].mean()) / every[0].std()).item())
-    assert trends["both"]["se"][0] == pytest.approx(math.sqrt(2) / math.sqrt(2))  # 1 and -1: sd √2 over √2 pairs
+    assert trends["both"]["se"][0] == pytest.approx(
+        math.sqrt(2) / math.sqrt(2)
+    )  # 1 and -1: sd √2 over √2 pairs
     assert math.isnan(trends["parting"]["se"][0])
 
 
@@ -87,7 +95,10 @@ def test_the_sentence_follows_the_numbers():
     pairs = [(i, j) for i in range(6) for j in range(i)]
     together = what_changed(pair_trends(e, {"these": pairs}, (4, 8)), (4, 8))
     assert "these (15 pairs): draws together" in together[1]
-    e[:6, :4], e[:6, 4:] = e[:6, 4:].clone(), 6 * torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    e[:6, :4], e[:6, 4:] = (
+        e[:6, 4:].clone(),
+        6 * torch.randn(6, 4, generator=torch.Generator().manual_seed(1)),
+    )
     assert "these (15 pairs): parts" in what_changed(pair_trends(e, {"these": pairs}, (4, 8)), (4, 8))[1]
     assert "no clear trend" in what_changed(pair_trends(e, {"these": pairs[:1]}, (4, 8)), (4, 8))[1]
 
@@ -96,11 +107,15 @@ def test_figures_draw_what_they_are_given(tmp_path):
     e, names, dims = torch.randn(8, 8), ["a", " b", "\n", "much too long", *"defg"], [2, 4, 8]
     trends = pair_trends(e, {"some": [(0, 1), (2, 3)], "one": [(4, 5)]}, dims)
     found = {t: {d: nearest_tokens(e, t, d, k=3) for d in dims} for t in (0, 1, 2)}
-    figures = [plot.pair_trends(trends, dims), plot.neighbours(found, names, [0, 1, 2]),
-               plot.heat_maps(e, names, {"x": [0, 1], "y": [2, 3, 4]}, dims)]
+    figures = [
+        plot.pair_trends(trends, dims),
+        plot.neighbours(found, names, [0, 1, 2]),
+        plot.heat_maps(e, names, {"x": [0, 1], "y": [2, 3, 4]}, dims),
+    ]
     assert len(figures[0].axes) == 2
-    assert [text.get_text() for text in figures[1].axes[0].texts if text.get_text() == "much␣too…"] == \
-        ["much␣too…"] * sum(3 in others for others, _ in found[0].values())
+    assert [text.get_text() for text in figures[1].axes[0].texts if text.get_text() == "much␣too…"] == [
+        "much␣too…"
+    ] * sum(3 in others for others, _ in found[0].values())
     for i, figure in enumerate(figures):
         figure.savefig(tmp_path / f"{i}.png")
         plot.close(figure)

@@ -1,4 +1,5 @@
 """Both tokenizers: exact round trips of hostile text, errors that name what is wrong, and strict files."""
+
 import base64
 import json
 import random
@@ -15,11 +16,27 @@ from matgpt.text.corpus import load_text
 from matgpt.text.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer, load_tokenizer
 
 HOSTILE = [
-    "", " ", "\n", "\r\n\r\n", "\0", "a\0b", "tabs\tand\vmore\f\x1c\x85", "no-break\u00a0and\u2028line\u2029ends",
-    "<|endoftext|>", "a <|endoftext|><|fim_prefix|>", "<|unknown|>", "it's we'll I'VE 'tis '",
-    "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 🇫🇷", "e\u0301 é Å Å ﬁ", "Z̸͖͋a̷l̵g̶o̵",
-    "שלום עולם مرحبا بالعالم \u202eoverride\u202c", "的一是不了。漢字かな한글",
-    "\ufeffbyte order", "\ufffd \uffff \U0010ffff", "".join(map(chr, range(256))), " " * 77 + "x" + " " * 77,
+    "",
+    " ",
+    "\n",
+    "\r\n\r\n",
+    "\0",
+    "a\0b",
+    "tabs\tand\vmore\f\x1c\x85",
+    "no-break\u00a0and\u2028line\u2029ends",
+    "<|endoftext|>",
+    "a <|endoftext|><|fim_prefix|>",
+    "<|unknown|>",
+    "it's we'll I'VE 'tis '",
+    "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 🇫🇷",
+    "e\u0301 é Å Å ﬁ",
+    "Z̸͖͋a̷l̵g̶o̵",
+    "שלום עולם مرحبا بالعالم \u202eoverride\u202c",
+    "的一是不了。漢字かな한글",
+    "\ufeffbyte order",
+    "\ufffd \uffff \U0010ffff",
+    "".join(map(chr, range(256))),
+    " " * 77 + "x" + " " * 77,
 ]
 EVERYTHING = "".join(HOSTILE)
 
@@ -69,7 +86,7 @@ def test_a_million_blanks_are_encoded(blanks, bpe):
 
 def test_words_are_cut_as_gpt2_cuts_them():
     # GPT-2's published pattern, on which tiktoken runs out of stack where blanks are too many
-    original = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    original = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     rng = random.Random(0)
     for text in [EVERYTHING, *("".join(rng.choices(" \n\t\r\u00a0ab1'.s中", k=40)) for _ in range(500))]:
         assert regex.findall(GPT2_SPLIT, text) == regex.findall(original, text)
@@ -93,7 +110,7 @@ def test_training_learns_what_the_textbook_algorithm_learns(docs):
             i = 0
             while i < len(word) - 1:
                 if (word[i], word[i + 1]) == pair:
-                    word[i:i + 2] = [tokens[-1]]
+                    word[i : i + 2] = [tokens[-1]]
                 i += 1
             merged[tuple(word)] += n
         words = merged
@@ -134,8 +151,9 @@ def test_an_id_outside_the_vocabulary_is_named(char, bpe, wrong):
         bpe.token_bytes(-1)
 
 
-@pytest.mark.parametrize("ids", [
-    [0.5], [None], "text", 3, torch.zeros(2, 2, dtype=torch.int64), torch.tensor(3), np.ones(2)])
+@pytest.mark.parametrize(
+    "ids", [[0.5], [None], "text", 3, torch.zeros(2, 2, dtype=torch.int64), torch.tensor(3), np.ones(2)]
+)
 def test_ids_that_are_not_one_row_are_refused(char, bpe, ids):
     for tokenizer in (char, bpe):
         with pytest.raises(ValueError, match="one row of whole numbers"):
@@ -181,8 +199,9 @@ def test_a_vocabulary_must_hold_every_byte():
 
 def test_gpt2_brings_its_special_token_along(monkeypatch, tmp_path):
     ranks = {bytes([255 - b]): b for b in range(256)} | {b"en": 256, b"end": 257}
-    encoding = tiktoken.Encoding("gpt2", pat_str=GPT2_SPLIT, mergeable_ranks=ranks,
-                                 special_tokens={"<|endoftext|>": 258})
+    encoding = tiktoken.Encoding(
+        "gpt2", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 258}
+    )
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: {"gpt2": encoding}[name])
     tokenizer = BPETokenizer.gpt2()
     assert tokenizer.vocab_size == 259 and tokenizer.token_bytes(258) == b"<|endoftext|>"
@@ -197,6 +216,7 @@ def test_gpt2_brings_its_special_token_along(monkeypatch, tmp_path):
 def test_gpt2_without_a_network_says_what_works_without_one(monkeypatch):
     def offline(name):
         raise requests.exceptions.ConnectionError("no route")
+
     monkeypatch.setattr(tiktoken, "get_encoding", offline)
     with pytest.raises(ConnectionError, match=r"BPETokenizer\.train"):
         BPETokenizer.gpt2()
@@ -217,6 +237,7 @@ def test_a_failed_save_keeps_what_was_there(char, bpe, tmp_path, monkeypatch):
 
     def full(*args):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space"):
         bpe.save(tmp_path)
@@ -228,26 +249,29 @@ BYTES = [base64.b64encode(bytes([b])).decode() for b in range(256)]
 SOUND = {"type": "bpe", "vocab_size": 256, "special_tokens": [], "tokens": BYTES}
 
 
-@pytest.mark.parametrize("state, message", [
-    ({"type": "char", "vocab_size": 3, "characters": "ab"}, "vocab_size is 3, but it lists 2"),
-    ({"type": "char", "vocab_size": 2, "characters": "aa"}, "'a' occurs more often"),
-    ({"type": "char", "vocab_size": 0, "characters": ""}, "empty"),
-    ({"type": "char", "vocab_size": 1, "characters": "\ud800"}, "surrogate"),
-    ({"type": "char", "vocab_size": 1, "characters": ["a"]}, "'char' is missing or not of its kind"),
-    ({"type": "char", "characters": "ab"}, "'char' is missing"),
-    ({"type": "char", "vocab_size": 2, "characters": "ab", "more": 1}, "unknown entry 'more'"),
-    ({"type": "pickle", "vocab_size": 2}, "'pickle', which must be 'char' or 'bpe'"),
-    ({"type": ["bpe"]}, "must be 'char' or 'bpe'"),
-    ({"vocab_size": 2}, "no entry 'type'"),
-    ([1, 2], "no entry 'type'"),
-    (SOUND | {"tokens": BYTES[:-1], "vocab_size": 255}, "byte 255 is missing"),
-    (SOUND | {"tokens": BYTES + BYTES[:1], "vocab_size": 257}, "unlike the others"),
-    (SOUND | {"tokens": BYTES + [""], "vocab_size": 257}, "not empty"),
-    (SOUND | {"tokens": BYTES + ["a*=="], "vocab_size": 257}, "base64"),
-    (SOUND | {"tokens": BYTES + [5], "vocab_size": 257}, "not a string"),
-    (SOUND | {"vocab_size": 1024}, "vocab_size is 1024, but it lists 256"),
-    (SOUND | {"special_tokens": ["a", "a"], "vocab_size": 258}, "unlike the others"),
-])
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        ({"type": "char", "vocab_size": 3, "characters": "ab"}, "vocab_size is 3, but it lists 2"),
+        ({"type": "char", "vocab_size": 2, "characters": "aa"}, "'a' occurs more often"),
+        ({"type": "char", "vocab_size": 0, "characters": ""}, "empty"),
+        ({"type": "char", "vocab_size": 1, "characters": "\ud800"}, "surrogate"),
+        ({"type": "char", "vocab_size": 1, "characters": ["a"]}, "'char' is missing or not of its kind"),
+        ({"type": "char", "characters": "ab"}, "'char' is missing"),
+        ({"type": "char", "vocab_size": 2, "characters": "ab", "more": 1}, "unknown entry 'more'"),
+        ({"type": "pickle", "vocab_size": 2}, "'pickle', which must be 'char' or 'bpe'"),
+        ({"type": ["bpe"]}, "must be 'char' or 'bpe'"),
+        ({"vocab_size": 2}, "no entry 'type'"),
+        ([1, 2], "no entry 'type'"),
+        (SOUND | {"tokens": BYTES[:-1], "vocab_size": 255}, "byte 255 is missing"),
+        (SOUND | {"tokens": BYTES + BYTES[:1], "vocab_size": 257}, "unlike the others"),
+        (SOUND | {"tokens": BYTES + [""], "vocab_size": 257}, "not empty"),
+        (SOUND | {"tokens": BYTES + ["a*=="], "vocab_size": 257}, "base64"),
+        (SOUND | {"tokens": BYTES + [5], "vocab_size": 257}, "not a string"),
+        (SOUND | {"vocab_size": 1024}, "vocab_size is 1024, but it lists 256"),
+        (SOUND | {"special_tokens": ["a", "a"], "vocab_size": 258}, "unlike the others"),
+    ],
+)
 def test_a_damaged_file_is_refused_by_name(state, message, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(state))
     with pytest.raises(ValueError, match=message) as error:
@@ -265,7 +289,7 @@ def test_a_missing_or_truncated_file_is_refused_by_name(bpe, tmp_path):
         load_tokenizer(tmp_path)
     bpe.save(tmp_path)
     whole = (tmp_path / "tokenizer.json").read_bytes()
-    cut = (whole[:0], whole[:1], whole[:len(whole) // 2], whole[:-1])
+    cut = (whole[:0], whole[:1], whole[: len(whole) // 2], whole[:-1])
     for damaged in (*cut, whole + b"}", b"\xff" + whole, b"[" * 100_000):
         (tmp_path / "tokenizer.json").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"tokenizer\.json is damaged"):

@@ -1,4 +1,5 @@
 """The program: what it prints and leaves, and what it says of bad options."""
+
 import re
 
 import pytest
@@ -18,15 +19,19 @@ def program(*arguments):
 @pytest.fixture
 def options(tmp_path):
     (tmp_path / "text").write_text(TEXT)
-    return [*f"--corpus {tmp_path / 'text'} --nesting 4 8,1,1,9 8 --n-layer 2 --block-size 8 --batch-size 4 "
-            f"--steps 20 --eval-interval 10 --threads 1 --out {tmp_path / 'out'}".split()]
+    return [
+        *f"--corpus {tmp_path / 'text'} --nesting 4 8,1,1,9 8 --n-layer 2 --block-size 8 --batch-size 4 "
+        f"--steps 20 --eval-interval 10 --threads 1 --out {tmp_path / 'out'}".split()
+    ]
 
 
 def test_a_run(options, tmp_path, capsys):
     program(*options)
     lines = capsys.readouterr().out.splitlines()
     loss = r"\d\.\d{4}"
-    assert re.fullmatch(rf"step  0/20  validation loss 4,1,2: {loss}  8,1,1,9: {loss}  8,1,2: {loss}", lines[-4])
+    assert re.fullmatch(
+        rf"step  0/20  validation loss 4,1,2: {loss}  8,1,1,9: {loss}  8,1,2: {loss}", lines[-4]
+    )
     assert re.fullmatch(rf"step 20/20  .* 8,1,2: {loss}  [\d,]+ tokens/s  00:00 left", lines[-2])
     model, tokenizer = load(tmp_path / "out")
     assert model.sizes == (Size(4, 1, 2), Size(8, 1, 1, 9), Size(8, 1, 2)) and tokenizer.decode([0]) == "\n"
@@ -52,22 +57,60 @@ def test_stopped_and_resumed(options, tmp_path, capsys):
 
 
 def test_bpe_variant_and_weights(options, tmp_path):
-    program(*options, "--tokenizer", "bpe", "--vocab", "300", "--variant", "embeddings", "--loss-weights", "1", "0", "2",
-            "--random-sizes", "1", "--dropout", "0.1", "--steps", "2", "--lr", "1e-3", "--seed", "3")
+    program(
+        *options,
+        "--tokenizer",
+        "bpe",
+        "--vocab",
+        "300",
+        "--variant",
+        "embeddings",
+        "--loss-weights",
+        "1",
+        "0",
+        "2",
+        "--random-sizes",
+        "1",
+        "--dropout",
+        "0.1",
+        "--steps",
+        "2",
+        "--lr",
+        "1e-3",
+        "--seed",
+        "3",
+    )
     model, tokenizer = load(tmp_path / "out")
     assert type(model) is MatryoshkaEmbeddingsGPT and 256 < tokenizer.vocab_size <= 300
     assert History.load(tmp_path / "out" / "history.json").lr == 1e-3
 
 
-@pytest.mark.parametrize("bad, message", [
-    (["--steps", "0"], "steps=0"), (["--steps", "x"], "'x'"), (["--bogus"], "--bogus"), (["--n-embd", "0"], "n_embd=0"),
-    (["--nesting", "4,3"], "'4,3' is no size"), (["--nesting", "8,3,1"], "n_head=3"), (["--dropout", "1"], "dropout=1"),
-    (["--batch-size", "-1"], "batch_size=-1"), (["--lr", "-1"], "lr=-1"), (["--seed", "-1"], "seed=-1"),
-    (["--loss-weights", "1"], "loss_weights"), (["--random-sizes", "-1"], "random_sizes=-1"), (["--threads", "0"], "threads=0"),
-    (["--corpus", "nowhere"], "nowhere"), (["--corpus", "."], "tokenizer.json"), (["--device", "abacus"], "--device abacus"),
-    (["--tokenizer", "bpe", "--vocab", "3"], "vocab_size=3"), (["--block-size", "999999"], "block_size=999999"),
-    (["--variant", "round"], "round"), (["--out", "/dev/null/x"], "/dev/null/x"), (["--eval-interval", "0"], "eval_interval=0"),
-])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (["--steps", "0"], "steps=0"),
+        (["--steps", "x"], "'x'"),
+        (["--bogus"], "--bogus"),
+        (["--n-embd", "0"], "n_embd=0"),
+        (["--nesting", "4,3"], "'4,3' is no size"),
+        (["--nesting", "8,3,1"], "n_head=3"),
+        (["--dropout", "1"], "dropout=1"),
+        (["--batch-size", "-1"], "batch_size=-1"),
+        (["--lr", "-1"], "lr=-1"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--loss-weights", "1"], "loss_weights"),
+        (["--random-sizes", "-1"], "random_sizes=-1"),
+        (["--threads", "0"], "threads=0"),
+        (["--corpus", "nowhere"], "nowhere"),
+        (["--corpus", "."], "tokenizer.json"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--tokenizer", "bpe", "--vocab", "3"], "vocab_size=3"),
+        (["--block-size", "999999"], "block_size=999999"),
+        (["--variant", "round"], "round"),
+        (["--out", "/dev/null/x"], "/dev/null/x"),
+        (["--eval-interval", "0"], "eval_interval=0"),
+    ],
+)
 def test_bad_option_is_one_line(bad, message, options, capsys):
     with pytest.raises(SystemExit) as stopped:
         program(*options, *bad)

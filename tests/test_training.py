@@ -1,4 +1,5 @@
 """The Matryoshka loss, and the loop that lowers it."""
+
 import math
 import weakref
 
@@ -15,7 +16,6 @@ from matgpt import (
     evaluate,
     matryoshka_loss,
     train,
-
 )
 from matgpt.training import loop as training
 from matgpt.training.optimizer import learning_rate, make_optimizers
@@ -31,8 +31,20 @@ def make(variant, seed=0, **changes):
 
 
 def run(model, **settings):
-    return train(model, TEXT, TEXT[:100], **{"steps": 40, "batch_size": 4, "lr": 1e-2, "warmup": 4,
-                                             "eval_blocks": 8, "progress": False, **settings})
+    return train(
+        model,
+        TEXT,
+        TEXT[:100],
+        **{
+            "steps": 40,
+            "batch_size": 4,
+            "lr": 1e-2,
+            "warmup": 4,
+            "eval_blocks": 8,
+            "progress": False,
+            **settings,
+        },
+    )
 
 
 def assert_equal_lengths(history):
@@ -62,6 +74,7 @@ def gradients(model):
 
 # ---- the loss
 
+
 @pytest.mark.parametrize("loss_weights", [None, (1, 2, 5), (0, 1, 0)])
 def test_loss_is_the_weighted_mean(variant, xy, loss_weights):
     model = make(variant).double()
@@ -81,7 +94,9 @@ def test_loss_is_the_weighted_mean(variant, xy, loss_weights):
     torch.testing.assert_close(gradients(model), direct, rtol=1e-9, atol=1e-12)
 
     model.zero_grad()
-    losses = training.matryoshka_backward(model, *alike(model, xy), model.sizes, [w / sum(weights) for w in weights])
+    losses = training.matryoshka_backward(
+        model, *alike(model, xy), model.sizes, [w / sum(weights) for w in weights]
+    )
     torch.testing.assert_close(gradients(model), direct, rtol=1e-9, atol=1e-12)
     assert sum(w * l for w, l in zip(weights, losses)).item() / sum(weights) == pytest.approx(loss.item())
 
@@ -105,7 +120,9 @@ def test_one_graph_at_a_time(xy):
     at_start.clear()
     with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
         loss = matryoshka_loss(model, *xy)
-    assert 0 == at_start[0] < at_start[1] < at_start[2] and loss.requires_grad, "the plain loss keeps all graphs"
+    assert 0 == at_start[0] < at_start[1] < at_start[2] and loss.requires_grad, (
+        "the plain loss keeps all graphs"
+    )
 
 
 def test_the_trunk_of_an_output_only_model_runs_once_a_step(xy):
@@ -138,13 +155,17 @@ def test_learning_rate_warms_up_and_falls():
 
 # ---- evaluation
 
+
 def test_evaluate_is_the_mean_over_blocks_that_do_not_overlap(variant):
     model = make(variant, dropout=0.5)
     ids = torch.randint(7, (8 * 5 + 3,), generator=torch.Generator().manual_seed(0))
     model.eval()
     for size in model.sizes:
         with torch.no_grad():
-            losses = [F.cross_entropy(model(ids[None, i:i + 8], size)[0], ids[i + 1:i + 9]).item() for i in range(0, 40, 8)]
+            losses = [
+                F.cross_entropy(model(ids[None, i : i + 8], size)[0], ids[i + 1 : i + 9]).item()
+                for i in range(0, 40, 8)
+            ]
         model.train()  # evaluation turns dropout off, and on again behind it
         assert evaluate(model, ids, size) == pytest.approx(sum(losses) / 5)
         assert evaluate(model, ids, size, batch_size=2) == pytest.approx(sum(losses) / 5)
@@ -155,7 +176,9 @@ def test_evaluate_is_the_mean_over_blocks_that_do_not_overlap(variant):
 
 def test_every_evaluation_reads_the_same_blocks(model):
     read, passes = [], []
-    model.register_forward_pre_hook(lambda model, args: None if model.training else read.append(args[0].tolist()))
+    model.register_forward_pre_hook(
+        lambda model, args: None if model.training else read.append(args[0].tolist())
+    )
 
     def on_evaluation(history):
         passes.append(read.copy())
@@ -166,6 +189,7 @@ def test_every_evaluation_reads_the_same_blocks(model):
 
 
 # ---- the loop
+
 
 def test_every_size_learns(model):
     history = run(model, eval_interval=15)
@@ -248,7 +272,9 @@ def test_every_trunk_learns_from_a_batch_of_its_own(variant, nesting):
     model, full = make(variant, nesting=nesting).double(), 0
     weights = [w / sum(range(1, len(model.sizes) + 1)) for w in range(1, len(model.sizes) + 1)]
     trunks = model.trunks(model.sizes)
-    assert len(trunks) == (1 if variant is MatryoshkaEmbeddingsGPT else 3) and trunks[0][0] == model.config.full
+    assert (
+        len(trunks) == (1 if variant is MatryoshkaEmbeddingsGPT else 3) and trunks[0][0] == model.config.full
+    )
     block = torch.randint(7, (len(trunks), 3, 9), generator=torch.Generator().manual_seed(0))
     x, y, expected = block[..., :-1], block[..., 1:], {}
     for sizes, tokens, targets in zip(trunks, x, y):
@@ -268,11 +294,15 @@ def test_every_trunk_learns_from_a_batch_of_its_own(variant, nesting):
 
 def test_the_batches_of_a_step_differ(monkeypatch):
     model, seen, real = make(MatryoshkaGPT), [], training.matryoshka_backward
-    monkeypatch.setattr(training, "matryoshka_backward", lambda model, x, *a: (seen.append(x), real(model, x, *a))[1])
+    monkeypatch.setattr(
+        training, "matryoshka_backward", lambda model, x, *a: (seen.append(x), real(model, x, *a))[1]
+    )
     ids = torch.randint(7, (999,), generator=torch.Generator().manual_seed(0))
     train(model, ids, ids, steps=3, batch_size=4, progress=False, eval_blocks=4)
     blocks = {tuple(block.tolist()) for x in seen for block in x.flatten(0, 1)}
-    assert len(seen) == 3 and len(blocks) > 30, "3 steps of 3 trunks with 4 blocks each, hardly one of them twice"
+    assert len(seen) == 3 and len(blocks) > 30, (
+        "3 steps of 3 trunks with 4 blocks each, hardly one of them twice"
+    )
     assert blocks <= {tuple(block) for block in ids.unfold(0, 8, 1).tolist()}
 
 
@@ -281,7 +311,9 @@ def test_loss_weights_choose_what_learns():
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     run(model, steps=3, loss_weights=(1, 0, 0), weight_decay=0.0)
     assert torch.equal(model.embedding.token[:, 8:], before["embedding.token"][:, 8:])
-    assert torch.equal(model.blocks[1].feedforward.expand.weight, before["blocks.1.feedforward.expand.weight"])
+    assert torch.equal(
+        model.blocks[1].feedforward.expand.weight, before["blocks.1.feedforward.expand.weight"]
+    )
     assert not torch.equal(model.embedding.token[:, :8], before["embedding.token"][:, :8])
 
 
@@ -325,31 +357,41 @@ def test_a_loss_that_is_not_finite_stops_the_run(model):
 
 # ---- bad input
 
-@pytest.mark.parametrize("bad, message", [
-    (dict(loss_weights=(1, 1)), r"loss_weights=\(1, 1\) must be 3 numbers of at least 0"),
-    (dict(loss_weights=(1, -1, 1)), r"loss_weights=\(1, -1, 1\) must be 3 numbers of at least 0"),
-    (dict(loss_weights=(0, 0, 0)), r"loss_weights=\(0, 0, 0\) must be .* not all 0"),
-    (dict(loss_weights=(1, math.nan, 1)), "loss_weights=.*nan.* must be 3 numbers"),
-    (dict(steps=0), "steps=0 must be a whole number of at least 1"),
-    (dict(batch_size=1.5), "batch_size=1.5 must be a whole number of at least 1"),
-    (dict(eval_interval=-1), "eval_interval=-1 must be a whole number of at least 1"),
-    (dict(lr=-0.1), "lr=-0.1 must be a number of at least 0"),
-    (dict(lr=math.nan), "lr=nan must be a number of at least 0"),
-    (dict(warmup=-1), "warmup=-1 must be a whole number of at least 0"),
-    (dict(random_sizes=-1), "random_sizes=-1 must be a whole number of at least 0"),
-    (dict(random_sizes=0.5), "random_sizes=0.5 must be a whole number of at least 0"),
-    (dict(seed=1.5), "seed=1.5 must be a whole number of at least 0"),
-    (dict(loss_weights=5), "loss_weights=5 must be"),
-    (dict(loss_weights="abc"), "loss_weights='abc' must be"),
-    (dict(weight_decay=-1), "weight_decay=-1 must be a number of at least 0"),
-    (dict(grad_clip=math.inf), "grad_clip=inf must be a number of at least 0"),
-    (dict(eval_blocks=0), "eval_blocks=0 must be a whole number of at least 1"),
-    (dict(train_ids=TEXT[:8]), r"train_ids has shape \(8,\) .* more than block_size=8"),
-    (dict(val_ids=[]), r"val_ids has shape \(0,\) .* more than block_size=8"),
-    (dict(train_ids=[TEXT]), r"train_ids has shape \(1, 320\) and dtype int64: it must be one row"),
-    (dict(train_ids=TEXT + [7]), "train_ids holds token id 7, outside the vocabulary: allowed are 0 to 6"),
-    (dict(val_ids=TEXT + [-1, 9]), "val_ids holds token id -1, outside the vocabulary: allowed are 0 to 6"),
-])
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (dict(loss_weights=(1, 1)), r"loss_weights=\(1, 1\) must be 3 numbers of at least 0"),
+        (dict(loss_weights=(1, -1, 1)), r"loss_weights=\(1, -1, 1\) must be 3 numbers of at least 0"),
+        (dict(loss_weights=(0, 0, 0)), r"loss_weights=\(0, 0, 0\) must be .* not all 0"),
+        (dict(loss_weights=(1, math.nan, 1)), "loss_weights=.*nan.* must be 3 numbers"),
+        (dict(steps=0), "steps=0 must be a whole number of at least 1"),
+        (dict(batch_size=1.5), "batch_size=1.5 must be a whole number of at least 1"),
+        (dict(eval_interval=-1), "eval_interval=-1 must be a whole number of at least 1"),
+        (dict(lr=-0.1), "lr=-0.1 must be a number of at least 0"),
+        (dict(lr=math.nan), "lr=nan must be a number of at least 0"),
+        (dict(warmup=-1), "warmup=-1 must be a whole number of at least 0"),
+        (dict(random_sizes=-1), "random_sizes=-1 must be a whole number of at least 0"),
+        (dict(random_sizes=0.5), "random_sizes=0.5 must be a whole number of at least 0"),
+        (dict(seed=1.5), "seed=1.5 must be a whole number of at least 0"),
+        (dict(loss_weights=5), "loss_weights=5 must be"),
+        (dict(loss_weights="abc"), "loss_weights='abc' must be"),
+        (dict(weight_decay=-1), "weight_decay=-1 must be a number of at least 0"),
+        (dict(grad_clip=math.inf), "grad_clip=inf must be a number of at least 0"),
+        (dict(eval_blocks=0), "eval_blocks=0 must be a whole number of at least 1"),
+        (dict(train_ids=TEXT[:8]), r"train_ids has shape \(8,\) .* more than block_size=8"),
+        (dict(val_ids=[]), r"val_ids has shape \(0,\) .* more than block_size=8"),
+        (dict(train_ids=[TEXT]), r"train_ids has shape \(1, 320\) and dtype int64: it must be one row"),
+        (
+            dict(train_ids=TEXT + [7]),
+            "train_ids holds token id 7, outside the vocabulary: allowed are 0 to 6",
+        ),
+        (
+            dict(val_ids=TEXT + [-1, 9]),
+            "val_ids holds token id -1, outside the vocabulary: allowed are 0 to 6",
+        ),
+    ],
+)
 def test_bad_training(model, bad, message):
     before = [p.detach().clone() for p in model.parameters()]
     seen = []

@@ -2,6 +2,7 @@
 
 Both are forks of a process that did its imports once; the first writes its results into FOLDER.
 """
+
 import os
 import sys
 from datetime import timedelta
@@ -24,8 +25,13 @@ def together(folder, name, work):
         children.append(os.fork())
         if children[-1] == 0:
             try:
-                dist.init_process_group("gloo", init_method=f"file://{folder}/{name}.store", rank=rank, world_size=2,
-                                        timeout=timedelta(seconds=60))
+                dist.init_process_group(
+                    "gloo",
+                    init_method=f"file://{folder}/{name}.store",
+                    rank=rank,
+                    world_size=2,
+                    timeout=timedelta(seconds=60),
+                )
                 work(rank)
                 dist.destroy_process_group()
                 os._exit(0)
@@ -39,12 +45,19 @@ def gradients(folder, rank):
     model = DistributedDataParallel(MatryoshkaGPT(CONFIG))
     x, y = batches(4)
     reductions = []
-    model.register_comm_hook(None, lambda _, bucket: (
-        reductions.append(bucket.index()),
-        dist.all_reduce(bucket.buffer().div_(2), async_op=True).get_future().then(lambda f: f.value()[0]))[1])
+    model.register_comm_hook(
+        None,
+        lambda _, bucket: (
+            reductions.append(bucket.index()),
+            dist.all_reduce(bucket.buffer().div_(2), async_op=True).get_future().then(lambda f: f.value()[0]),
+        )[1],
+    )
     for _ in range(2):  # gradients add up, as without processes
         matryoshka_backward(model, x[:, rank::2], y[:, rank::2], CONFIG.sizes, [0.1, 0.2, 0.3, 0.4])
-    torch.save({"gradients": [p.grad for p in model.parameters()], "reductions": reductions}, folder / f"grad{rank}.pt")
+    torch.save(
+        {"gradients": [p.grad for p in model.parameters()], "reductions": reductions},
+        folder / f"grad{rank}.pt",
+    )
 
 
 def whole(folder, rank):

@@ -1,4 +1,5 @@
 """What the benchmarks share: a corpus, runs that are kept, timings side by side."""
+
 import hashlib
 import json
 import math
@@ -11,12 +12,12 @@ from pathlib import Path
 import torch
 
 from ..config import Size
-from ..text.corpus import load_text, split
-from ..model import MatryoshkaGPT
-from ..training.optimizer import default_lr
-from ..text.tokenizer import BPETokenizer, CharTokenizer
 from ..measure.evaluation import evaluate
+from ..model import MatryoshkaGPT
+from ..text.corpus import load_text, split
+from ..text.tokenizer import BPETokenizer, CharTokenizer
 from ..training.loop import DivergedError, train
+from ..training.optimizer import default_lr
 
 
 def device():
@@ -53,22 +54,39 @@ def add_training_arguments(parser):
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="nanoGPT's, or the default of train")
-    parser.add_argument("--grid", type=float, nargs="+", default=[0.5, 1.0],
-                        help="learning rates tried for each twin, as multiples of the default at its width; where the best "
-                             "lies at an end, the grid grows; a single one is taken as it is")
+    parser.add_argument(
+        "--optimizer", choices=("adamw", "muon"), default="adamw", help="nanoGPT's, or the default of train"
+    )
+    parser.add_argument(
+        "--grid",
+        type=float,
+        nargs="+",
+        default=[0.5, 1.0],
+        help="learning rates tried for each twin, as multiples of the default at its width; where the best "
+        "lies at an end, the grid grows; a single one is taken as it is",
+    )
 
 
 def train_and_measure(args, data, config, seed, **settings):
     """Train one model and return {Size: validation loss over the whole text}, or what an earlier run kept."""
     train_ids, val_ids, _ = data
     shape = {**vars(config), "nesting": [str(size) for size in config.sizes]}
-    settings = dict(steps=args.steps, batch_size=args.batch_size, optimizer=args.optimizer, seed=seed, **settings)
+    settings = dict(
+        steps=args.steps, batch_size=args.batch_size, optimizer=args.optimizer, seed=seed, **settings
+    )
 
     def compute():
         torch.manual_seed(seed)
         model = MatryoshkaGPT(config).to(device())
-        train(model, train_ids, val_ids, eval_interval=args.steps, eval_blocks=1, progress=sys.stderr.isatty(), **settings)
+        train(
+            model,
+            train_ids,
+            val_ids,
+            eval_interval=args.steps,
+            eval_blocks=1,
+            progress=sys.stderr.isatty(),
+            **settings,
+        )
         return {str(size): evaluate(model, val_ids, size) for size in model.sizes}
 
     print(f"{args.corpus}, {' / '.join(shape['nesting'])}, {settings}", flush=True)
@@ -83,6 +101,7 @@ def best_twin(args, data, config):
     Of the rates tried on the first seed, the two best are run on all seeds and the better mean counts, since one seed's
     best rate can be one at which another seed nearly diverges. The grid grows until half and double that rate were tried.
     """
+
     def loss(rate, seed):
         try:
             return train_and_measure(args, data, config, seed, lr=rate)[config.full]
@@ -90,8 +109,11 @@ def best_twin(args, data, config):
             return math.inf
 
     def untried(rate):
-        return [r for r in (rate / 2, rate * 2)
-                if len(args.grid) > 1 and not any(math.isclose(r, other, rel_tol=0.01) for other in tried)]
+        return [
+            r
+            for r in (rate / 2, rate * 2)
+            if len(args.grid) > 1 and not any(math.isclose(r, other, rel_tol=0.01) for other in tried)
+        ]
 
     rates = [float(f"{factor * default_lr(config):.3g}") for factor in args.grid]
     tried, everywhere = {}, {}
@@ -121,7 +143,7 @@ def medians(calls, rounds=15, warmup=2):
 
 
 def mean_sd(values):
-    """"mean ± sd" as text; the sd is that of a sample, left out for one value."""
+    """ "mean ± sd" as text; the sd is that of a sample, left out for one value."""
     mean = f"{statistics.mean(values):.3f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
 

@@ -1,4 +1,5 @@
 """What nesting costs: time and memory of a training step, forward and generation, as ratios of one run."""
+
 import os
 
 import numpy as np
@@ -7,8 +8,8 @@ import torch
 from ..config import GPTConfig, Size, parse_doll
 from ..measure.shapes import lattice
 from ..model import MatryoshkaGPT
-from ..training.optimizer import make_optimizers
 from ..training.loss import check_weights, draw_sizes, matryoshka_backward
+from ..training.optimizer import make_optimizers
 from .common import device, markdown, medians, report
 
 
@@ -20,7 +21,9 @@ def add_arguments(parser):
     parser.add_argument("--batch-size", type=int, default=12)
     parser.add_argument("--vocab-size", type=int, default=65)
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
-    parser.add_argument("--nesting", type=parse_doll, nargs="+", help="one more to train: widths, or width,heads,layers")
+    parser.add_argument(
+        "--nesting", type=parse_doll, nargs="+", help="one more to train: widths, or width,heads,layers"
+    )
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--out", default="runs/speed")
     parser.add_argument("--quick", action="store_true", help="five rounds")
@@ -38,6 +41,7 @@ def step_of(model, x, y, kind, random_sizes=99):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+
     return step
 
 
@@ -50,9 +54,15 @@ def peak_memory(step):
         step()
         return torch.cuda.max_memory_allocated() - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports each time that it starts
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profiler:
         step()
-    changes = [(e.start_ns(), e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [
+        (e.start_ns(), e.nbytes())
+        for e in profiler.profiler.kineto_results.events()
+        if e.name() == "[memory]"
+    ]
     return int(np.cumsum([n for _, n in sorted(changes)]).max())
 
 
@@ -78,36 +88,87 @@ def run(args):
     steps[f"{len(every.sizes)} dolls, nested along every dimension"] = step_of(every, x, y, args.optimizer)
     steps[f"a lattice of {len(nine.sizes)}, all each step"] = step_of(nine, x, y, args.optimizer)
     if args.nesting:
-        steps[f"--nesting {' '.join(map(str, args.nesting))}"] = step_of(model(args.nesting), x, y, args.optimizer)
-    some, one, draws = "the same, smallest, largest and three others", step_of(nine, x, y, args.optimizer, random_sizes=3), 30
-    steps[some] = lambda: [one() for _ in range(draws)]  # what a step costs depends on the sizes that it draws
+        steps[f"--nesting {' '.join(map(str, args.nesting))}"] = step_of(
+            model(args.nesting), x, y, args.optimizer
+        )
+    some, one, draws = (
+        "the same, smallest, largest and three others",
+        step_of(nine, x, y, args.optimizer, random_sizes=3),
+        30,
+    )
+    steps[some] = lambda: [
+        one() for _ in range(draws)
+    ]  # what a step costs depends on the sizes that it draws
     seconds = medians(steps, rounds)
     seconds[some] /= draws
     alone = sum(seconds[name] for name in steps if name.startswith("twin"))
     peaks = {name: peak_memory(step) for name, step in steps.items()}
     training = markdown(
-        ["training step", "ms", "of the twins' steps together", "of the full twin's step", "peak memory of the full twin's"],
-        [[name, f"{s * 1e3:.1f}", f"{s / alone:.2f}", f"{s / seconds[full]:.2f}", f"{peaks[name] / peaks[full]:.2f}"]
-         for name, s in seconds.items()])
+        [
+            "training step",
+            "ms",
+            "of the twins' steps together",
+            "of the full twin's step",
+            "peak memory of the full twin's",
+        ],
+        [
+            [
+                name,
+                f"{s * 1e3:.1f}",
+                f"{s / alone:.2f}",
+                f"{s / seconds[full]:.2f}",
+                f"{peaks[name] / peaks[full]:.2f}",
+            ]
+            for name, s in seconds.items()
+        ],
+    )
 
     rows = []
     for size in dict.fromkeys((*width.sizes, *every.sizes)):
         nested = width if size in width.sizes else every
         torch.manual_seed(1)
-        candidates = {"nested": (nested, size), "sliced": (nested.slice(size), None),
-                      "alone": (MatryoshkaGPT(nested.config.doll(size)).to(device()), None)}
+        candidates = {
+            "nested": (nested, size),
+            "sliced": (nested.slice(size), None),
+            "alone": (MatryoshkaGPT(nested.config.doll(size)).to(device()), None),
+        }
         for m, _ in candidates.values():
             m.eval()
         prompt = x[:1, :8]
         with torch.inference_mode():
             forward = medians({k: (lambda m=m, s=s: m(x, s)) for k, (m, s) in candidates.items()}, rounds)
-            write = medians({k: (lambda m=m, s=s: m.generate(prompt, args.block_size - 8, size=s, temperature=0))
-                             for k, (m, s) in candidates.items()}, max(3, rounds // 4))
+            write = medians(
+                {
+                    k: (lambda m=m, s=s: m.generate(prompt, args.block_size - 8, size=s, temperature=0))
+                    for k, (m, s) in candidates.items()
+                },
+                max(3, rounds // 4),
+            )
         tokens = args.block_size - 8
-        rows.append([size] + [f"{forward[k] * 1e3:.2f}" for k in candidates]
-                    + [f"{forward['sliced'] / forward['alone']:.2f}"]
-                    + [f"{tokens / write[k]:.0f}" for k in candidates] + [f"{write['alone'] / write['sliced']:.2f}"])
-    inference = markdown(["doll", "forward nested, ms", "sliced", "alone", "sliced / alone",
-                          "generation nested, tokens/s", "sliced", "alone", "sliced / alone"], rows)
-    report(args.out, "speed", f"{device()}, {torch.get_num_threads()} thread(s), {args.optimizer}, medians of {rounds} interleaved rounds.\n\n"
-           f"{training}\n\n{inference}")
+        rows.append(
+            [size]
+            + [f"{forward[k] * 1e3:.2f}" for k in candidates]
+            + [f"{forward['sliced'] / forward['alone']:.2f}"]
+            + [f"{tokens / write[k]:.0f}" for k in candidates]
+            + [f"{write['alone'] / write['sliced']:.2f}"]
+        )
+    inference = markdown(
+        [
+            "doll",
+            "forward nested, ms",
+            "sliced",
+            "alone",
+            "sliced / alone",
+            "generation nested, tokens/s",
+            "sliced",
+            "alone",
+            "sliced / alone",
+        ],
+        rows,
+    )
+    report(
+        args.out,
+        "speed",
+        f"{device()}, {torch.get_num_threads()} thread(s), {args.optimizer}, medians of {rounds} interleaved rounds.\n\n"
+        f"{training}\n\n{inference}",
+    )

@@ -1,4 +1,5 @@
 """python -m matgpt benchmark NAME: the runs behind every figure that the README and the notebooks state."""
+
 import argparse
 import importlib
 import sys
@@ -21,9 +22,12 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     modules = {}
     for name, text in NAMES.items():
-        command = commands.add_parser(name, help=text, description=text,
-                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        command.add_argument("--threads", type=int, default=1, help="PyTorch threads; one never stalls on a busy machine")
+        command = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        command.add_argument(
+            "--threads", type=int, default=1, help="PyTorch threads; one never stalls on a busy machine"
+        )
         if name in argv[:1]:
             modules[name] = importlib.import_module(f"matgpt.benchmarks.{name}")
             modules[name].add_arguments(command)

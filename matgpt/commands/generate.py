@@ -1,4 +1,5 @@
 """python -m matgpt generate FOLDER: text from a model that `save` kept, printed as it is written."""
+
 import argparse
 import sys
 
@@ -22,19 +23,35 @@ def main(argv=None):
     add("--seed", type=int, help="repeat a text")
     add("--draft-size", help="a smaller doll that proposes tokens, for --size to check")
     add("--draft-tokens", type=int, default=4, help="proposals at a time (default: 4)")
-    add("--threads", type=int, default=1, help="PyTorch threads; a token at a time has no work for more (default: 1)")
+    add(
+        "--threads",
+        type=int,
+        default=1,
+        help="PyTorch threads; a token at a time has no work for more (default: 1)",
+    )
     args = parser.parse_args(argv)
     try:
         torch.set_num_threads(args.threads)
         model, tokenizer = load(args.folder)
         if tokenizer is None:
-            raise ValueError(f"{args.folder} holds no tokenizer: save(model, folder, tokenizer=tokenizer) keeps it")
+            raise ValueError(
+                f"{args.folder} holds no tokenizer: save(model, folder, tokenizer=tokenizer) keeps it"
+            )
         generator = torch.Generator()
         generator.seed() if args.seed is None else generator.manual_seed(args.seed)
         pieces = stream(
-            model, tokenizer, args.prompt, args.tokens, size=args.size and parse_doll(args.size), temperature=args.temperature,
-            top_k=args.top_k, top_p=args.top_p, generator=generator, draft_size=args.draft_size and parse_doll(args.draft_size),
-            draft_tokens=args.draft_tokens)
+            model,
+            tokenizer,
+            args.prompt,
+            args.tokens,
+            size=args.size and parse_doll(args.size),
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            generator=generator,
+            draft_size=args.draft_size and parse_doll(args.draft_size),
+            draft_tokens=args.draft_tokens,
+        )
     except (ValueError, RuntimeError, OSError) as error:
         parser.error(str(error))
     sys.stdout.reconfigure(errors="replace")  # a terminal may not know every character

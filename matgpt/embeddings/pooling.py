@@ -1,4 +1,5 @@
 """Text embeddings from the final residual of a model, whole or cut to fewer dimensions."""
+
 import torch
 import torch.nn.functional as F
 
@@ -19,7 +20,9 @@ def as_texts(ids_or_texts, tokenizer=None):
     for i, text in enumerate(texts):
         if isinstance(text, str):
             if tokenizer is None:
-                raise ValueError(f"text {i} is a string: give the tokenizer the model was trained with, or token ids")
+                raise ValueError(
+                    f"text {i} is a string: give the tokenizer the model was trained with, or token ids"
+                )
             text = tokenizer.encode(text)
         row = torch.as_tensor(text)
         if row.dim() != 1 or len(row) == 0:
@@ -57,12 +60,12 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
     model.eval()
     try:
         for start in range(0, len(windows), batch_size):
-            some = windows[start:start + batch_size]
+            some = windows[start : start + batch_size]
             idx = torch.nn.utils.rnn.pad_sequence(some, batch_first=True).to(device)  # (b, T)
             length = torch.tensor([len(window) for window in some], device=device)
             real = torch.arange(idx.size(1), device=device) < length[:, None]  # (b, T)
             x = model.features(idx, size).float()  # (b, T, d)
-            total.index_add_(0, owner[start:start + batch_size], (x * real[..., None]).sum(1))
+            total.index_add_(0, owner[start : start + batch_size], (x * real[..., None]).sum(1))
     finally:
         model.train(was_training)
     return F.normalize(total, dim=-1)  # the length goes, so the sum serves as the mean

@@ -2,6 +2,7 @@
 
 Embeddings are rows of length one, (N, D) of an index and (Q, D) of queries, so that a product is a cosine.
 """
+
 import re
 
 import numpy as np
@@ -25,7 +26,7 @@ def passages(topics, length=512):
         paragraphs = [p for p in dict.fromkeys(paragraphs) if p and p not in seen]
         seen.update(paragraphs)
         text = " ".join(paragraphs)
-        pieces = [text[i:i + length] for i in range(0, len(text) - length + 1, length)]
+        pieces = [text[i : i + length] for i in range(0, len(text) - length + 1, length)]
         if len(pieces) >= 2:
             kept[name] = pieces
     names = sorted(kept)
@@ -47,7 +48,10 @@ def halves(labels, seed=0):
 
 def token_counts(rows, vocab_size):
     """How often each token occurs in each text, at length one (N, V): the opponent that needs no training."""
-    return cut(torch.stack([torch.bincount(torch.as_tensor(row), minlength=vocab_size) for row in rows]).float(), vocab_size)
+    return cut(
+        torch.stack([torch.bincount(torch.as_tensor(row), minlength=vocab_size) for row in rows]).float(),
+        vocab_size,
+    )
 
 
 def nearest(index, queries, k=1):

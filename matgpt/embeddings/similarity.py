@@ -2,6 +2,7 @@
 
 Token embeddings are (V, d), as `model.token_embeddings(size)` gives them; names are the V tokens as text.
 """
+
 import string
 from itertools import combinations
 
@@ -26,11 +27,17 @@ def frequent(ids, vocab_size, at_least=30):
 
 def char_groups(names, among=None):
     """Tokens (positions in `names`) that are vowels, capitals, digits and punctuation; `among` leaves only those."""
-    kinds = {"vowels": VOWELS, "capitals": string.ascii_uppercase, "digits": string.digits,
-             "punctuation": string.punctuation}
+    kinds = {
+        "vowels": VOWELS,
+        "capitals": string.ascii_uppercase,
+        "digits": string.digits,
+        "punctuation": string.punctuation,
+    }
     among = set(range(len(names)) if among is None else among)
-    groups = {kind: [i for i, name in enumerate(names) if i in among and len(name) == 1 and name in members]
-              for kind, members in kinds.items()}
+    groups = {
+        kind: [i for i, name in enumerate(names) if i in among and len(name) == 1 and name in members]
+        for kind, members in kinds.items()
+    }
     return {kind: group for kind, group in groups.items() if group}
 
 
@@ -53,7 +60,14 @@ def nearest_tokens(embeddings, token, d=None, k=8, among=None):
 def _joined(names, among, partners):
     """Pairs of `name` and whatever `partners` makes of it, where both are tokens."""
     at = {names[i]: i for i in (range(len(names)) if among is None else among)}
-    return sorted({(i, at[other]) for name, i in at.items() for other in partners(name) if other in at and other != name})
+    return sorted(
+        {
+            (i, at[other])
+            for name, i in at.items()
+            for other in partners(name)
+            if other in at and other != name
+        }
+    )
 
 
 def char_pairs(names, among=None):
@@ -67,7 +81,9 @@ def char_pairs(names, among=None):
         "vowel, vowel": list(combinations(groups.get("vowels", []), 2)),
         "capital, capital": list(combinations(groups.get("capitals", []), 2)),
         "digit, digit": list(combinations(groups.get("digits", []), 2)),
-        "letter, its capital": _joined(names, among, lambda c: [c.upper()] if c in string.ascii_lowercase else []),
+        "letter, its capital": _joined(
+            names, among, lambda c: [c.upper()] if c in string.ascii_lowercase else []
+        ),
         "bracket, its partner": _joined(names, among, lambda c: [brackets[c]] if c in brackets else []),
     }
     return {kind: some for kind, some in pairs.items() if some}
@@ -75,7 +91,12 @@ def char_pairs(names, among=None):
 
 def word_pairs(names, among=None):
     """The same for tokens of several characters (BPE): words as such, with a blank, a capital or an s."""
-    word = lambda s: len(s.strip()) > 1 and s.strip().isascii() and s.strip().isalpha() and s == " " * (s[0] == " ") + s.strip()
+    word = lambda s: (
+        len(s.strip()) > 1
+        and s.strip().isascii()
+        and s.strip().isalpha()
+        and s == " " * (s[0] == " ") + s.strip()
+    )
     words = [i for i in (range(len(names)) if among is None else among) if word(names[i])]
     bare = lambda s: s if s[0] != " " else ""
     capital = lambda s: " " * (s[0] == " ") + s.strip().capitalize()
@@ -113,9 +134,15 @@ def pair_trends(embeddings, pairs, dims, among=None):
         excess = some - every.mean(1, keepdim=True)
         change = excess[-1] - excess[0]
         error = lambda x: (x.std(-1) / x.size(-1) ** 0.5) if x.size(-1) > 1 else x.mean(-1) * torch.nan
-        out[kind] = {"mean": some.mean(1).tolist(), "excess": excess.mean(1).tolist(), "se": error(excess).tolist(),
-                     "standing": (excess.mean(1) / every.std(1)).tolist(), "pairs": some.size(1),
-                     "change": change.mean().item(), "change_se": error(change).item()}
+        out[kind] = {
+            "mean": some.mean(1).tolist(),
+            "excess": excess.mean(1).tolist(),
+            "se": error(excess).tolist(),
+            "standing": (excess.mean(1) / every.std(1)).tolist(),
+            "pairs": some.size(1),
+            "change": change.mean().item(),
+            "change_se": error(change).item(),
+        }
     return out
 
 
@@ -124,12 +151,16 @@ def what_changed(trends, dims):
     lines = []
     for kind, trend in trends.items():
         if kind == "all pairs":
-            lines.append(f"All pairs: mean cosine {trend['mean'][0]:+.2f} at {dims[0]} dimensions, "
-                         f"{trend['mean'][-1]:+.2f} at {dims[-1]}.")
+            lines.append(
+                f"All pairs: mean cosine {trend['mean'][0]:+.2f} at {dims[0]} dimensions, "
+                f"{trend['mean'][-1]:+.2f} at {dims[-1]}."
+            )
             continue
         clear = abs(trend["change"]) > 2 * trend["change_se"]
         verdict = ("draws together" if trend["change"] > 0 else "parts") if clear else "shows no clear trend"
-        lines.append(f"{kind} ({trend['pairs']} pairs): {verdict}; beside all pairs {trend['excess'][0]:+.2f} at {dims[0]}, "
-                     f"{trend['excess'][-1]:+.2f} at {dims[-1]} (change {trend['change']:+.2f} ± {trend['change_se']:.2f}); "
-                     f"in standard deviations of all pairs {trend['standing'][0]:+.1f}, then {trend['standing'][-1]:+.1f}.")
+        lines.append(
+            f"{kind} ({trend['pairs']} pairs): {verdict}; beside all pairs {trend['excess'][0]:+.2f} at {dims[0]}, "
+            f"{trend['excess'][-1]:+.2f} at {dims[-1]} (change {trend['change']:+.2f} ± {trend['change_se']:.2f}); "
+            f"in standard deviations of all pairs {trend['standing'][0]:+.1f}, then {trend['standing'][-1]:+.1f}."
+        )
     return lines

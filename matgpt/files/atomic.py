@@ -1,4 +1,5 @@
 """Files that are read or replaced as a whole."""
+
 import os
 
 

@@ -1,4 +1,5 @@
 """Folders that keep a model: written atomically, read strictly, and never run as code."""
+
 import dataclasses
 import json
 from pathlib import Path
@@ -51,7 +52,9 @@ def load(folder):
         # assigned, not copied: the weights keep the type that they were saved in
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not hold the weights of {path.parent / 'config.json'}: {error}") from None
+        raise ValueError(
+            f"{path} does not hold the weights of {path.parent / 'config.json'}: {error}"
+        ) from None
     tokenizer = None
     if (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder)
@@ -82,5 +85,7 @@ def read_config(path):
 def check_vocabulary(config, tokenizer, folder):
     """ValueError if the tokenizer does not know exactly the tokens of the model."""
     if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
-        raise ValueError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
-                         f"the model vocab_size={config.vocab_size}")
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"the model vocab_size={config.vocab_size}"
+        )

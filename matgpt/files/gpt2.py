@@ -1,4 +1,5 @@
 """Dolls leave as GPT-2 checkpoints of `transformers` (which is not needed for it), any GPT-2 comes in to be nested."""
+
 import dataclasses
 import json
 import math
@@ -17,14 +18,27 @@ from .checkpoint import check_vocabulary
 from .gpt2_tokenizer import tokenizer_files
 
 NAMES = {  # ours, theirs
-    "embedding.token": "wte.weight", "embedding.position": "wpe.weight", "norm.": "ln_f.", "blocks.": "h.",
-    "norm1": "ln_1", "norm2": "ln_2", "attention.qkv": "attn.c_attn", "attention.proj": "attn.c_proj",
-    "feedforward.expand": "mlp.c_fc", "feedforward.proj": "mlp.c_proj"}
+    "embedding.token": "wte.weight",
+    "embedding.position": "wpe.weight",
+    "norm.": "ln_f.",
+    "blocks.": "h.",
+    "norm1": "ln_1",
+    "norm2": "ln_2",
+    "attention.qkv": "attn.c_attn",
+    "attention.proj": "attn.c_proj",
+    "feedforward.expand": "mlp.c_fc",
+    "feedforward.proj": "mlp.c_proj",
+}
 EPS = 1e-5  # of our LayerNorm, PyTorch's default
 SUPPORTED = {
-    "model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (EPS,),
-    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,)}
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (EPS,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
 
 
 def theirs(name, p):
@@ -53,8 +67,15 @@ def padded(doll):
     d, h, s = config.n_embd, config.n_head, config.head_size_of(config.full)
     fits = [n for n in range(h, d + 1) if d % n == 0 and d // n >= s]
     width, n_head = (d, fits[0]) if fits else (h * -(-d // h), h)
-    wide = dataclasses.replace(config, n_embd=width, n_head=n_head, head_size=None, bias=True, nesting=None,
-                               n_inner=max(inner_sizes(config.n_inner, config.n_layer)))
+    wide = dataclasses.replace(
+        config,
+        n_embd=width,
+        n_head=n_head,
+        head_size=None,
+        bias=True,
+        nesting=None,
+        n_inner=max(inner_sizes(config.n_inner, config.n_layer)),
+    )
     with torch.device("meta"):
         shapes = {name: p.shape for name, p in MatryoshkaGPT(wide).state_dict().items()}
     out = {name: torch.zeros(shape, dtype=doll.embedding.token.dtype) for name, shape in shapes.items()}
@@ -87,11 +108,21 @@ def export_gpt2(model, path, size=None, tokenizer=None):
         name, p = theirs(name, p)
         tensors[f"transformer.{name}"] = p.contiguous()
     settings = {
-        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": config.vocab_size,
-        "n_positions": config.block_size, "n_embd": config.n_embd, "n_head": config.n_head, "n_layer": config.n_layer,
-        "n_inner": config.n_inner, "activation_function": "gelu_new", "layer_norm_epsilon": eps,
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.block_size,
+        "n_embd": config.n_embd,
+        "n_head": config.n_head,
+        "n_layer": config.n_layer,
+        "n_inner": config.n_inner,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": eps,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
-        "tie_word_embeddings": head is None, "bos_token_id": None, "eos_token_id": None}
+        "tie_word_embeddings": head is None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
     path.mkdir(parents=True, exist_ok=True)
     write(path / "config.json", json.dumps(settings, indent=2).encode())
     write(path / "model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
@@ -124,14 +155,19 @@ def import_gpt2(path, nesting=None):
         raise ValueError(f"{path / 'config.json'} is not a GPT-2 configuration: {error}") from None
     file = path / "model.safetensors"
     if not file.exists() and (path / "pytorch_model.bin").exists():
-        raise ValueError(f"{path / 'pytorch_model.bin'} is a pickle, which can run code: have transformers write "
-                         f"{file} with save_pretrained")
+        raise ValueError(
+            f"{path / 'pytorch_model.bin'} is a pickle, which can run code: have transformers write "
+            f"{file} with save_pretrained"
+        )
     try:
         weights = safetensors.torch.load(read(file))
     except safetensors.SafetensorError as error:
         raise ValueError(f"{file} is truncated or damaged: {error}") from None
-    weights = {name.removeprefix("transformer."): p.float() for name, p in weights.items()
-               if not name.endswith((".attn.bias", ".attn.masked_bias"))}  # the causal mask, as older versions kept it
+    weights = {
+        name.removeprefix("transformer."): p.float()
+        for name, p in weights.items()
+        if not name.endswith((".attn.bias", ".attn.masked_bias"))
+    }  # the causal mask, as older versions kept it
     head = weights.pop("lm_head.weight", None)
     if head is not None and not torch.equal(head, weights.get("wte.weight", head[:0])):
         raise ValueError(f"{file}: lm_head.weight is not the token embedding; only a tied head is supported")

@@ -9,20 +9,48 @@ def tokenizer_files(tokenizer, block_size):
     text = lambda token: "".join(shown[b] for b in token)
     ids = {token: i for i, token in enumerate(tokenizer.tokens)}
     merges = []
-    for token in tokenizer.tokens:  # tiktoken joins two neighbours if the whole is a token, however it was learnt
+    for (
+        token
+    ) in tokenizer.tokens:  # tiktoken joins two neighbours if the whole is a token, however it was learnt
         cuts = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in ids and token[i:] in ids]
-        merges += [f"{text(a)} {text(b)}" for a, b in sorted(cuts, key=lambda cut: (ids[cut[0]], ids[cut[1]]))]
+        merges += [
+            f"{text(a)} {text(b)}" for a, b in sorted(cuts, key=lambda cut: (ids[cut[0]], ids[cut[1]]))
+        ]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     ends = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size,
-              "clean_up_tokenization_spaces": False, "split_special_tokens": True,
-              **(ends if ends["eos_token"] in tokenizer.special_tokens else {})}
-    return {"tokenizer_config.json": config, "tokenizer.json": {
-        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
-        "added_tokens": [{"id": i, "content": token, **flags, "special": True}
-                         for i, token in enumerate(tokenizer.special_tokens, len(ids))],
-        "pre_tokenizer": level, "decoder": level,
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
-                  "vocab": {text(token): i for token, i in ids.items()}, "merges": merges}}}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": block_size,
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,
+        **(ends if ends["eos_token"] in tokenizer.special_tokens else {}),
+    }
+    return {
+        "tokenizer_config.json": config,
+        "tokenizer.json": {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "normalizer": None,
+            "post_processor": None,
+            "added_tokens": [
+                {"id": i, "content": token, **flags, "special": True}
+                for i, token in enumerate(tokenizer.special_tokens, len(ids))
+            ],
+            "pre_tokenizer": level,
+            "decoder": level,
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": True,
+                "vocab": {text(token): i for token, i in ids.items()},
+                "merges": merges,
+            },
+        },
+    }

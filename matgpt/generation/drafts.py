@@ -1,4 +1,5 @@
 """Speculative decoding (2211.17192): a smaller doll proposes, the larger one keeps what it would have written."""
+
 import torch
 
 from ..config import inner_sizes
@@ -17,8 +18,12 @@ def check_draft(config, size, draft_size):
     """ValueError, naming both, unless the draft is smaller than the doll it drafts for and no axis is larger."""
     size, draft = config.resolve(size), config.resolve(draft_size)
     inner = zip(inner_sizes(draft.n_inner, draft.n_layer), inner_sizes(size.n_inner, size.n_layer))
-    larger = (draft.n_embd > size.n_embd or draft.n_head > size.n_head or draft.n_layer > size.n_layer
-              or any(f > F for f, F in inner))
+    larger = (
+        draft.n_embd > size.n_embd
+        or draft.n_head > size.n_head
+        or draft.n_layer > size.n_layer
+        or any(f > F for f, F in inner)
+    )
     if larger or draft == size:
         raise ValueError(f"draft_size={draft!r} is not smaller than the doll it drafts for, {size!r}")
 
@@ -37,9 +42,9 @@ def verify(logits, proposed, proposed_probs, sampling, generator=None):
     if temperature == 0:
         tokens = logits.argmax(-1)
         kept = tokens[:, :-1] == proposed
-        return tokens[:, :int(kept.all(0).cumprod(0).sum()) + 1]
+        return tokens[:, : int(kept.all(0).cumprod(0).sum()) + 1]
     p, q = probabilities(logits, *sampling), proposed_probs
-    p_x, q_x = (probs[:, :proposed.size(1)].gather(-1, proposed[..., None])[..., 0] for probs in (p, q))
+    p_x, q_x = (probs[:, : proposed.size(1)].gather(-1, proposed[..., None])[..., 0] for probs in (p, q))
     u = torch.rand(p_x.shape, device=p.device, generator=generator)
     kept = u * q_x < p_x  # (B, g)
     n = int(kept.all(0).cumprod(0).sum())
@@ -49,5 +54,5 @@ def verify(logits, proposed, proposed_probs, sampling, generator=None):
         weights = torch.where(rest.sum(-1, keepdim=True) > 0, rest, weights)  # p = q: nothing to replace
     last = torch.multinomial(weights, 1, generator=generator)
     if n < proposed.size(1):
-        last = torch.where(kept[:, n:n + 1], proposed[:, n:n + 1], last)
+        last = torch.where(kept[:, n : n + 1], proposed[:, n : n + 1], last)
     return torch.cat([proposed[:, :n], last], 1)

@@ -1,4 +1,5 @@
 """A doll that reads one token after another, at little cost beyond the arithmetic."""
+
 import math
 
 import torch
@@ -24,7 +25,7 @@ class Cache:
             self.layers[layer] = [x.new_empty(B, h, self.block_size, s) for x in (k, v)]
         end = self.length + k.size(2)
         for kept, new in zip(self.layers[layer], (k, v)):
-            kept[:, :, self.length:end] = new
+            kept[:, :, self.length : end] = new
         return [kept[:, :, :end] for kept in self.layers[layer]]
 
 
@@ -54,9 +55,16 @@ class Reader:
             return weight.reshape(math.prod(out_shape), -1), None if bias is None else bias.flatten()
 
         self.blocks = [
-            (*norm(b.norm1), *linear(b.attention.qkv, width, self.qkv_shape), *linear(b.attention.proj, heads, width),
-             *norm(b.norm2), *linear(b.feedforward.expand, width, (f,)), *linear(b.feedforward.proj, (f,), width))
-            for b, f in zip(model.blocks, inner_sizes(trunk.n_inner, trunk.n_layer))]
+            (
+                *norm(b.norm1),
+                *linear(b.attention.qkv, width, self.qkv_shape),
+                *linear(b.attention.proj, heads, width),
+                *norm(b.norm2),
+                *linear(b.feedforward.expand, width, (f,)),
+                *linear(b.feedforward.proj, (f,), width),
+            )
+            for b, f in zip(model.blocks, inner_sizes(trunk.n_inner, trunk.n_layer))
+        ]
 
     def __call__(self, out, start, end, last=1):
         """Logits (B, last, V) behind the last tokens of the window out[:, start:end]."""
@@ -65,7 +73,7 @@ class Reader:
         if self.cache is None:
             x = self.model.features(out[:, start:end], self.size)
         else:
-            x = self.features(out[:, start + self.length:end])
+            x = self.features(out[:, start + self.length : end])
         return self.model.embedding.readout(x[:, -last:])
 
     def features(self, idx):
@@ -82,6 +90,8 @@ class Reader:
             k, v = self.cache.append(layer, k, v)  # (B, h, seen, s)
             y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and T > 1)
             x = x + F.linear(y.transpose(1, 2).flatten(2), proj, b_proj)
-            x = x + F.linear(F.gelu(F.linear(F.layer_norm(x, width, g2, s2), w1, b1), approximate="tanh"), w2, b2)
+            x = x + F.linear(
+                F.gelu(F.linear(F.layer_norm(x, width, g2, s2), w1, b1), approximate="tanh"), w2, b2
+            )
         self.length = seen
-        return self.model.norm(x)[..., :self.size.n_embd]
+        return self.model.norm(x)[..., : self.size.n_embd]

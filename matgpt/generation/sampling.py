@@ -1,4 +1,5 @@
 """The distribution that a token is drawn from."""
+
 import numbers
 
 import torch

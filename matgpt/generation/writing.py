@@ -1,4 +1,5 @@
 """Text from any doll: sampled, with keys and values cached, drafted by a smaller doll, streamed."""
+
 import codecs
 import numbers
 
@@ -10,8 +11,20 @@ from .reader import Reader
 from .sampling import check_sampling, probabilities
 
 
-def write(model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, top_p=None, generator=None,
-          use_cache=True, draft_size=None, draft_tokens=4, stats=None):
+def write(
+    model,
+    idx,
+    max_new_tokens,
+    size=None,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    generator=None,
+    use_cache=True,
+    draft_size=None,
+    draft_tokens=4,
+    stats=None,
+):
     """What `generate` and `stream` share, checks first: (out, steps).
 
     out is (B, T0 + max_new_tokens); iterating over steps fills it and yields the end of what is written.
@@ -22,8 +35,10 @@ def write(model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, to
     if not isinstance(idx, torch.Tensor):
         raise ValueError(f"idx={idx!r} must be a tensor of token ids, (B, T0)")
     if idx.dim() != 2 or idx.size(1) == 0 or idx.is_floating_point() or idx.dtype == torch.bool:
-        raise ValueError(f"idx has shape {tuple(idx.shape)}, {idx.dtype}: a prompt is (B, T0) whole numbers with "
-                         "at least one token")
+        raise ValueError(
+            f"idx has shape {tuple(idx.shape)}, {idx.dtype}: a prompt is (B, T0) whole numbers with "
+            "at least one token"
+        )
     model.check_ids(idx)
     model.config.resolve(size)
     positive("draft_tokens", draft_tokens)
@@ -59,9 +74,9 @@ def write(model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, to
                         out[:, i], q = choose(draft(out, 0, i)[:, -1])
                         probs.append(q)
                     q = None if temperature == 0 else torch.stack(probs, 1)
-                    tokens = verify(target(out, 0, t + g, g + 1), out[:, t:t + g], q, sampling, generator)
+                    tokens = verify(target(out, 0, t + g, g + 1), out[:, t : t + g], q, sampling, generator)
                     n = tokens.size(1) - 1
-                    out[:, t:t + n + 1] = tokens
+                    out[:, t : t + n + 1] = tokens
                     for reader in (target, draft):
                         reader.length = min(reader.length, t + n)
                 t += n + 1
@@ -74,8 +89,20 @@ def write(model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, to
     return out, steps()
 
 
-def generate(model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, top_p=None, generator=None,
-             use_cache=True, draft_size=None, draft_tokens=4, stats=None):
+def generate(
+    model,
+    idx,
+    max_new_tokens,
+    size=None,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    generator=None,
+    use_cache=True,
+    draft_size=None,
+    draft_tokens=4,
+    stats=None,
+):
     """Continue token ids (B, T0) by max_new_tokens: returns (B, T0 + max_new_tokens).
 
     size: which doll writes; None is the full one.
@@ -95,8 +122,20 @@ def generate(model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None,
     Raises ValueError, before any work, for an empty prompt, ids outside the vocabulary, settings out of
     range, or a draft that is not smaller.
     """
-    out, steps = write(model, idx, max_new_tokens, size, temperature, top_k, top_p, generator,
-                       use_cache, draft_size, draft_tokens, stats)
+    out, steps = write(
+        model,
+        idx,
+        max_new_tokens,
+        size,
+        temperature,
+        top_k,
+        top_p,
+        generator,
+        use_cache,
+        draft_size,
+        draft_tokens,
+        stats,
+    )
     for _ in steps:
         pass
     return out

@@ -1,4 +1,5 @@
 """How often a smaller doll says what the full one says."""
+
 from typing import NamedTuple
 
 import numpy as np

@@ -1,4 +1,5 @@
 """The loss of a doll over a text."""
+
 from contextlib import nullcontext
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Dolls smaller along every dimension: lattices of sizes, their cost, and the best shape for a budget."""
+
 from dataclasses import dataclass
 
 from ..config import Size, inner_sizes, positive
@@ -16,8 +17,12 @@ def lattice(n_embd, n_layer, head_size, n_inner_ratio=(4,)):
     for d in n_embd:
         if positive("n_embd", d) % positive("head_size", head_size):
             raise ValueError(f"n_embd={d} is not a multiple of head_size={head_size}")
-    return tuple(Size(d, d // head_size, l, d * positive("n_inner_ratio", ratio))
-                 for d in n_embd for l in n_layer for ratio in n_inner_ratio)
+    return tuple(
+        Size(d, d // head_size, l, d * positive("n_inner_ratio", ratio))
+        for d in n_embd
+        for l in n_layer
+        for ratio in n_inner_ratio
+    )
 
 
 def flops_per_token(config, size=None, trunk=None):
@@ -32,7 +37,9 @@ def flops_per_token(config, size=None, trunk=None):
     trunk = config.resolve(size if trunk is None else trunk)
     d, a = trunk.n_embd, trunk.n_head * config.head_size_of(trunk)
     for f in inner_sizes(trunk.n_inner, trunk.n_layer):
-        weights += 4 * a * d + 2 * d * f + 2 * a * config.block_size  # the last: q·k and the weighted sum of v
+        weights += (
+            4 * a * d + 2 * d * f + 2 * a * config.block_size
+        )  # the last: q·k and the weighted sum of v
     return 2 * weights
 
 
@@ -54,8 +61,10 @@ class Point:
 
 def mark_front(points):
     """The same points, smallest first, with `on_front` set for those that no other point beats."""
-    return [Point(p.size, p.params, p.flops, p.loss, not any(q.beats(p) for q in points))
-            for p in sorted(points, key=lambda p: (p.params, p.flops))]
+    return [
+        Point(p.size, p.params, p.flops, p.loss, not any(q.beats(p) for q in points))
+        for p in sorted(points, key=lambda p: (p.params, p.flops))
+    ]
 
 
 def frontier(model, val_ids, sizes=None, max_blocks=None):
@@ -64,8 +73,17 @@ def frontier(model, val_ids, sizes=None, max_blocks=None):
     sizes may name any Size that fits, trained or not. max_blocks: as for `evaluate`.
     """
     sizes = [model.config.resolve(s) for s in (model.sizes if sizes is None else sizes)]
-    return mark_front([Point(s, model.num_params(s), flops_per_token(model.config, s, model.trunk_size(s)),
-                             evaluate(model, val_ids, s, max_blocks)) for s in sizes])
+    return mark_front(
+        [
+            Point(
+                s,
+                model.num_params(s),
+                flops_per_token(model.config, s, model.trunk_size(s)),
+                evaluate(model, val_ids, s, max_blocks),
+            )
+            for s in sizes
+        ]
+    )
 
 
 def best_size(points, max_params=None, max_flops=None):
@@ -73,11 +91,16 @@ def best_size(points, max_params=None, max_flops=None):
 
     Raises ValueError, naming the cheapest doll, if none fits.
     """
-    fitting = [p for p in points if (max_params is None or p.params <= max_params)
-               and (max_flops is None or p.flops <= max_flops)]
+    fitting = [
+        p
+        for p in points
+        if (max_params is None or p.params <= max_params) and (max_flops is None or p.flops <= max_flops)
+    ]
     if not fitting:
         if not points:
             raise ValueError("points is empty: measure some dolls with frontier first")
-        raise ValueError(f"no doll fits max_params={max_params}, max_flops={max_flops}: the smallest has "
-                         f"{min(p.params for p in points)} parameters, the cheapest {min(p.flops for p in points)} FLOPs")
+        raise ValueError(
+            f"no doll fits max_params={max_params}, max_flops={max_flops}: the smallest has "
+            f"{min(p.params for p in points)} parameters, the cheapest {min(p.flops for p in points)} FLOPs"
+        )
     return min(fitting, key=lambda p: p.loss).size

@@ -1,4 +1,5 @@
 """Embeddings at every size: similarity, neighbours, retrieval."""
+
 from statistics import mean, stdev
 
 import matplotlib.pyplot as plt
@@ -21,7 +22,9 @@ def token_similarity(embeddings, names, title="", groups=None):
     ax.set_yticks(range(len(names)), names, fontsize=5)
     start = 0
     for name, count in (groups or {}).items():
-        ax.add_patch(Rectangle((start - 0.5, start - 0.5), count, count, fill=False, edgecolor="black", linewidth=1.2))
+        ax.add_patch(
+            Rectangle((start - 0.5, start - 0.5), count, count, fill=False, edgecolor="black", linewidth=1.2)
+        )
         ax.text(len(names), start + count / 2 - 0.5, name, fontsize=7, va="center")
         start += count
     figure.colorbar(image, ax=ax, label="cosine similarity", shrink=0.8, pad=0.12 if groups else 0.04)
@@ -51,10 +54,18 @@ def retrieval(dims, curves, levels=None, title="Nearest neighbour among passages
         middle, sd = _mean_sd(runs)
         color = f"C{i}"
         ax.plot(dims, [100 * m for m in middle], "osD^v"[i % 5] + "-", color=color, markersize=5, label=name)
-        ax.fill_between(dims, [100 * (m - s) for m, s in zip(middle, sd)], [100 * (m + s) for m, s in zip(middle, sd)],
-                        color=color, alpha=0.15, linewidth=0)
+        ax.fill_between(
+            dims,
+            [100 * (m - s) for m, s in zip(middle, sd)],
+            [100 * (m + s) for m, s in zip(middle, sd)],
+            color=color,
+            alpha=0.15,
+            linewidth=0,
+        )
     for (name, share), style in zip((levels or {}).items(), (":", "--", "-.")):
-        ax.axhline(100 * share, color="0.4", linestyle=style, linewidth=1.2, label=f"{name}, {100 * share:.0f} %")
+        ax.axhline(
+            100 * share, color="0.4", linestyle=style, linewidth=1.2, label=f"{name}, {100 * share:.0f} %"
+        )
     _dimensions(ax, dims)
     ax.set_ylim(bottom=0)
     figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=3)
@@ -67,18 +78,35 @@ def adaptive(curves, full, title="Shortlist with few dimensions, rank again with
     curves: {first dimensions: (multiply-adds, shares right, shortlist lengths)}; full: (multiply-adds, share right) of
     searching with every dimension.
     """
-    figure, ax = new_axes(title, f"multiply-adds per query, % of the {full[0]:,} of a full search", "passages given the right topic, %")
+    figure, ax = new_axes(
+        title,
+        f"multiply-adds per query, % of the {full[0]:,} of a full search",
+        "passages given the right topic, %",
+    )
     for (d, (costs, shares, lengths)), color in zip(curves.items(), colors(len(curves))):
-        ax.plot([100 * c / full[0] for c in costs], [100 * s for s in shares], "o-", color=color, markersize=5,
-                alpha=0.8, label=f"shortlist by {d} dimensions")
+        ax.plot(
+            [100 * c / full[0] for c in costs],
+            [100 * s for s in shares],
+            "o-",
+            color=color,
+            markersize=5,
+            alpha=0.8,
+            label=f"shortlist by {d} dimensions",
+        )
     ax.axhline(100 * full[1], color="0.6", linestyle=":", linewidth=1, zorder=0)
     ax.plot(100, 100 * full[1], "*", color="black", markersize=12, label="search with all dimensions")
     ax.set_xscale("log")
     ax.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(0.05, 0.12)
-    ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title_fontsize=8,
-              title="dots, left to right: the best\n" + ", ".join(map(str, lengths)) + "\nare ranked again")
+    ax.legend(
+        fontsize=8,
+        frameon=False,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        title_fontsize=8,
+        title="dots, left to right: the best\n" + ", ".join(map(str, lengths)) + "\nare ranked again",
+    )
     return figure
 
 
@@ -90,11 +118,22 @@ def pair_trends(trends, dims, title="Which pairs of tokens grow closer as dimens
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     for i, (kind, trend) in enumerate(trends.items()):
         whole = kind == "all pairs"
-        style = dict(color="black" if whole else f"C{i - 1}", linestyle="--" if whole else "-", linewidth=1.8,
-                     marker=None if whole else "osD^v"[i % 5], markersize=5, capsize=3, label=f"{kind} ({trend['pairs']})")
-        spread = [e / s if s else 1 for e, s in zip(trend["excess"], trend["standing"])]  # sd of all pairs at this size
+        style = dict(
+            color="black" if whole else f"C{i - 1}",
+            linestyle="--" if whole else "-",
+            linewidth=1.8,
+            marker=None if whole else "osD^v"[i % 5],
+            markersize=5,
+            capsize=3,
+            label=f"{kind} ({trend['pairs']})",
+        )
+        spread = [
+            e / s if s else 1 for e, s in zip(trend["excess"], trend["standing"])
+        ]  # sd of all pairs at this size
         axes[0].errorbar(dims, trend["mean"], None if whole else trend["se"], **style)
-        axes[1].errorbar(dims, trend["standing"], None if whole else [e / s for e, s in zip(trend["se"], spread)], **style)
+        axes[1].errorbar(
+            dims, trend["standing"], None if whole else [e / s for e, s in zip(trend["se"], spread)], **style
+        )
     axes[0].set(title="as it is", ylabel="mean cosine similarity")
     axes[1].set(title="beside all pairs", ylabel="standard deviations above all pairs")
     for ax in axes:
@@ -102,18 +141,30 @@ def pair_trends(trends, dims, title="Which pairs of tokens grow closer as dimens
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False
+    )
     return figure
 
 
 def overlap(tables, dims, k=10):
     """Share of the k nearest neighbours that two sizes have in common. tables: {model: rows of shares, dims x dims}."""
-    figure, axes = plt.subplots(1, len(tables), figsize=(4.4 * len(tables) + 0.8, 4.2), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(4.4 * len(tables) + 0.8, 4.2), layout="constrained", squeeze=False
+    )
     for ax, (name, table) in zip(axes[0], tables.items()):
         image = ax.imshow(table, cmap="viridis", vmin=0, vmax=1)
         for i, row in enumerate(table):
             for j, share in enumerate(row):
-                ax.text(j, i, f"{share:.2f}", ha="center", va="center", fontsize=8, color="black" if share > 0.6 else "white")
+                ax.text(
+                    j,
+                    i,
+                    f"{share:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="black" if share > 0.6 else "white",
+                )
         ax.set_xticks(range(len(dims)), dims)
         ax.set_yticks(range(len(dims)), dims)
         ax.set(title=name, xlabel="dimensions", ylabel="dimensions")
@@ -128,13 +179,29 @@ def in_between(dims, trained, losses, curves, title="Sizes that were never train
     in nats per token, retrieval as a share.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for ax, values, scale, ylabel in ((axes[0], losses, 1, "validation loss, nats per token"),
-                                      (axes[1], curves, 100, "passages given the right topic, %")):
+    for ax, values, scale, ylabel in (
+        (axes[0], losses, 1, "validation loss, nats per token"),
+        (axes[1], curves, 100, "passages given the right topic, %"),
+    ):
         for i, (name, runs) in enumerate(values.items()):
             middle, sd = _mean_sd(runs)
-            ax.errorbar(dims, [scale * m for m in middle], [scale * s for s in sd], color=f"C{i}", capsize=3, label=name)
+            ax.errorbar(
+                dims,
+                [scale * m for m in middle],
+                [scale * s for s in sd],
+                color=f"C{i}",
+                capsize=3,
+                label=name,
+            )
             for d, m in zip(dims, middle):
-                ax.plot(d, scale * m, "o", color=f"C{i}", markersize=6, markerfacecolor=f"C{i}" if d in trained[name] else "white")
+                ax.plot(
+                    d,
+                    scale * m,
+                    "o",
+                    color=f"C{i}",
+                    markersize=6,
+                    markerfacecolor=f"C{i}" if d in trained[name] else "white",
+                )
         _dimensions(ax, dims)
         ax.tick_params(axis="x", labelsize=8)
         ax.set_ylabel(ylabel)
@@ -157,24 +224,40 @@ def neighbours(found, names, tokens):
 
     found: {token: {dimensions: (neighbours, their cosines)}}, as `similarity.nearest_tokens` gives them.
     """
+
     def short(name):
         name = shown(name)
         return name if len(name) < 10 else name[:8] + "…"
 
-    longest = max(len(short(names[other])) for table in found.values() for others, _ in table.values() for other in others)
+    longest = max(
+        len(short(names[other]))
+        for table in found.values()
+        for others, _ in table.values()
+        for other in others
+    )
     width = len(found[tokens[0]]) * max(0.5, 0.1 * longest)
     columns = max(1, min(len(tokens), int(12 / width)))
     rows = -(-len(tokens) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(width * columns + 1.4, 3.4 * rows), layout="constrained", squeeze=False)
-    for ax in axes.flat[len(tokens):]:
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns + 1.4, 3.4 * rows), layout="constrained", squeeze=False
+    )
+    for ax in axes.flat[len(tokens) :]:
         ax.axis("off")
     for ax, token in zip(axes.flat, tokens):
         table = [values for _, values in found[token].values()]  # a column for each size
         image = ax.imshow(list(zip(*table)), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for x, (others, values) in enumerate(found[token].values()):
             for y, (other, value) in enumerate(zip(others, values)):
-                ax.text(x, y, short(names[other]), ha="center", va="center", fontsize=9, family="monospace",
-                        color="white" if value > 0.6 else "black")
+                ax.text(
+                    x,
+                    y,
+                    short(names[other]),
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    family="monospace",
+                    color="white" if value > 0.6 else "black",
+                )
         ax.set_xticks(range(len(table)), found[token])
         ax.set_yticks([])
         ax.set(title=f"nearest to  {shown(names[token])}", xlabel="dimensions")
@@ -188,15 +271,23 @@ def heat_maps(embeddings, names, groups, dims):
     embeddings: (V, D); names: V labels; groups: {name: tokens}; dims: how many of the D to look at.
     """
     tokens = [token for group in groups.values() for token in group]
-    figure, axes = plt.subplots(1, len(dims), figsize=(2.6 * len(dims) + 1.6, 3.1), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(dims), figsize=(2.6 * len(dims) + 1.6, 3.1), layout="constrained", squeeze=False
+    )
     for ax, d in zip(axes[0], dims):
         unit = embeddings[tokens, :d] / embeddings[tokens, :d].norm(dim=-1, keepdim=True)
         image = ax.imshow((unit @ unit.T).tolist(), cmap="RdBu_r", vmin=-1, vmax=1)
         start = 0
         for group in groups.values():
-            ax.add_patch(Rectangle((start - 0.5,) * 2, len(group), len(group), fill=False, edgecolor="black", linewidth=1))
+            ax.add_patch(
+                Rectangle(
+                    (start - 0.5,) * 2, len(group), len(group), fill=False, edgecolor="black", linewidth=1
+                )
+            )
             start += len(group)
-        edges = [sum(map(len, list(groups.values())[:i])) + len(g) / 2 - 0.5 for i, g in enumerate(groups.values())]
+        edges = [
+            sum(map(len, list(groups.values())[:i])) + len(g) / 2 - 0.5 for i, g in enumerate(groups.values())
+        ]
         ax.set_title(f"{d} dimensions", fontsize=10)
         ax.set_xticks([])
         ax.set_yticks(edges if ax is axes[0, 0] else [], groups if ax is axes[0, 0] else [], fontsize=9)

@@ -1,4 +1,5 @@
 """Loss against cost, over shapes trained and untrained."""
+
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -15,14 +16,22 @@ def frontier(groups, x="params", twins=None):
     twins: optional list of Points trained alone.
     """
     names = {"params": "parameters of the doll", "flops": "FLOPs per token of the doll"}
-    figure, ax = new_axes("Which shape for which budget?", names[x], "validation loss, nats per token", 8, 4.6)
+    figure, ax = new_axes(
+        "Which shape for which budget?", names[x], "validation loss, nats per token", 8, 4.6
+    )
     colors = cycle(plt.rcParams["axes.prop_cycle"].by_key()["color"])
     for (name, points), color, marker in zip(groups.items(), colors, cycle("osD^vP*")):
         front = sorted((p for p in points if p.on_front), key=lambda p: getattr(p, x))
         ax.plot([getattr(p, x) for p in front], [p.loss for p in front], "-", color=color, alpha=0.7)
         ax.plot([getattr(p, x) for p in points], [p.loss for p in points], marker, color=color, label=name)
     if twins:
-        ax.plot([getattr(p, x) for p in twins], [p.loss for p in twins], "x", color="black", label="twins trained alone")
+        ax.plot(
+            [getattr(p, x) for p in twins],
+            [p.loss for p in twins],
+            "x",
+            color="black",
+            label="twins trained alone",
+        )
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -46,7 +55,11 @@ def loss_grid(points, title="Validation loss over width and depth"):
         at = widths.index(d), depths.index(l)
         ax.text(*at, f"{p.loss:.3f}", ha="center", va="center", color="black" if p.loss < middle else "white")
         if p.on_front:
-            ax.add_patch(Rectangle((at[0] - 0.48, at[1] - 0.48), 0.96, 0.96, fill=False, edgecolor="red", linewidth=1.5))
+            ax.add_patch(
+                Rectangle(
+                    (at[0] - 0.48, at[1] - 0.48), 0.96, 0.96, fill=False, edgecolor="red", linewidth=1.5
+                )
+            )
     ax.set_xticks(range(len(widths)), widths)
     ax.set_yticks(range(len(depths)), depths)
     ax.set(title=title, xlabel="width", ylabel="layers")
@@ -56,7 +69,9 @@ def loss_grid(points, title="Validation loss over width and depth"):
 
 def interpolation(curves, title="Sizes between those that were trained"):
     """Loss along each axis. curves: {axis: (values, losses, the values that were trained)}."""
-    figure, axes = plt.subplots(1, len(curves), figsize=(3.4 * len(curves), 3.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(3.4 * len(curves), 3.2), sharey=True, layout="constrained"
+    )
     for ax, (axis, (values, losses, trained)) in zip([axes] if len(curves) == 1 else axes, curves.items()):
         ax.plot(values, losses, "o-", markersize=4, markerfacecolor="white", label="never trained")
         known = [(v, loss) for v, loss in zip(values, losses) if v in trained]

@@ -9,8 +9,10 @@ def slider(show, options, description=""):
     """
     import ipywidgets
     from IPython.display import display
-    choice = ipywidgets.SelectionSlider(options=options, description=description, continuous_update=False,
-                                        layout={"width": "60%"})
+
+    choice = ipywidgets.SelectionSlider(
+        options=options, description=description, continuous_update=False, layout={"width": "60%"}
+    )
     output = ipywidgets.Output()
 
     def moved(change):

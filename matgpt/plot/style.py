@@ -1,4 +1,5 @@
 """What all figures share."""
+
 import matplotlib.pyplot as plt
 from matplotlib import colormaps
 
@@ -25,5 +26,7 @@ def new_axes(title, xlabel, ylabel, width=7, height=4):
 def label(size):
     """Short name of a doll for a legend."""
     inner = "" if size.n_inner == 4 * size.n_embd else f", {size.n_inner} inner"
-    return f"{size.n_embd} wide, {size.n_head} head{'s' * (size.n_head > 1)}, " \
-           f"{size.n_layer} layer{'s' * (size.n_layer > 1)}{inner}"
+    return (
+        f"{size.n_embd} wide, {size.n_head} head{'s' * (size.n_head > 1)}, "
+        f"{size.n_layer} layer{'s' * (size.n_layer > 1)}{inner}"
+    )

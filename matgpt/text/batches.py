@@ -1,4 +1,5 @@
 """Token ids as the models read them: checked, and cut into blocks."""
+
 import numpy as np
 import torch
 
@@ -7,11 +8,15 @@ def as_ids(ids, block_size, vocab_size=None, name="ids"):
     """Token ids (a list, tensor, array or memory map) as a 1-D numpy array, checked; a map is not loaded."""
     ids = np.asarray(ids)
     if ids.ndim != 1 or len(ids) <= block_size or ids.dtype.kind not in "iu":
-        raise ValueError(f"{name} has shape {ids.shape} and dtype {ids.dtype}: it must be one row of more than "
-                         f"block_size={block_size} whole numbers")
+        raise ValueError(
+            f"{name} has shape {ids.shape} and dtype {ids.dtype}: it must be one row of more than "
+            f"block_size={block_size} whole numbers"
+        )
     if vocab_size is not None and not 0 <= ids.min() <= ids.max() < vocab_size:
         worst = ids.min() if ids.min() < 0 else ids.max()
-        raise ValueError(f"{name} holds token id {worst}, outside the vocabulary: allowed are 0 to {vocab_size - 1}")
+        raise ValueError(
+            f"{name} holds token id {worst}, outside the vocabulary: allowed are 0 to {vocab_size - 1}"
+        )
     return ids
 
 

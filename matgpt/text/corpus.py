@@ -1,4 +1,5 @@
 """Texts, their split into training and validation, and token files that are read without being loaded."""
+
 import hashlib
 import http.client
 import os
@@ -30,8 +31,10 @@ def load_text(name_or_path, data_dir=None):
         return _shakespeare(Path(data_dir or DATA) / "shakespeare.txt")
     path = Path(name_or_path)
     if not path.is_file():
-        raise ValueError(f"there is no corpus or file {str(path)!r}: give {' or '.join(map(repr, CORPORA))}, "
-                         "or the path of a UTF-8 text")
+        raise ValueError(
+            f"there is no corpus or file {str(path)!r}: give {' or '.join(map(repr, CORPORA))}, "
+            "or the path of a UTF-8 text"
+        )
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
@@ -43,8 +46,10 @@ def load_topics():
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise ImportError("this Python came without pydoc_data, the text of \"python-docs\": use the one of "
-                          "python.org or conda, or load_text with the path of a file") from error
+        raise ImportError(
+            'this Python came without pydoc_data, the text of "python-docs": use the one of '
+            "python.org or conda, or load_text with the path of a file"
+        ) from error
     return {name: topics[name] for name in sorted(topics)}
 
 
@@ -72,8 +77,10 @@ def _shakespeare(path):
     data = path.read_bytes() if kept else _download(SHAKESPEARE_URL, path)
     found = hashlib.sha256(data).hexdigest()
     if found != SHAKESPEARE_SHA256:
-        raise ValueError(f"{path if kept else SHAKESPEARE_URL} is not TinyShakespeare: its SHA-256 is {found} and must "
-                         f"be {SHAKESPEARE_SHA256}{'; remove the file, and it is downloaded again' if kept else ''}")
+        raise ValueError(
+            f"{path if kept else SHAKESPEARE_URL} is not TinyShakespeare: its SHA-256 is {found} and must "
+            f"be {SHAKESPEARE_SHA256}{'; remove the file, and it is downloaded again' if kept else ''}"
+        )
     if not kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         own = path.with_name(f"{path.name}.{os.getpid()}")  # several processes may download at once
@@ -93,10 +100,14 @@ def _download(url, path):
                     data += piece
                     bar.update(len(piece))
     except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(f"could not download {url} ({error}): put that file at {path}, or use \"python-docs\", "
-                              "which needs no network") from error
+        raise ConnectionError(
+            f'could not download {url} ({error}): put that file at {path}, or use "python-docs", '
+            "which needs no network"
+        ) from error
     return bytes(data)
 
 
 def not_utf8(path, at):
-    return ValueError(f"{path} is not UTF-8: the byte at offset {at} cannot be decoded; convert the file first")
+    return ValueError(
+        f"{path} is not UTF-8: the byte at offset {at} cannot be decoded; convert the file first"
+    )

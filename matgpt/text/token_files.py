@@ -1,4 +1,5 @@
 """Token files: texts larger than memory, encoded once and mapped from the disk."""
+
 import codecs
 import json
 import os
@@ -14,7 +15,7 @@ from .corpus import not_utf8, split
 from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
 FORMAT = 1  # of token files
-CHUNK = 2**20        # bytes of a text that are read at once
+CHUNK = 2**20  # bytes of a text that are read at once
 SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token files learn their BPE
 
 
@@ -61,9 +62,14 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096):
             file.flush()
             os.fsync(file.fileno())
         n_train = len(split(np.broadcast_to(0, n))[0])
-        meta = {"format": FORMAT, "dtype": np.dtype(dtype).name, "vocab_size": tokenizer.vocab_size,
-                "n_tokens": n, "n_train": n_train,
-                "sources": [{"file": str(path), "bytes": path.stat().st_size} for path in paths]}
+        meta = {
+            "format": FORMAT,
+            "dtype": np.dtype(dtype).name,
+            "vocab_size": tokenizer.vocab_size,
+            "n_tokens": n,
+            "n_train": n_train,
+            "sources": [{"file": str(path), "bytes": path.stat().st_size} for path in paths],
+        }
         tokenizer.save(partial)
         write(partial / "meta.json", json.dumps(meta, indent=1).encode())
         partial.rename(out)
@@ -75,8 +81,13 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096):
 
 def read(paths, label=None):
     """The text of UTF-8 files in pieces of about a MiB; with a `label`, under a bar that counts bytes."""
-    with tqdm(total=sum(path.stat().st_size for path in paths), desc=label, unit="B", unit_scale=True,
-              disable=label is None) as bar:
+    with tqdm(
+        total=sum(path.stat().st_size for path in paths),
+        desc=label,
+        unit="B",
+        unit_scale=True,
+        disable=label is None,
+    ) as bar:
         for path in paths:
             decoder, at = codecs.getincrementaldecoder("utf-8")(), 0
             with open(path, "rb") as file:
@@ -127,11 +138,17 @@ def load_tokens(folder):
             raise ValueError(f"its format is {meta['format']!r}, and this version reads {FORMAT}")
         dtype, n, n_train = np.dtype(meta["dtype"]), meta["n_tokens"], meta["n_train"]
         if dtype not in (np.uint16, np.uint32) or not type(n) is type(n_train) is int or not 0 < n_train < n:
-            raise ValueError(f"dtype={meta['dtype']!r}, n_tokens={n!r}, n_train={n_train!r} do not fit together")
+            raise ValueError(
+                f"dtype={meta['dtype']!r}, n_tokens={n!r}, n_train={n_train!r} do not fit together"
+            )
         if meta["vocab_size"] != tokenizer.vocab_size:
-            raise ValueError(f"vocab_size={meta['vocab_size']!r}, but the tokenizer has {tokenizer.vocab_size} tokens")
+            raise ValueError(
+                f"vocab_size={meta['vocab_size']!r}, but the tokenizer has {tokenizer.vocab_size} tokens"
+            )
         if tokens.stat().st_size != n * dtype.itemsize:
-            raise ValueError(f"{n} tokens take {n * dtype.itemsize} bytes, but {tokens} has {tokens.stat().st_size}")
+            raise ValueError(
+                f"{n} tokens take {n * dtype.itemsize} bytes, but {tokens} has {tokens.stat().st_size}"
+            )
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
     except KeyError as error:

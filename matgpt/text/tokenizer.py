@@ -1,4 +1,5 @@
 """Text to token ids and back: one id a character, or byte-pair encoding (BPE) on tiktoken."""
+
 import base64
 import heapq
 import json
@@ -15,8 +16,10 @@ FILE = "tokenizer.json"
 
 # How GPT-2 cuts a text into the words that are merged. `{1,100000}` stands for its `+`: tiktoken's regex engine
 # runs out of stack on a run of a million blanks, and only runs longer than this are cut otherwise than by GPT-2.
-GPT2_SPLIT = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
-              r"|\s++$|\s{1,100000}(?!\S)|\s")
+GPT2_SPLIT = (
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
+    r"|\s++$|\s{1,100000}(?!\S)|\s"
+)
 
 LONGEST = 32  # bytes; training cuts longer words, since its time grows with the length (DNA, writing without blanks)
 
@@ -44,7 +47,9 @@ class Tokenizer:
             raise ValueError(f"token ids must be one row of whole numbers, not {ids!r:.60}") from None
         for i in ids:
             if not 0 <= i < self.vocab_size:
-                raise ValueError(f"token id {i} is outside the vocabulary: allowed are 0 to {self.vocab_size - 1}")
+                raise ValueError(
+                    f"token id {i} is outside the vocabulary: allowed are 0 to {self.vocab_size - 1}"
+                )
         return ids
 
 
@@ -58,7 +63,9 @@ class CharTokenizer(Tokenizer):
             raise ValueError("a vocabulary needs at least one character, and the text is empty")
         twice = [c for c, n in Counter(characters).items() if n > 1]
         if twice:
-            raise ValueError(f"each character of a vocabulary must occur once, and {twice[0]!r} occurs more often")
+            raise ValueError(
+                f"each character of a vocabulary must occur once, and {twice[0]!r} occurs more often"
+            )
         self.characters, self.vocab_size = characters, len(characters)
         self._ids = {c: i for i, c in enumerate(characters)}
 
@@ -74,9 +81,11 @@ class CharTokenizer(Tokenizer):
             return [self._ids[c] for c in text]
         except KeyError:
             at, c = next((at, c) for at, c in enumerate(text) if c not in self._ids)
-            raise ValueError(f"character {c!r} (U+{ord(c):04X}) at position {at} is not among the {self.vocab_size} "
-                             f"known ones, {self.characters!r:.80}: remove it, make the tokenizer from a text that "
-                             "holds it, or use a BPETokenizer, which encodes any text") from None
+            raise ValueError(
+                f"character {c!r} (U+{ord(c):04X}) at position {at} is not among the {self.vocab_size} "
+                f"known ones, {self.characters!r:.80}: remove it, make the tokenizer from a text that "
+                "holds it, or use a BPETokenizer, which encodes any text"
+            ) from None
 
     def decode(self, ids):
         """Text of ids (N,). Raises ValueError for an id outside the vocabulary."""
@@ -107,9 +116,13 @@ class BPETokenizer(Tokenizer):
         if missing:  # tiktoken would panic on it, which no `except Exception` catches
             raise ValueError(f"BPE needs all 256 single bytes among its tokens: byte {missing[0]} is missing")
         if len(ranks) + len(special) < self.vocab_size or b"" in ranks:
-            twice = [token for token, n in Counter(self.tokens + self.special_tokens).items() if n > 1 or not token]
+            twice = [
+                token for token, n in Counter(self.tokens + self.special_tokens).items() if n > 1 or not token
+            ]
             raise ValueError(f"each BPE token must be unlike the others and not empty: {twice[0]!r}")
-        self._encoding = tiktoken.Encoding("matgpt", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=special)
+        self._encoding = tiktoken.Encoding(
+            "matgpt", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=special
+        )
 
     @classmethod
     def train(cls, text, vocab_size=1024):
@@ -127,9 +140,12 @@ class BPETokenizer(Tokenizer):
         for word, n in Counter(regex.findall(GPT2_SPLIT, text)).items():
             word = word.encode()
             for i in range(0, len(word), LONGEST):
-                counted[word[i:i + LONGEST]] += n
+                counted[word[i : i + LONGEST]] += n
         words, times = [list(word) for word in counted], list(counted.values())
-        counts, where = Counter(), defaultdict(set)  # of a pair of ids: its occurrences, and the words that hold it
+        counts, where = (
+            Counter(),
+            defaultdict(set),
+        )  # of a pair of ids: its occurrences, and the words that hold it
         for w, word in enumerate(words):
             for pair in zip(word, word[1:]):
                 counts[pair] += times[w]
@@ -165,11 +181,15 @@ class BPETokenizer(Tokenizer):
         try:
             encoding = tiktoken.get_encoding("gpt2")
         except OSError as error:  # as are all errors of the library that tiktoken downloads with
-            raise ConnectionError("GPT-2's vocabulary could not be downloaded, which takes a network once; "
-                                  f"BPETokenizer.train(text) takes none ({type(error).__name__})") from error
+            raise ConnectionError(
+                "GPT-2's vocabulary could not be downloaded, which takes a network once; "
+                f"BPETokenizer.train(text) takes none ({type(error).__name__})"
+            ) from error
         ordinary = encoding.n_vocab - len(encoding.special_tokens_set)
-        return cls([encoding.decode_single_token_bytes(i) for i in range(ordinary)],
-                   sorted(encoding.special_tokens_set, key=encoding.encode_single_token))
+        return cls(
+            [encoding.decode_single_token_bytes(i) for i in range(ordinary)],
+            sorted(encoding.special_tokens_set, key=encoding.encode_single_token),
+        )
 
     def encode(self, text):
         """Ids (N,) of `text`. Raises ValueError for a lone surrogate, which is no character."""
@@ -192,8 +212,12 @@ class BPETokenizer(Tokenizer):
         return self.decode_bytes([id])
 
     def _state(self):
-        return {"type": "bpe", "vocab_size": self.vocab_size, "special_tokens": self.special_tokens,
-                "tokens": [base64.b64encode(token).decode() for token in self.tokens]}
+        return {
+            "type": "bpe",
+            "vocab_size": self.vocab_size,
+            "special_tokens": self.special_tokens,
+            "tokens": [base64.b64encode(token).decode() for token in self.tokens],
+        }
 
 
 def load_tokenizer(folder):
@@ -207,10 +231,18 @@ def load_tokenizer(folder):
         match state:
             case {"type": "char", "vocab_size": size, "characters": str(characters), **rest}:
                 tokenizer = CharTokenizer(characters)
-            case {"type": "bpe", "vocab_size": size, "special_tokens": [*special], "tokens": [*tokens], **rest}:
+            case {
+                "type": "bpe",
+                "vocab_size": size,
+                "special_tokens": [*special],
+                "tokens": [*tokens],
+                **rest,
+            }:
                 if not all(isinstance(token, str) for token in special + tokens):
                     raise ValueError("a token is not a string")
-                tokenizer = BPETokenizer([base64.b64decode(token, validate=True) for token in tokens], special)
+                tokenizer = BPETokenizer(
+                    [base64.b64decode(token, validate=True) for token in tokens], special
+                )
             case {"type": "char" | "bpe" as kind}:
                 raise ValueError(f"an entry of type {kind!r} is missing or not of its kind")
             case {"type": kind}:
@@ -246,5 +278,7 @@ def _utf8(text):
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"the text holds a lone surrogate, {text[error.start]!r}, at position {error.start}: "
-                         "it is half a character, which UTF-8 cannot hold; remove or replace it") from None
+        raise ValueError(
+            f"the text holds a lone surrogate, {text[error.start]!r}, at position {error.start}: "
+            "it is half a character, which UTF-8 cannot hold; remove or replace it"
+        ) from None

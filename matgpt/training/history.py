@@ -1,4 +1,5 @@
 """What a run measured."""
+
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,9 @@ class History:
 
     def as_dict(self):
         """Plain lists and numbers; a size is the text that `Size.parse` reads."""
-        losses = {name: {str(size): getattr(self, name)[size] for size in self.sizes} for name in ("train", "val")}
+        losses = {
+            name: {str(size): getattr(self, name)[size] for size in self.sizes} for name in ("train", "val")
+        }
         return {"sizes": [str(size) for size in self.sizes], "lr": self.lr, "steps": self.steps, **losses}
 
     @classmethod

@@ -1,4 +1,5 @@
 """The training loop."""
+
 import math
 import numbers
 import time
@@ -27,9 +28,28 @@ class DivergedError(FloatingPointError):
         self.history = history
 
 
-def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0, *, loss_weights=None,
-          random_sizes=None, optimizer="muon", warmup=100, weight_decay=0.1, grad_clip=1.0, eval_interval=None,
-          eval_blocks=256, progress=True, on_evaluation=None, checkpoint_dir=None, resume=False):
+def train(
+    model,
+    train_ids,
+    val_ids,
+    steps=2000,
+    batch_size=12,
+    lr=None,
+    seed=0,
+    *,
+    loss_weights=None,
+    random_sizes=None,
+    optimizer="muon",
+    warmup=100,
+    weight_decay=0.1,
+    grad_clip=1.0,
+    eval_interval=None,
+    eval_blocks=256,
+    progress=True,
+    on_evaluation=None,
+    checkpoint_dir=None,
+    resume=False,
+):
     """Train every doll of the nesting at once; returns a `History`.
 
     One step is the mean over the sizes of their cross-entropies, each on as many tokens (batch_size x block_size) as it
@@ -71,23 +91,46 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
         if not isinstance(value, numbers.Integral) or value < 0:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 0")
     if random_sizes < len(sizes) - 2 and weights[0] == weights[-1] == 0:
-        raise ValueError(f"loss_weights={loss_weights!r}: where sizes are drawn at random, the smallest or the largest, "
-                         "which belong to each step, needs a weight above 0")
+        raise ValueError(
+            f"loss_weights={loss_weights!r}: where sizes are drawn at random, the smallest or the largest, "
+            "which belong to each step, needs a weight above 0"
+        )
     distributed = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     if batch_size % world:
         raise ValueError(f"batch_size={batch_size} must be divisible by the number of processes, {world}")
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
-    if progress and in_notebook() and device.type == "cpu" and torch.get_num_threads() > 1 and (advice := slow_threads()):
+    if (
+        progress
+        and in_notebook()
+        and device.type == "cpu"
+        and torch.get_num_threads() > 1
+        and (advice := slow_threads())
+    ):
         print(advice)  # the program says it itself
     optimizers, history, done = make_optimizers(optimizer, model, lr, weight_decay), History(sizes, lr=lr), 0
     run = state = None
     if checkpoint_dir is not None and rank == 0:
-        run = RunState(checkpoint_dir, resume, model, train_ids, val_ids, steps=steps, batch_size=batch_size, lr=lr,
-                       seed=seed, loss_weights=weights, random_sizes=random_sizes, optimizer=optimizer,
-                       warmup=warmup, weight_decay=weight_decay, grad_clip=grad_clip, eval_interval=eval_interval,
-                       eval_blocks=eval_blocks)
+        run = RunState(
+            checkpoint_dir,
+            resume,
+            model,
+            train_ids,
+            val_ids,
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            loss_weights=weights,
+            random_sizes=random_sizes,
+            optimizer=optimizer,
+            warmup=warmup,
+            weight_decay=weight_decay,
+            grad_clip=grad_clip,
+            eval_interval=eval_interval,
+            eval_blocks=eval_blocks,
+        )
         state = run.restore() if resume else None
     if resume and world > 1:  # only the first process needs to see the folder
         dist.broadcast_object_list(shared := [state])
@@ -100,11 +143,15 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
     parallel = DistributedDataParallel(model) if world > 1 else model
 
     def diverged():
-        return DivergedError(f"step {done}: the loss is not finite with lr={lr:g}; try a smaller one", history)
+        return DivergedError(
+            f"step {done}: the loss is not finite with lr={lr:g}; try a smaller one", history
+        )
 
     def record():
-        losses = [(evaluate(model, train_ids, size, eval_blocks), evaluate(model, val_ids, size, eval_blocks))
-                  for size in sizes]
+        losses = [
+            (evaluate(model, train_ids, size, eval_blocks), evaluate(model, val_ids, size, eval_blocks))
+            for size in sizes
+        ]
         if not np.isfinite(losses).all():
             raise diverged()
         with uninterrupted():
@@ -132,7 +179,9 @@ def train(model, train_ids, val_ids, steps=2000, batch_size=12, lr=None, seed=0,
                 rng = np.random.default_rng((seed, done))
                 torch.manual_seed(int(rng.integers(2**31)) + rank)
                 drawn, shares = draw_sizes(model, weights, random_sizes, rng)
-                starts = rng.integers(len(train_ids) - config.block_size, size=(len(model.trunks(drawn)), batch_size))
+                starts = rng.integers(
+                    len(train_ids) - config.block_size, size=(len(model.trunks(drawn)), batch_size)
+                )
                 x, y = batch(train_ids, starts[:, rank::world], config.block_size, device)
                 for group in optimizers.groups():
                     group["lr"] = learning_rate(done, steps, lr, warmup)

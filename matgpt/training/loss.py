@@ -1,4 +1,5 @@
 """The Matryoshka loss, and which dolls a step trains."""
+
 import math
 from contextlib import nullcontext
 
@@ -11,12 +12,16 @@ from ..measure.evaluation import cross_entropy, precision
 def check_weights(loss_weights, sizes):
     """The weight of each size, summing to one. ValueError for a wrong number or sign."""
     try:
-        weights = [1.0] * len(sizes) if loss_weights is None else np.atleast_1d(loss_weights).astype(float).tolist()
+        weights = (
+            [1.0] * len(sizes) if loss_weights is None else np.atleast_1d(loss_weights).astype(float).tolist()
+        )
     except (TypeError, ValueError):
         weights = []
     if len(weights) != len(sizes) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
-        raise ValueError(f"loss_weights={loss_weights!r} must be {len(sizes)} numbers of at least 0, not all 0: "
-                         "one for each size")
+        raise ValueError(
+            f"loss_weights={loss_weights!r} must be {len(sizes)} numbers of at least 0, not all 0: "
+            "one for each size"
+        )
     return [w / sum(weights) for w in weights]
 
 
@@ -42,11 +47,15 @@ def matryoshka_backward(model, x, y, sizes, weights):
     with getattr(model, "no_sync", nullcontext)():
         for trunk, tokens, targets in zip(nested.trunks(sizes), x, y, strict=True):
             with precision(x):
-                found = {size: F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-                         for size, logits in zip(trunk, nested(tokens, trunk))}
+                found = {
+                    size: F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+                    for size, logits in zip(trunk, nested(tokens, trunk))
+                }
             sum(weights[size] * loss for size, loss in found.items()).backward()
             losses.update({size: loss.detach() for size, loss in found.items()})
-    if nested is not model:  # a pass that adds nothing, but at whose end DistributedDataParallel exchanges gradients
+    if (
+        nested is not model
+    ):  # a pass that adds nothing, but at whose end DistributedDataParallel exchanges gradients
         (0 * model(x[0, :1, :1]).sum()).backward()
     return [losses[size] for size in sizes]
 

@@ -1,4 +1,5 @@
 """How weights move: Muon for matrices, AdamW for the rest, and the learning rate."""
+
 import math
 
 import torch
@@ -45,7 +46,9 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, model, lr, weight_decay, momentum=0.95):
         layers = [layer for layer in model.modules() if isinstance(layer, NestedLinear)]
-        super().__init__([layer.weight for layer in layers], dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        super().__init__(
+            [layer.weight for layer in layers], dict(lr=lr, weight_decay=weight_decay, momentum=momentum)
+        )
         self.alike = {}  # weights of one shape, (outputs, inputs), make one batch of matrices
         for layer in layers:
             matrices = 3 if len(layer.out_shape) == 3 else 1  # queries, keys and values are a matrix each
@@ -61,10 +64,14 @@ class Muon(torch.optim.Optimizer):
             for w in weights:
                 average = self.state[w].setdefault("momentum", torch.zeros_like(w))
                 average.lerp_(w.grad, 1 - momentum)
-                ahead.append(w.grad.lerp(average, momentum).view(-1, outputs, inputs))  # Nesterov's look ahead
+                ahead.append(
+                    w.grad.lerp(average, momentum).view(-1, outputs, inputs)
+                )  # Nesterov's look ahead
             steps = even(orthogonalize(torch.cat(ahead))).split([len(matrices) for matrices in ahead])
             for w, step in zip(weights, steps):
-                w.mul_(1 - lr * decay).sub_(step.reshape(w.shape), alpha=lr * 0.2 * max(outputs, inputs) ** 0.5)
+                w.mul_(1 - lr * decay).sub_(
+                    step.reshape(w.shape), alpha=lr * 0.2 * max(outputs, inputs) ** 0.5
+                )
 
 
 class Optimizers(list):
@@ -91,7 +98,7 @@ class Optimizers(list):
 
 
 def make_optimizers(kind, model, lr, weight_decay):
-    """"muon": Muon for the matrices of the blocks and AdamW for the rest; "adamw": AdamW for all, as nanoGPT.
+    """ "muon": Muon for the matrices of the blocks and AdamW for the rest; "adamw": AdamW for all, as nanoGPT.
 
     Matrices and embeddings decay, biases and norms do not.
     """

@@ -1,4 +1,5 @@
 """How a run shows itself: a bar with the time left and, in a notebook, a plot that grows with it."""
+
 import sys
 import time
 
@@ -22,6 +23,7 @@ class Progress:
     def __enter__(self):
         if self.notebook:
             from IPython.display import display
+
             self.text = display({"text/plain": self._line(0)}, raw=True, display_id=True)
         elif self.show:
             self.bar = tqdm(total=self.total, unit="step", dynamic_ncols=True)
@@ -46,6 +48,7 @@ class Progress:
             from IPython.display import display
 
             from .. import plot
+
             figure = plot.losses(history)
             if self.figure is None:
                 self.figure = display(figure, display_id=True)

@@ -1,4 +1,5 @@
 """The state of a run on disk, from which it goes on as if it had never stopped."""
+
 import hashlib
 import io
 import json
@@ -21,7 +22,7 @@ def digest(ids):
     """What tells one corpus from another: the number of its tokens and a SHA-256 over them, read in pieces."""
     found = hashlib.sha256()
     for start in range(0, len(ids), 2**20):
-        found.update(ids[start:start + 2**20].astype("<u4").tobytes())
+        found.update(ids[start : start + 2**20].astype("<u4").tobytes())
     return f"{len(ids)} tokens with SHA-256 {found.hexdigest()[:16]}"
 
 
@@ -59,10 +60,18 @@ class RunState:
         except OSError as error:
             raise ValueError(f"checkpoint_dir={str(folder)!r} cannot be written: {error.strerror}") from None
         if self.files() and not resume:
-            raise ValueError(f"checkpoint_dir={str(folder)!r} already holds a run, kept in {self.files()[-1].name}: "
-                             "resume it, or name another folder")
-        run = {"format": FORMAT, "model": type(model).__name__, **vars(model.config), **settings,
-               "train_ids": digest(train_ids), "val_ids": digest(val_ids)}
+            raise ValueError(
+                f"checkpoint_dir={str(folder)!r} already holds a run, kept in {self.files()[-1].name}: "
+                "resume it, or name another folder"
+            )
+        run = {
+            "format": FORMAT,
+            "model": type(model).__name__,
+            **vars(model.config),
+            **settings,
+            "train_ids": digest(train_ids),
+            "val_ids": digest(val_ids),
+        }
         self.run = json.loads(json.dumps(run, default=lambda x: str(x) if isinstance(x, Size) else float(x)))
         self.saved, self.cost = time.monotonic(), 0.0
 
@@ -77,15 +86,29 @@ class RunState:
         """Keep the state behind `step` steps. Raises OSError if there is no room, with the last state intact."""
         started = time.monotonic()
         buffer = io.BytesIO()
-        torch.save({"run": self.run, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                    "history": history.as_dict()}, buffer)
+        torch.save(
+            {
+                "run": self.run,
+                "step": step,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": history.as_dict(),
+            },
+            buffer,
+        )
         data = buffer.getbuffer()
         try:
             write(self.folder / f"step-{step:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
         except OSError as error:
-            last = f"{self.files()[-1].name} is intact: make room and resume" if self.files() else "nothing was kept"
-            raise OSError(error.errno, f"{error.strerror}: the state of step {step} could not be written to "
-                                       f"{self.folder}; {last}") from None
+            last = (
+                f"{self.files()[-1].name} is intact: make room and resume"
+                if self.files()
+                else "nothing was kept"
+            )
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: the state of step {step} could not be written to {self.folder}; {last}",
+            ) from None
         for path in set(self.folder.glob("step-*")) - {*self.files()[-2:], *self.folder.glob("*.damaged")}:
             path.unlink()  # older ones, and what a killed process left half written
         self.saved = time.monotonic()
@@ -109,13 +132,18 @@ class RunState:
                 damaged.append(path)
                 continue
             was = state["run"]
-            different = [f"{name} was {was.get(name)}, is {self.run.get(name)}"
-                         for name in {**was, **self.run} if was.get(name) != self.run.get(name)]
+            different = [
+                f"{name} was {was.get(name)}, is {self.run.get(name)}"
+                for name in {**was, **self.run}
+                if was.get(name) != self.run.get(name)
+            ]
             if different:
                 raise ValueError(f"{path} is the state of another run: " + "; ".join(different))
             for path in damaged:
                 path.rename(f"{path}.damaged")
             return state
         if damaged:
-            raise ValueError(f"no state in {self.folder} is intact: {', '.join(path.name for path in damaged)}")
+            raise ValueError(
+                f"no state in {self.folder} is intact: {', '.join(path.name for path in damaged)}"
+            )
         return None

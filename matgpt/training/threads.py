@@ -1,4 +1,5 @@
 """Threads that stand in each other's way, which no error would tell."""
+
 import time
 
 import torch
@@ -23,5 +24,7 @@ def slow_threads():
     torch.set_num_threads(n)
     if many < 2 * one:
         return None
-    return (f"one thread is {many / one:.0f} times as fast as {n} on this machine now: "
-            "--threads 1, or torch.set_num_threads(1), uses it")
+    return (
+        f"one thread is {many / one:.0f} times as fast as {n} on this machine now: "
+        "--threads 1, or torch.set_num_threads(1), uses it"
+    )
