@@ -19,12 +19,13 @@ def price(model, trunks):
 class Schedule:
     """The trunks that a step trains: always the largest that has joined, and others by chance.
 
-    Small dolls cost next to nothing, and teach the corner that the large ones start from: so the cheapest starts
-    alone, and another joins once GROWTH times the share that the one below it has of the full doll's price is spent.
+    Small dolls cost next to nothing, and teach the corner that the large ones start from: so the cheapest
+    starts alone, and another joins once GROWTH times the share that the one below it has of the full doll's
+    price is spent.
     """
 
-    def __init__(self, model):
-        self.trunks = sorted(model.trunks(model.sizes), key=lambda trunk: price(model, [trunk]))
+    def __init__(self, model, sizes):
+        self.trunks = sorted(model.trunks(sizes), key=lambda trunk: price(model, [trunk]))
         prices = [price(model, [trunk]) for trunk in self.trunks]
         self.joins = [GROWTH * p / prices[-1] for p in [0, *prices[:-1]]]
 
