@@ -9,6 +9,7 @@ import torch
 
 from ..config import GPTConfig, Size
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..ranges import Between
 from ..text.tokenizer import load_tokenizer
 from .atomic import read, write
 
@@ -71,7 +72,7 @@ def read_config(path):
         if kept["model"] not in MODELS:
             raise ValueError(f"{path} names the model {kept['model']!r}; known are {', '.join(MODELS)}")
         config = kept["config"]
-        config = GPTConfig(**{**config, "nesting": [Size(**size) for size in config["nesting"]]})
+        config = GPTConfig(**{**config, "nesting": read_nesting(config["nesting"])})
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON (truncated?): {error}") from None
     except (KeyError, TypeError) as error:
@@ -80,6 +81,14 @@ def read_config(path):
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
     with torch.device("meta"):
         return MODELS[kept["model"]](config)
+
+
+def read_nesting(kept):
+    """A nesting, named Sizes or all that lie between two, from what `dataclasses.asdict` makes of it."""
+    if isinstance(kept, dict):
+        smallest, largest = Size(**kept["smallest"]), Size(**kept["largest"])
+        return Between(smallest, largest, kept["multiple_of"])
+    return [Size(**size) for size in kept]
 
 
 def check_vocabulary(config, tokenizer, folder):
