@@ -2,8 +2,10 @@
 
 from ..measure.shapes import flops_per_token
 
-SHARE = 0.25  # of the steps in which a doll that is not the largest takes part
-GROWTH = 0.1  # see Schedule
+SHARE = 0.05  # of the largest doll's FLOPs that are spent on each other doll
+GROWTH = (
+    0.1  # a doll joins once this share of what the one below it costs, in budgets of the full doll, is spent
+)
 
 
 def price(model, trunks):
@@ -20,15 +22,19 @@ class Schedule:
     """The trunks that a step trains: always the largest that has joined, and others by chance.
 
     Small dolls cost next to nothing, and teach the corner that the large ones start from: so the cheapest starts
-    alone, and another joins once GROWTH times the share that the one below it has of the full doll's price is spent.
+    alone, and each next one joins a little later. From then on it takes part in as many steps as SHARE of the
+    largest one's FLOPs pay for: cheap dolls in nearly all, dear ones seldom.
     """
 
     def __init__(self, model):
         self.trunks = sorted(model.trunks(model.sizes), key=lambda trunk: price(model, [trunk]))
-        prices = [price(model, [trunk]) for trunk in self.trunks]
-        self.joins = [GROWTH * p / prices[-1] for p in [0, *prices[:-1]]]
+        self.prices = [price(model, [trunk]) for trunk in self.trunks]
+        self.joins = [GROWTH * below / self.prices[-1] for below in [0, *self.prices[:-1]]]
 
     def draw(self, spent, rng):
         """The trunks of a step, largest first, when the share `spent` of the budget is."""
-        *others, largest = [trunk for trunk, join in zip(self.trunks, self.joins) if join <= spent]
-        return [largest, *(trunk for trunk in reversed(others) if rng.random() < SHARE)]
+        *others, (_, dearest, largest) = [
+            joined for joined in zip(self.joins, self.prices, self.trunks) if joined[0] <= spent
+        ]
+        turns = [trunk for _, price, trunk in others if rng.random() < SHARE * dearest / price]
+        return [largest, *reversed(turns)]
