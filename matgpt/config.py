@@ -121,6 +121,8 @@ class GPTConfig:
             raise ValueError(f"dropout={self.dropout!r} must be a number in [0, 1)")
         if self.bias not in (True, False):
             raise ValueError(f"bias={self.bias!r} must be True or False")
+        put("dropout", float(self.dropout))  # not a scalar of numpy, which JSON does not know
+        put("bias", bool(self.bias))
         if self.head_size is None:
             if self.n_embd % self.n_head:
                 raise ValueError(

@@ -5,6 +5,7 @@ learns from the shape of `x` how much to read of its inputs, and from its caller
 """
 
 import math
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,19 @@ from torch import nn
 def corner(weight, *shape):
     """The leading corner of `weight` with that shape, as a view."""
     return weight[tuple(slice(n) for n in shape)]
+
+
+@contextmanager
+def evaluating(model):
+    """No dropout inside the block; behind it every module is in the mode in which it was."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class Nested(nn.Module):

@@ -27,6 +27,9 @@ class DivergedError(FloatingPointError):
         super().__init__(message)
         self.history = history
 
+    def __reduce__(self):
+        return type(self), (str(self), self.history)  # a process pool sends it by pickle
+
 
 def train(
     model,
@@ -201,4 +204,6 @@ def train(
         finally:
             optimizers.zero_grad()
             model.eval()
+            if run:
+                run.close()
     return history
