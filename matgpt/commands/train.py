@@ -1,6 +1,5 @@
 """python -m matgpt train: train a nested model from a terminal, on one process or under torchrun."""
 
-import argparse
 import os
 import sys
 import time
@@ -10,6 +9,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from .. import plot
 from ..config import GPTConfig, Size, parse_doll, positive
 from ..files.checkpoint import save
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
@@ -18,49 +18,31 @@ from ..text.token_files import load_tokens
 from ..text.tokenizer import BPETokenizer, CharTokenizer
 from ..training.loop import DivergedError, train
 from ..training.threads import slow_threads
+from .parser import Parser
 
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line instead of the usage: what was wrong is the last thing on the screen."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    def _get_help_string(self, action):
-        """Where the default is None, the help itself says what then happens."""
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
 def make_parser():
     parser = Parser(
-        prog="python -m matgpt train",
-        formatter_class=Formatter,
-        description="Train every doll of a "
-        "nested GPT at once, and keep the model, its tokenizer, its history and the plot of its losses.",
+        "train", "Train every doll of a nested GPT in one run; keep the model, its history and a plot."
     )
     add = parser.add_argument
     add(
         "--corpus",
         default="python-docs",
-        help="name of a text that is known, a UTF-8 file, or a folder that python -m matgpt data made",
+        help="a text that is known, a file, or a folder of the data command",
     )
     add("--out", required=True, help="folder for the model and the state of the run")
     add("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    add("--force", action="store_true", help="replace another model that --out holds")
     add(
         "--nesting",
         nargs="+",
         metavar="DOLL",
-        help="widths (every head and layer), or width,heads,layers[,inner] (default: 32 64 128)",
+        help="widths, or width,heads,layers[,inner] (default: 32 64 128)",
     )
-    add(
-        "--variant",
-        choices=VARIANTS,
-        default="nested",
-        help="nested: all is cut; embeddings: only the readout",
-    )
+    add("--variant", choices=VARIANTS, default="nested", help="embeddings: only the readout is cut")
     add("--n-embd", type=int, help="width of the full model (default: that of the widest doll)")
     add("--n-head", type=int, help="its heads (default: the most that a doll names, or 4)")
     add("--n-layer", type=int, help="its layers (default: the most that a doll names, or 4)")
@@ -70,16 +52,13 @@ def make_parser():
         "--tokenizer",
         choices=["char", "bpe"],
         default="char",
-        help="one token a character, or byte pairs learnt from the corpus; a folder brings its own",
+        help="a folder of the data command brings its own",
     )
-    add("--vocab", type=int, default=1024, help="tokens of the bpe tokenizer")
-    add("--steps", type=int, default=2000, help="training steps")
-    add(
-        "--batch-size",
-        type=int,
-        default=12,
-        help="blocks that each doll reads in a step, shared out among the processes",
-    )
+    add("--vocab", type=int, default=1024, help="tokens that bpe learns from the corpus")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=int, help="the budget in steps (default: 2000)")
+    budget.add_argument("--flops", type=float, help="the budget in FLOPs, the optimizer's own among them")
+    add("--batch-size", type=int, default=12, help="blocks that a doll reads in a step, over all processes")
     add("--lr", type=float, help="peak learning rate (default: 1.024 / width)")
     add("--seed", type=int, default=0, help="of weights, batches and dropout")
     add(
@@ -87,16 +66,10 @@ def make_parser():
         nargs="+",
         type=float,
         metavar="WEIGHT",
-        help="one for each doll, smallest first (default: all alike)",
-    )
-    add(
-        "--random-sizes",
-        type=int,
-        help="a step trains the smallest doll, the full one and this many others "
-        "(default: 3 where more than six widths or so would have to run, else all)",
+        help="one for each doll (default: all alike)",
     )
     add("--optimizer", choices=["muon", "adamw"], default="muon", help="for the matrices of the blocks")
-    add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the run)")
+    add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the budget)")
     add("--device", help="where to train (default: cuda if there is one, else cpu)")
     add("--compile", action="store_true", help="compile the model: minutes at first, faster steps on a GPU")
     add("--threads", type=int, help="CPU threads (default: what PyTorch finds)")
@@ -116,21 +89,14 @@ def read_corpus(args):
 
 def make_config(args, vocab_size):
     """The full model is as wide, and has as many heads and layers, as the largest doll."""
-    dolls = args.nesting or ["32", "64", "128"]
-    nesting = [parse_doll(doll) for doll in dolls]
+    nesting = [parse_doll(doll) for doll in args.nesting or ("32", "64", "128")]
     named = [doll for doll in nesting if isinstance(doll, Size)]
-    n_embd = max(doll.n_embd if isinstance(doll, Size) else doll for doll in nesting)
-    n_head = max((doll.n_head for doll in named), default=4)
-    n_layer = max((doll.n_layer for doll in named), default=4)
-    return GPTConfig(
-        vocab_size,
-        args.block_size,
-        n_embd if args.n_embd is None else args.n_embd,
-        n_head if args.n_head is None else args.n_head,
-        n_layer if args.n_layer is None else args.n_layer,
-        nesting,
-        dropout=args.dropout,
+    shape = dict(
+        n_embd=args.n_embd or max(doll.n_embd if isinstance(doll, Size) else doll for doll in nesting),
+        n_head=args.n_head or max((doll.n_head for doll in named), default=4),
+        n_layer=args.n_layer or max((doll.n_layer for doll in named), default=4),
     )
+    return GPTConfig(vocab_size, args.block_size, **shape, nesting=nesting, dropout=args.dropout)
 
 
 def make_device(name):
@@ -148,29 +114,33 @@ def make_device(name):
 
 
 class Log:
-    """Prints a line at each evaluation: step, losses, tokens per second, time left."""
+    """Prints a line at each evaluation: step, price, losses, FLOPs a second, time left."""
 
-    def __init__(self, steps, tokens):
-        self.steps, self.tokens, self.first = steps, tokens, None
+    def __init__(self, args):
+        self.args, self.started = args, None
 
     def __call__(self, history):
-        step, now = history.steps[-1], time.monotonic()
-        line = f"step {step:>{len(str(self.steps))}}/{self.steps}  validation loss "
-        line += "  ".join(f"{size}: {history.val[size][-1]:.4f}" for size in history.sizes)
-        if self.first is None:
-            self.first, self.started = step, now
-        else:
-            rate = (step - self.step) * self.tokens / (history.seconds - self.seconds)
-            left = (now - self.started) / (step - self.first) * (self.steps - step)
-            line += f"  {rate:,.0f} tokens/s  {tqdm.format_interval(left)} left"
-        self.step, self.seconds = step, history.seconds
-        tqdm.write(line)
+        done, now, args = history.steps[-1], time.monotonic(), self.args
+        share = done / args.steps if args.steps else min(1, history.flops[-1] / args.flops)
+        losses = "  ".join(f"{size}: {history.val[size][-1]:.4f}" for size in history.sizes)
+        of = f"/{args.steps}" if args.steps else ""
+        line = f"step {done}{of}, {history.flops[-1]:.2e} FLOPs, validation loss "
+        if self.started is None:
+            self.started, self.share = now, share
+        elif share > self.share:
+            left = (now - self.started) / (share - self.share) * (1 - share)
+            rate = (history.flops[-1] - self.flops) / max(history.seconds - self.seconds, 1e-9)
+            losses += f"  {rate / 1e9:,.1f} GFLOP/s  {tqdm.format_interval(left)} left"
+        self.flops, self.seconds = history.flops[-1], history.seconds
+        tqdm.write(line + losses)
 
 
 def run(args, rank):
     out = Path(args.out)
     if args.threads is not None:
         torch.set_num_threads(positive("threads", args.threads))
+    if args.steps is None and args.flops is None:
+        args.steps = 2000
     device = make_device(args.device)
     train_ids, val_ids, tokenizer = read_corpus(args)
     config = make_config(args, tokenizer.vocab_size)
@@ -181,37 +151,30 @@ def run(args, rank):
         model.compile()
     if rank == 0:
         print(
-            f"{model.num_params():,} parameters, {len(config.sizes)} dolls; {len(train_ids):,} training tokens of "
-            f"{tokenizer.vocab_size}; on {device}"
+            f"{model.num_params():,} parameters, {len(config.sizes)} dolls, on {device}; "
+            f"{len(train_ids):,} training tokens of {tokenizer.vocab_size}"
         )
-        advice = None if args.threads or device.type != "cpu" else slow_threads()
-        if advice:
+        if not args.threads and device.type == "cpu" and (advice := slow_threads()):
             print(advice)
+    same = ("batch_size", "lr", "seed", "flops", "loss_weights", "optimizer", "eval_interval", "resume")
     history = train(
         model,
         train_ids,
         val_ids,
         args.steps,
-        args.batch_size,
-        args.lr,
-        args.seed,
-        loss_weights=args.loss_weights,
-        random_sizes=args.random_sizes,
-        optimizer=args.optimizer,
-        eval_interval=args.eval_interval,
+        **{name: getattr(args, name) for name in same},
         progress=sys.stderr.isatty(),
-        on_evaluation=Log(args.steps, args.batch_size * args.block_size),
+        on_evaluation=Log(args),
         checkpoint_dir=out,
-        resume=args.resume,
     )
     if rank == 0:
-        from .. import plot
-
         save(model, out, tokenizer)
         history.save(out / "history.json")
         plot.losses(history).savefig(out / "losses.png", dpi=120)
-        stopped = not history.steps or history.steps[-1] < args.steps
-        print(f"interrupted: --resume goes on with {out}" if stopped else f"kept in {out}")
+        end = history.steps and (
+            history.steps[-1] == args.steps if args.steps else history.flops[-1] >= args.flops
+        )
+        print(f"kept in {out}" if end else f"interrupted: --resume goes on with {out}")
 
 
 def main(argv=None):

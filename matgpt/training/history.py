@@ -11,17 +11,20 @@ from ..measure.evaluation import BySize
 
 @dataclass
 class History:
-    """What `train` measured: one entry an evaluation in `steps` and in each list of `train` and `val`.
+    """What `train` measured: one entry an evaluation in `steps`, `flops` and each list of `train` and `val`.
 
-    Losses are mean cross-entropies in nats per token, by Size (or by a width that names one). `seconds` are
-    those spent in steps, evaluation left out; they are not kept, since no two runs have the same.
+    Losses are mean cross-entropies in nats per token, by Size (or by a width that names one). `flops` are those
+    of the steps until then: forward and backward passes and the optimizer's own; `spent` are those until now.
+    `seconds` are those spent in steps, evaluation left out; they are not kept, since no two runs have the same.
     """
 
     sizes: tuple[Size, ...]
     steps: list[int] = field(default_factory=list)
+    flops: list[int] = field(default_factory=list)
     train: dict[Size, list[float]] = None
     val: dict[Size, list[float]] = None
     lr: float = None
+    spent: int = 0
     seconds: float = field(default=0.0, compare=False)
 
     def __post_init__(self):
@@ -29,19 +32,28 @@ class History:
             if getattr(self, name) is None:
                 setattr(self, name, BySize((size, []) for size in self.sizes))
 
+    def add(self, step, losses):
+        """An evaluation behind `step` steps; losses: {size: (training loss, validation loss)}."""
+        self.steps.append(step)
+        self.flops.append(self.spent)
+        for size, (train_loss, val_loss) in losses.items():
+            self.train[size].append(train_loss)
+            self.val[size].append(val_loss)
+
     def as_dict(self):
         """Plain lists and numbers; a size is the text that `Size.parse` reads."""
         losses = {
             name: {str(size): getattr(self, name)[size] for size in self.sizes} for name in ("train", "val")
         }
-        return {"sizes": [str(size) for size in self.sizes], "lr": self.lr, "steps": self.steps, **losses}
+        numbers = {name: getattr(self, name) for name in ("lr", "steps", "flops", "spent")}
+        return {"sizes": [str(size) for size in self.sizes], **numbers, **losses}
 
     @classmethod
     def from_dict(cls, kept):
         """The history of which that is the `as_dict`."""
         sizes = tuple(Size.parse(text) for text in kept["sizes"])
         losses = {name: BySize((size, kept[name][str(size)]) for size in sizes) for name in ("train", "val")}
-        return cls(sizes, kept["steps"], lr=kept["lr"], **losses)
+        return cls(sizes, kept["steps"], kept["flops"], **losses, lr=kept["lr"], spent=kept["spent"])
 
     def save(self, path):
         """Keep it as JSON."""
@@ -52,7 +64,7 @@ class History:
         """What `save` kept. Raises ValueError, naming the file, if it is missing or holds no history."""
         with parsed(Path(path), "a history") as kept:
             history = cls.from_dict(kept)
-            lengths = {len(losses) for by_size in (history.train, history.val) for losses in by_size.values()}
-            if lengths - {len(history.steps)}:
+            columns = [history.flops, *history.train.values(), *history.val.values()]
+            if {len(column) for column in columns} != {len(history.steps)}:
                 raise ValueError("it has not as many losses as steps")
             return history

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: check, prepare, then step after step until the budget is spent."""
 
 import math
 import numbers
@@ -13,9 +13,10 @@ from ..config import positive
 from ..measure.evaluation import evaluate
 from ..text.batches import as_ids, batch
 from .history import History
-from .loss import check_weights, draw_sizes, matryoshka_backward
-from .optimizer import default_lr, learning_rate, make_optimizers
+from .loss import check_weights, matryoshka_backward
+from .optimizer import default_lr, learning_rate, make_optimizers, union
 from .progress import Progress, in_notebook
+from .schedule import Schedule, price
 from .state import RunState, uninterrupted
 from .threads import slow_threads
 
@@ -24,26 +25,130 @@ class DivergedError(FloatingPointError):
     """A loss was not finite; `history` holds what was measured until then."""
 
     def __init__(self, message, history):
-        super().__init__(message)
+        super().__init__(message, history)
         self.history = history
 
-    def __reduce__(self):
-        return type(self), (str(self), self.history)  # a process pool sends it by pickle
+    def __str__(self):
+        return self.args[0]
+
+
+class Run:
+    """One run: its text, optimizers and schedule, and how far it has come (`done` steps, in `history`)."""
+
+    def __init__(self, model, train_ids, settings):
+        self.model, self.ids, self.settings = model, train_ids, settings
+        self.device = model.embedding.token.device
+        distributed = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        if settings["batch_size"] % self.world:
+            raise ValueError(
+                f"batch_size={settings['batch_size']} must be divisible by the number of processes, {self.world}"
+            )
+        self.parallel = DistributedDataParallel(model) if self.world > 1 else model
+        self.optimizers = make_optimizers(
+            settings["optimizer"], model, settings["lr"], settings["weight_decay"]
+        )
+        self.schedule = Schedule(model)
+        self.history, self.done = History(model.sizes, lr=settings["lr"]), 0
+
+    def spent(self):
+        """The share of the budget that is spent, of steps or of FLOPs: 1 at the end."""
+        steps, flops = self.settings["steps"], self.settings["flops"]
+        return min(1.0, self.done / steps if flops is None else self.history.spent / flops)
+
+    def restore(self, state):
+        """Go on from a state that RunState kept; None: from the beginning."""
+        if self.world > 1:  # only the first process needs to see the folder
+            dist.broadcast_object_list(shared := [state])
+            state = shared[0]
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizers.load_state_dict(state["optimizer"])
+            self.history, self.done = History.from_dict(state["history"]), state["step"]
+
+    def step(self):
+        """Train the dolls whose turn it is, each trunk of them on a batch of its own."""
+        model, s, spent, started = self.model, self.settings, self.spent(), time.monotonic()
+        # all that is random in a step follows from seed and step alone
+        rng = np.random.default_rng((s["seed"], self.done))
+        torch.manual_seed(int(rng.integers(2**31)) + self.rank)
+        trunks = self.schedule.draw(spent, rng)
+        starts = rng.integers(len(self.ids) - model.config.block_size, size=(len(trunks), s["batch_size"]))
+        x, y = batch(self.ids, starts[:, self.rank :: self.world], model.config.block_size, self.device)
+        losses = matryoshka_backward(self.parallel, x, y, trunks, s["loss_weights"])
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s["grad_clip"] or math.inf)
+        if not torch.stack([norm, *losses.values()]).isfinite().all():
+            raise self.diverged()
+        read = union(model.config, [model.trunk_size(trunk[0]) for trunk in trunks])
+        self.optimizers.set_lr(learning_rate(spent, s["lr"], s["warmup"]))
+        with uninterrupted():
+            self.optimizers.step(read)
+            tokens = s["batch_size"] * model.config.block_size
+            self.history.spent += price(model, trunks) * tokens + self.optimizers.flops(read)
+            self.done += 1
+        self.optimizers.zero_grad()
+        self.history.seconds += time.monotonic() - started
+
+    def evaluate(self, val_ids):
+        """Add an entry to the history."""
+        options = dict(max_blocks=self.settings["eval_blocks"], batch_size=self.settings["batch_size"])
+        losses = {
+            size: [evaluate(self.model, ids, size, **options) for ids in (self.ids, val_ids)]
+            for size in self.model.sizes
+        }
+        if not np.isfinite(list(losses.values())).all():
+            raise self.diverged()
+        with uninterrupted():
+            self.history.add(self.done, losses)
+
+    def due(self):
+        """Whether to evaluate now: at the beginning, the end, and each interval or tenth of the budget."""
+        every, spent, steps = self.settings["eval_interval"], self.spent(), self.history.steps
+        tenth = self.done % every == 0 if every else round(10 * spent, 6) >= len(steps)
+        return (tenth or spent == 1) and self.done not in steps[-1:]
+
+    def diverged(self):
+        message = (
+            f"step {self.done}: the loss is not finite with lr={self.settings['lr']:g}; try a smaller one"
+        )
+        return DivergedError(message, self.history)
+
+
+def check(model, settings):
+    """Settings of `train` with their defaults filled in. ValueError, naming the value, for one out of range."""
+    s = dict(settings)
+    if s["steps"] is not None and s["flops"] is not None:
+        raise ValueError(f"steps={s['steps']!r} and flops={s['flops']!r}: give one budget, not both")
+    if s["flops"] is None:
+        s["steps"] = 2000 if s["steps"] is None else s["steps"]
+    for name in ("steps", "batch_size", "eval_interval", "eval_blocks"):
+        if s[name] is not None:
+            s[name] = positive(name, s[name])
+    s["lr"] = default_lr(model.config) if s["lr"] is None else s["lr"]
+    limits = dict(lr=math.inf, weight_decay=math.inf, grad_clip=math.inf, warmup=1.0, flops=math.inf)
+    for name, end in limits.items():
+        if s[name] is not None and (not isinstance(s[name], numbers.Real) or not 0 <= s[name] < end):
+            below = "" if end == math.inf else f" and below {end:g}"
+            raise ValueError(f"{name}={s[name]!r} must be a number of at least 0{below}")
+    if not isinstance(s["seed"], numbers.Integral) or s["seed"] < 0:
+        raise ValueError(f"seed={s['seed']!r} must be a whole number of at least 0")
+    s["loss_weights"] = check_weights(s["loss_weights"], model.sizes)
+    return s
 
 
 def train(
     model,
     train_ids,
     val_ids,
-    steps=2000,
+    steps=None,
     batch_size=12,
     lr=None,
     seed=0,
     *,
+    flops=None,
     loss_weights=None,
-    random_sizes=None,
     optimizer="muon",
-    warmup=100,
+    warmup=0.05,
     weight_decay=0.1,
     grad_clip=1.0,
     eval_interval=None,
@@ -53,21 +158,22 @@ def train(
     checkpoint_dir=None,
     resume=False,
 ):
-    """Train every doll of the nesting at once; returns a `History`.
+    """Train every doll of the nesting in one run; returns a `History`.
 
-    One step is the mean over the sizes of their cross-entropies, each on as many tokens (batch_size x block_size) as it
-    would read if trained alone; sizes whose blocks run together (one width, several depths) read the same ones.
+    A step trains the largest doll, and others that its `Schedule` draws, each on batch_size x block_size tokens of
+    its own; sizes whose blocks run together (one width, several depths) read the same ones.
     Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where torch.distributed is
     initialized, each process takes its share of the batch, and the first one writes.
 
-    grad_clip: largest norm of the gradient; 0 does not clip.
-    lr: peak learning rate, after `warmup` steps and before a linear fall to zero; None: 1.024 / n_embd.
+    steps, flops: the budget, one of the two (2,000 steps if neither is given). FLOPs are those of forward and
+        backward passes and of the optimizer; the last step may go beyond them. Schedules follow the share spent.
+    lr: peak learning rate, after the share `warmup` of the budget and before a linear fall to zero; None:
+        1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
     loss_weights: a number for each size, smallest first; uniform if left out.
-    random_sizes: a step trains the smallest, the largest and this many others drawn at random, and with them the
-        dolls whose blocks they run anyway; None: all, or three where more than six trunks would have to run.
     optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.
-    eval_interval: steps between evaluations (default: a tenth of the run); each reads `eval_blocks` blocks
+    grad_clip: largest norm of the gradient; 0 does not clip.
+    eval_interval: steps between evaluations (default: a tenth of the budget); each reads `eval_blocks` blocks
         of train and val, always the same.
     on_evaluation: called with the history after each evaluation.
     checkpoint_dir: folder that keeps the state of the run, written at evaluations, about once a minute
@@ -76,134 +182,48 @@ def train(
     Raises ValueError for bad arguments before any work (also for a checkpoint_dir that holds another run),
     DivergedError when a loss is not finite, OSError when there is no room for the state.
     """
-    config, device, sizes = model.config, model.embedding.token.device, model.sizes
-    steps, batch_size = positive("steps", steps), positive("batch_size", batch_size)
-    eval_interval = positive("eval_interval", max(1, steps // 10) if eval_interval is None else eval_interval)
-    weights = check_weights(loss_weights, sizes)
-    train_ids = as_ids(train_ids, config.block_size, config.vocab_size, "train_ids")
-    val_ids = as_ids(val_ids, config.block_size, config.vocab_size, "val_ids")
-    lr = default_lr(config) if lr is None else lr
-    if random_sizes is None:
-        random_sizes = 3 if len(model.trunks(sizes)) > 6 else len(sizes)
-    if eval_blocks is not None:
-        positive("eval_blocks", eval_blocks)
-    for name, value in dict(lr=lr, weight_decay=weight_decay, grad_clip=grad_clip).items():
-        if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value!r} must be a number of at least 0")
-    for name, value in dict(seed=seed, random_sizes=random_sizes, warmup=warmup).items():
-        if not isinstance(value, numbers.Integral) or value < 0:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least 0")
-    if random_sizes < len(sizes) - 2 and weights[0] == weights[-1] == 0:
-        raise ValueError(
-            f"loss_weights={loss_weights!r}: where sizes are drawn at random, the smallest or the largest, "
-            "which belong to each step, needs a weight above 0"
-        )
-    distributed = dist.is_available() and dist.is_initialized()
-    rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    if batch_size % world:
-        raise ValueError(f"batch_size={batch_size} must be divisible by the number of processes, {world}")
+    budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
+    moves = dict(lr=lr, optimizer=optimizer, warmup=warmup, weight_decay=weight_decay, grad_clip=grad_clip)
+    looks = dict(loss_weights=loss_weights, eval_interval=eval_interval, eval_blocks=eval_blocks)
+    settings = check(model, {**budget, **moves, **looks})
+    T, V = model.config.block_size, model.config.vocab_size
+    train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
-    if (
-        progress
-        and in_notebook()
-        and device.type == "cpu"
-        and torch.get_num_threads() > 1
-        and (advice := slow_threads())
-    ):
+    run, kept = Run(model, train_ids, settings), None
+    if checkpoint_dir is not None and run.rank == 0:
+        kept = RunState(checkpoint_dir, resume, model, train_ids, val_ids, **settings)
+    if resume:
+        run.restore(kept and kept.restore())
+    if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
         print(advice)  # the program says it itself
-    optimizers, history, done = make_optimizers(optimizer, model, lr, weight_decay), History(sizes, lr=lr), 0
-    run = state = None
-    if checkpoint_dir is not None and rank == 0:
-        run = RunState(
-            checkpoint_dir,
-            resume,
-            model,
-            train_ids,
-            val_ids,
-            steps=steps,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed,
-            loss_weights=weights,
-            random_sizes=random_sizes,
-            optimizer=optimizer,
-            warmup=warmup,
-            weight_decay=weight_decay,
-            grad_clip=grad_clip,
-            eval_interval=eval_interval,
-            eval_blocks=eval_blocks,
-        )
-        state = run.restore() if resume else None
-    if resume and world > 1:  # only the first process needs to see the folder
-        dist.broadcast_object_list(shared := [state])
-        state = shared[0]
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizers.load_state_dict(state["optimizer"])
-        history, done = History.from_dict(state["history"]), state["step"]
-    gpu = [device] if device.type == "cuda" else []
-    parallel = DistributedDataParallel(model) if world > 1 else model
 
-    def diverged():
-        return DivergedError(
-            f"step {done}: the loss is not finite with lr={lr:g}; try a smaller one", history
-        )
-
-    def record():
-        losses = [
-            (evaluate(model, train_ids, size, eval_blocks), evaluate(model, val_ids, size, eval_blocks))
-            for size in sizes
-        ]
-        if not np.isfinite(losses).all():
-            raise diverged()
-        with uninterrupted():
-            history.steps.append(done)
-            for size, (train_loss, val_loss) in zip(sizes, losses):
-                history.train[size].append(train_loss)
-                history.val[size].append(val_loss)
-        bar.evaluated(history)
-        if on_evaluation and rank == 0:
-            on_evaluation(history)
-
+    mode = model.training
     model.train()
-    with Progress(steps, history, progress and rank == 0) as bar, torch.random.fork_rng(gpu):
+    gpu = [run.device] if run.device.type == "cuda" else []
+    total, unit = (settings["steps"], "step") if flops is None else (round(flops / 1e9), "GFLOP")
+    bar = Progress(total, progress and run.rank == 0, unit)
+    with bar, torch.random.fork_rng(gpu):
         try:
             while True:
-                measure = (done % eval_interval == 0 or done == steps) and done not in history.steps
-                if measure:
-                    record()
-                if run and (measure or run.due()):
-                    run.save(done, model, optimizers, history)
-                if done == steps:
+                due = run.due()
+                if due:
+                    run.evaluate(val_ids)
+                    bar.evaluated(run.history)
+                    if on_evaluation and run.rank == 0:
+                        on_evaluation(run.history)
+                if kept and (due or kept.due()):
+                    kept.save(run.done, model, run.optimizers, run.history)
+                if run.spent() == 1:
                     break
-                started = time.monotonic()
-                # all that is random in a step follows from seed and step alone
-                rng = np.random.default_rng((seed, done))
-                torch.manual_seed(int(rng.integers(2**31)) + rank)
-                drawn, shares = draw_sizes(model, weights, random_sizes, rng)
-                starts = rng.integers(
-                    len(train_ids) - config.block_size, size=(len(model.trunks(drawn)), batch_size)
-                )
-                x, y = batch(train_ids, starts[:, rank::world], config.block_size, device)
-                for group in optimizers.groups():
-                    group["lr"] = learning_rate(done, steps, lr, warmup)
-                losses = matryoshka_backward(parallel, x, y, drawn, shares)
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
-                if not torch.stack([norm, *losses]).isfinite().all():
-                    raise diverged()
-                with uninterrupted():
-                    optimizers.step()
-                    done += 1
-                optimizers.zero_grad()
-                history.seconds += time.monotonic() - started
-                bar.stepped(done)
+                run.step()
+                bar.reached(round(run.spent() * total))
         except KeyboardInterrupt:
-            if run:
-                run.save(done, model, optimizers, history)
+            if kept:
+                kept.save(run.done, model, run.optimizers, run.history)
         finally:
-            optimizers.zero_grad()
-            model.eval()
-            if run:
-                run.close()
-    return history
+            run.optimizers.zero_grad()
+            model.train(mode)
+            if kept:
+                kept.close()
+    return run.history

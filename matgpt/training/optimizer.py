@@ -1,15 +1,43 @@
-"""How weights move: Muon for matrices, AdamW for the rest, and the learning rate."""
+"""How weights move: Muon for matrices, AdamW for the rest, each on the corner that a step's dolls read."""
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from torch.optim.adamw import adamw
 
-from ..nested import NestedLinear
+from ..model import MatryoshkaGPT
+from ..nested import NestedLinear, corner
+
+ITERATIONS = 5
+
+
+@lru_cache
+def corners(config, size):
+    """{parameter: the shape of the corner that this doll reads}, without those of which it reads nothing."""
+    with torch.device("meta"):
+        return {name: p.shape for name, p in MatryoshkaGPT(config.doll(size)).named_parameters()}
+
+
+def union(config, sizes):
+    """The corners that several dolls read together, axis by axis the longest of theirs."""
+    found = {}
+    for size in sizes:
+        for name, shape in corners(config, size).items():
+            found[name] = tuple(map(max, shape, found.get(name, shape)))
+    return found
+
+
+def as_matrices(shape, qkv):
+    """(matrices, outputs, inputs) of a weight: queries, keys and values are a matrix each."""
+    n = 3 if qkv else 1
+    outputs = 3 if qkv else 1  # axes of the outputs
+    return n, math.prod(shape[:outputs]) // n, math.prod(shape[outputs:])
 
 
 def orthogonalize(x):
-    """Nearly the nearest semi-orthogonal matrix to each of x (n, rows, columns): singular values between 0.7 and 1.2.
+    """Nearly the nearest semi-orthogonal matrix to each of x (n, rows, columns): singular values 0.7 to 1.2.
 
     The quintic Newton-Schulz iteration, and its coefficients, of Muon (https://kellerjordan.github.io/posts/muon).
     """
@@ -17,18 +45,18 @@ def orthogonalize(x):
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(5):
+    for _ in range(ITERATIONS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
 def even(x):
-    """Orthogonalized matrices x (n, rows, columns), with the rows of a tall one, the columns of a wide one, made equally long.
+    """Orthogonalized matrices x (n, rows, columns), the rows of a tall one, columns of a wide one, equally long.
 
-    In a feedforward these are its hidden units. There are fewer dimensions than units, so these share them out, and those
-    that several dolls read, with their larger gradients, would move twice as far as the rest. NorMuon (2510.05491)
-    evens rows out by a running average.
+    In a feedforward these are its hidden units. There are fewer dimensions than units, so these share them
+    out, and those that several dolls read, with their larger gradients, would move twice as far as the rest.
+    NorMuon (2510.05491) evens rows out by a running average.
     """
     rows, columns = x.shape[-2:]
     if rows == columns:
@@ -39,55 +67,129 @@ def even(x):
 class Muon(torch.optim.Optimizer):
     """Momentum made orthogonal, then even, for the matrices of the blocks; the rest is AdamW's.
 
-    Every matrix has rows = outputs and columns = inputs, whatever axes it is stored with (torch.optim.Muon takes two
-    axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square of 0.2 * lr, about
-    that of AdamW's, so that both take one learning rate (2502.16982, section 2.2).
+    Every matrix has rows = outputs and columns = inputs, whatever axes it is stored with (torch.optim.Muon
+    takes two axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square of
+    0.2 * lr, about that of AdamW's, so that both take one learning rate (2502.16982, section 2.2).
     """
 
     def __init__(self, model, lr, weight_decay, momentum=0.95):
-        layers = [layer for layer in model.modules() if isinstance(layer, NestedLinear)]
-        super().__init__(
-            [layer.weight for layer in layers], dict(lr=lr, weight_decay=weight_decay, momentum=momentum)
-        )
-        self.alike = {}  # weights of one shape, (outputs, inputs), make one batch of matrices
-        for layer in layers:
-            matrices = 3 if len(layer.out_shape) == 3 else 1  # queries, keys and values are a matrix each
-            shape = matrices, math.prod(layer.out_shape) // matrices, math.prod(layer.in_shape)
-            self.alike.setdefault(shape, []).append(layer.weight)
+        layers = {
+            f"{name}.weight": layer
+            for name, layer in model.named_modules()
+            if isinstance(layer, NestedLinear)
+        }
+        self.names = {layer.weight: name for name, layer in layers.items()}
+        super().__init__(list(self.names), dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
 
     @torch.no_grad()
-    def step(self):
-        group = self.param_groups[0]
+    def step(self, read):
+        """read: {parameter: shape}, the corner that moves; what lies outside stays as it is."""
+        group, alike = self.param_groups[0], {}
         lr, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
-        for (_, outputs, inputs), weights in self.alike.items():
-            ahead = []
-            for w in weights:
-                average = self.state[w].setdefault("momentum", torch.zeros_like(w))
-                average.lerp_(w.grad, 1 - momentum)
-                ahead.append(
-                    w.grad.lerp(average, momentum).view(-1, outputs, inputs)
-                )  # Nesterov's look ahead
+        for w, name in self.names.items():
+            if name not in read or w.grad is None:
+                continue
+            average = self.state[w].setdefault("momentum", torch.zeros_like(w))
+            w, grad, average = (corner(x, *read[name]) for x in (w, w.grad, average))
+            average.lerp_(grad, 1 - momentum)
+            shape = as_matrices(w.shape, "qkv" in name)
+            ahead = grad.lerp(average, momentum).reshape(shape)  # Nesterov's look ahead
+            alike.setdefault(shape, []).append((w, ahead))
+        for (_, outputs, inputs), some in alike.items():  # weights of one shape make one batch of matrices
+            weights, ahead = zip(*some)
             steps = even(orthogonalize(torch.cat(ahead))).split([len(matrices) for matrices in ahead])
             for w, step in zip(weights, steps):
                 w.mul_(1 - lr * decay).sub_(
                     step.reshape(w.shape), alpha=lr * 0.2 * max(outputs, inputs) ** 0.5
                 )
 
+    def flops(self, read):
+        """Multiplications and additions of the iteration: 4 r² c + 2 r³ for each matrix of r rows, c columns, r <= c."""
+        total = 0
+        for name in self.names.values():
+            if name in read:
+                n, *sides = as_matrices(read[name], "qkv" in name)
+                r, c = sorted(sides)
+                total += n * ITERATIONS * (4 * r * r * c + 2 * r**3)
+        return total
+
+
+class AdamW(torch.optim.AdamW):
+    """PyTorch's, on the corner of every parameter that a step's dolls read."""
+
+    def __init__(self, named, lr, weight_decay):
+        self.names = {p: name for name, p in named}
+        vector = lambda p, name: p.dim() < 2 or name.endswith("bias")
+        groups = [
+            {
+                "params": [p for p, name in self.names.items() if not vector(p, name)],
+                "weight_decay": weight_decay,
+            },
+            {"params": [p for p, name in self.names.items() if vector(p, name)], "weight_decay": 0.0},
+        ]
+        super().__init__(groups, lr=lr, betas=(0.9, 0.99), fused=True)
+
+    @torch.no_grad()
+    def step(self, read):
+        """read: {parameter: shape}, the corner that moves; what lies outside stays as it is."""
+        if all(p.shape == read.get(name) for p, name in self.names.items()):
+            super().step()
+            return
+        for group in self.param_groups:
+            found = []
+            for p in group["params"]:
+                if p.grad is not None and self.names[p] in read:
+                    state = self.state[p]
+                    if not state:
+                        state["step"] = torch.zeros((), device=p.device)
+                        state.update({name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")})
+                    shape = read[self.names[p]]
+                    whole = p, p.grad, state["exp_avg"], state["exp_avg_sq"]
+                    found.append((*(corner(x, *shape) for x in whole), state["step"]))
+            if found:
+                p, grads, averages, squares, steps = map(list, zip(*found))
+                beta1, beta2 = group["betas"]
+                adamw(
+                    p,
+                    grads,
+                    averages,
+                    squares,
+                    [],
+                    steps,
+                    foreach=False,
+                    amsgrad=False,
+                    beta1=beta1,
+                    beta2=beta2,
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    maximize=False,
+                )
+
+    def flops(self, read):
+        """About 15 multiplications, additions and roots for each number that moves."""
+        return 15 * sum(math.prod(read[name]) for name in self.names.values() if name in read)
+
 
 class Optimizers(list):
     """Several optimizers that step as one, each with its own parameters."""
 
-    def step(self):
+    def step(self, read):
         for optimizer in self:
-            optimizer.step()
+            optimizer.step(read)
+
+    def flops(self, read):
+        """What a step costs on that corner."""
+        return sum(optimizer.flops(read) for optimizer in self)
 
     def zero_grad(self):
         for optimizer in self:
             optimizer.zero_grad()
 
-    def groups(self):
-        """The parameter groups of all, whose "lr" a schedule sets."""
-        return [group for optimizer in self for group in optimizer.param_groups]
+    def set_lr(self, lr):
+        for optimizer in self:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
 
     def state_dict(self):
         return [optimizer.state_dict() for optimizer in self]
@@ -100,25 +202,24 @@ class Optimizers(list):
 def make_optimizers(kind, model, lr, weight_decay):
     """ "muon": Muon for the matrices of the blocks and AdamW for the rest; "adamw": AdamW for all, as nanoGPT.
 
-    Matrices and embeddings decay, biases and norms do not.
+    Matrices and embeddings decay, biases and norms do not. Frozen parameters are left alone.
     """
     if kind not in ("muon", "adamw"):
         raise ValueError(f'optimizer={kind!r} must be "muon" or "adamw"')
     optimizers = Optimizers([Muon(model, lr, weight_decay)] if kind == "muon" else [])
-    taken = {id(p) for group in optimizers.groups() for p in group["params"]}
-    decay, rest = {"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}
-    for name, p in model.named_parameters():
-        if id(p) not in taken:
-            (rest if p.dim() < 2 or name.endswith("bias") else decay)["params"].append(p)
-    optimizers.append(torch.optim.AdamW([decay, rest], lr=lr, betas=(0.9, 0.99), fused=True))
+    taken = optimizers[0].names if optimizers else {}
+    optimizers.append(
+        AdamW([(n, p) for n, p in model.named_parameters() if p not in taken], lr, weight_decay)
+    )
     return optimizers
 
 
-def learning_rate(step, steps, lr, warmup):
-    """Linear warm-up, then linearly down to zero (2502.15938)."""
-    if step < warmup:
-        return lr * (step + 1) / (warmup + 1)
-    return lr * (steps - step) / max(1, steps - warmup)
+def learning_rate(spent, lr, warmup):
+    """Linear warm-up over the share `warmup` of the budget, then linearly down to zero (2502.15938).
+
+    spent: the share of the budget that is spent, from 0 to 1.
+    """
+    return lr * min((spent + 1e-3) / (warmup + 1e-3), (1 - spent) / (1 - warmup))
 
 
 def default_lr(config):

@@ -13,10 +13,10 @@ def in_notebook():
 
 
 class Progress:
-    """A bar over `total` steps. In a notebook bar and plot each stay one output that is drawn anew."""
+    """A bar over `total` units. In a notebook bar and plot each stay one output that is drawn anew."""
 
-    def __init__(self, total, history=None, show=True):
-        self.total, self.show, self.notebook = total, show, show and in_notebook()
+    def __init__(self, total, show=True, unit="step"):
+        self.total, self.unit, self.show, self.notebook = total, unit, show, show and in_notebook()
         self.bar = self.text = self.figure = None
         self.started = self.drawn = time.monotonic()
 
@@ -26,19 +26,20 @@ class Progress:
 
             self.text = display({"text/plain": self._line(0)}, raw=True, display_id=True)
         elif self.show:
-            self.bar = tqdm(total=self.total, unit="step", dynamic_ncols=True)
+            self.bar = tqdm(total=self.total, unit=self.unit, dynamic_ncols=True)
         return self
 
-    def _line(self, step):
-        return tqdm.format_meter(step, self.total, time.monotonic() - self.started, ncols=80, unit="step")
+    def _line(self, done):
+        return tqdm.format_meter(done, self.total, time.monotonic() - self.started, ncols=80, unit=self.unit)
 
-    def stepped(self, step):
-        """Show that `step` steps are done."""
+    def reached(self, done):
+        """Show that `done` units are done."""
+        done = min(done, self.total)
         if self.bar:
-            self.bar.update(step - self.bar.n)
-        elif self.text and (step == self.total or time.monotonic() - self.drawn > 1):
+            self.bar.update(done - self.bar.n)
+        elif self.text and (done == self.total or time.monotonic() - self.drawn > 1):
             self.drawn = time.monotonic()
-            self.text.update({"text/plain": self._line(step)}, raw=True)
+            self.text.update({"text/plain": self._line(done)}, raw=True)
 
     def evaluated(self, history):
         """Show the losses measured so far."""
