@@ -33,10 +33,14 @@ class Tokenizer:
     def __repr__(self):
         return f"{type(self).__name__}({self.vocab_size} tokens)"
 
+    def to_json(self):
+        """What `save` writes, as bytes."""
+        return json.dumps(self._state(), indent=1, ensure_ascii=False).encode()
+
     def save(self, folder):
         """Write `folder`/tokenizer.json, readable and atomically. Raises OSError if it cannot be written."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write(Path(folder) / FILE, json.dumps(self._state(), indent=1, ensure_ascii=False).encode())
+        write(Path(folder) / FILE, self.to_json())
 
     def _checked(self, ids):
         """Ids, a list, an array or a tensor, all (N,), as a list of ints. Raises ValueError outside the vocabulary."""

@@ -224,4 +224,6 @@ def train(
         finally:
             run.optimizers.zero_grad()
             model.train(mode)
+            if kept:
+                kept.close()
     return run.history
