@@ -39,7 +39,8 @@ def as_matrices(shape, qkv):
 def orthogonalize(x):
     """Nearly the nearest semi-orthogonal matrix to each of x (n, rows, columns): singular values 0.7 to 1.2.
 
-    The quintic Newton-Schulz iteration, and its coefficients, of Muon (https://kellerjordan.github.io/posts/muon).
+    The quintic Newton-Schulz iteration, and its coefficients, of Muon
+    (https://kellerjordan.github.io/posts/muon).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = x.size(-2) > x.size(-1)
@@ -52,7 +53,7 @@ def orthogonalize(x):
 
 
 def even(x):
-    """Orthogonalized matrices x (n, rows, columns), the rows of a tall one, columns of a wide one, equally long.
+    """Orthogonalized x (n, rows, columns), the rows of a tall matrix, columns of a wide one, equally long.
 
     In a feedforward these are its hidden units. There are fewer dimensions than units, so these share them
     out, and those that several dolls read, with their larger gradients, would move twice as far as the rest.
@@ -68,8 +69,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum made orthogonal, then even, for the matrices of the blocks; the rest is AdamW's.
 
     Every matrix has rows = outputs and columns = inputs, whatever axes it is stored with (torch.optim.Muon
-    takes two axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square of
-    0.2 * lr, about that of AdamW's, so that both take one learning rate (2502.16982, section 2.2).
+    takes two axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square
+    of 0.2 * lr, about that of AdamW's, so that both take one learning rate (2502.16982, section 2.2).
     """
 
     def __init__(self, model, lr, weight_decay, momentum=0.95):
@@ -104,7 +105,7 @@ class Muon(torch.optim.Optimizer):
                 )
 
     def flops(self, read):
-        """Multiplications and additions of the iteration: 4 r² c + 2 r³ for each matrix of r rows, c columns, r <= c."""
+        """FLOPs of the iteration: each time 4 r² c + 2 r³ for a matrix of r rows and c columns, r <= c."""
         total = 0
         for name in self.names.values():
             if name in read:
@@ -200,7 +201,7 @@ class Optimizers(list):
 
 
 def make_optimizers(kind, model, lr, weight_decay):
-    """ "muon": Muon for the matrices of the blocks and AdamW for the rest; "adamw": AdamW for all, as nanoGPT.
+    """Muon for the matrices of the blocks and AdamW for the rest ("muon"), or AdamW for all ("adamw").
 
     Matrices and embeddings decay, biases and norms do not. Frozen parameters are left alone.
     """
