@@ -14,9 +14,10 @@ from ..measure.evaluation import evaluate
 from ..text.batches import as_ids, batch
 from .history import History
 from .loss import check_weights, matryoshka_backward
-from .optimizer import default_lr, learning_rate, make_optimizers, union
+from .optimizer import default_lr, learning_rate, make_optimizers
+from .price import price, union
 from .progress import Progress, in_notebook
-from .schedule import Schedule, price
+from .schedule import Schedule
 from .state import RunState, uninterrupted
 from .threads import slow_threads
 

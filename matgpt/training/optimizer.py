@@ -1,39 +1,21 @@
 """How weights move: Muon for matrices, AdamW for the rest, each on the corner that a step's dolls read."""
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
-from ..model import MatryoshkaGPT
 from ..nested import NestedLinear, corner
 
 ITERATIONS = 5
 
 
-@lru_cache
-def corners(config, size):
-    """{parameter: the shape of the corner that this doll reads}, without those of which it reads nothing."""
-    with torch.device("meta"):
-        return {name: p.shape for name, p in MatryoshkaGPT(config.doll(size)).named_parameters()}
-
-
-def union(config, sizes):
-    """The corners that several dolls read together, axis by axis the longest of theirs."""
-    found = {}
-    for size in sizes:
-        for name, shape in corners(config, size).items():
-            found[name] = tuple(map(max, shape, found.get(name, shape)))
-    return found
-
-
-def as_matrices(shape, qkv):
-    """(matrices, outputs, inputs) of a weight: queries, keys and values are a matrix each."""
-    n = 3 if qkv else 1
-    outputs = 3 if qkv else 1  # axes of the outputs
-    return n, math.prod(shape[:outputs]) // n, math.prod(shape[outputs:])
+def as_matrices(layer, shape):
+    """(matrices, outputs, inputs) of a corner of a layer's weight: queries, keys and values are one each."""
+    inputs = math.prod(shape[-len(layer.in_shape) :])
+    matrices = 3 if len(layer.out_shape) == 3 else 1
+    return matrices, math.prod(shape) // inputs // matrices, inputs
 
 
 def orthogonalize(x):
@@ -74,28 +56,25 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, model, lr, weight_decay, momentum=0.95):
-        layers = {
-            f"{name}.weight": layer
-            for name, layer in model.named_modules()
-            if isinstance(layer, NestedLinear)
-        }
-        self.names = {layer.weight: name for name, layer in layers.items()}
-        super().__init__(list(self.names), dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, NestedLinear)]
+        self.layers = {f"{name}.weight": layer for name, layer in layers}
+        weights = [layer.weight for layer in self.layers.values()]
+        super().__init__(weights, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
 
     @torch.no_grad()
     def step(self, read):
         """read: {parameter: shape}, the corner that moves; what lies outside stays as it is."""
         group, alike = self.param_groups[0], {}
         lr, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
-        for w, name in self.names.items():
-            if name not in read or w.grad is None:
-                continue
-            average = self.state[w].setdefault("momentum", torch.zeros_like(w))
-            w, grad, average = (corner(x, *read[name]) for x in (w, w.grad, average))
-            average.lerp_(grad, 1 - momentum)
-            shape = as_matrices(w.shape, "qkv" in name)
-            ahead = grad.lerp(average, momentum).reshape(shape)  # Nesterov's look ahead
-            alike.setdefault(shape, []).append((w, ahead))
+        for name, layer in self.layers.items():
+            w = layer.weight
+            if name in read and w.grad is not None:
+                average = self.state[w].setdefault("momentum", torch.zeros_like(w))
+                w, grad, average = (corner(x, *read[name]) for x in (w, w.grad, average))
+                average.lerp_(grad, 1 - momentum)
+                shape = as_matrices(layer, w.shape)
+                ahead = grad.lerp(average, momentum).reshape(shape)  # Nesterov's look ahead
+                alike.setdefault(shape, []).append((w, ahead))
         for (_, outputs, inputs), some in alike.items():  # weights of one shape make one batch of matrices
             weights, ahead = zip(*some)
             steps = even(orthogonalize(torch.cat(ahead))).split([len(matrices) for matrices in ahead])
@@ -107,9 +86,9 @@ class Muon(torch.optim.Optimizer):
     def flops(self, read):
         """FLOPs of the iteration: each time 4 r² c + 2 r³ for a matrix of r rows and c columns, r <= c."""
         total = 0
-        for name in self.names.values():
+        for name, layer in self.layers.items():
             if name in read:
-                n, *sides = as_matrices(read[name], "qkv" in name)
+                n, *sides = as_matrices(layer, read[name])
                 r, c = sorted(sides)
                 total += n * ITERATIONS * (4 * r * r * c + 2 * r**3)
         return total
@@ -208,10 +187,9 @@ def make_optimizers(kind, model, lr, weight_decay):
     if kind not in ("muon", "adamw"):
         raise ValueError(f'optimizer={kind!r} must be "muon" or "adamw"')
     optimizers = Optimizers([Muon(model, lr, weight_decay)] if kind == "muon" else [])
-    taken = optimizers[0].names if optimizers else {}
-    optimizers.append(
-        AdamW([(n, p) for n, p in model.named_parameters() if p not in taken], lr, weight_decay)
-    )
+    taken = optimizers[0].layers if optimizers else {}
+    rest = [(name, p) for name, p in model.named_parameters() if name not in taken]
+    optimizers.append(AdamW(rest, lr, weight_decay))
     return optimizers
 
 

@@ -1,22 +1,12 @@
 """Which dolls a step trains: one idea for families, for ranges, and for growing."""
 
-from ..measure.shapes import flops_per_token
 from ..ranges import Between
+from .price import price
 
 SHARE = 0.05  # of the largest doll's FLOPs that are spent on each other doll
 GROWTH = (
     0.1  # a doll joins once this share of what the one below it costs, in budgets of the full doll, is spent
 )
-
-
-def price(model, trunks):
-    """FLOPs per token of a training step: forward, and twice as much backward (2001.08361, section 2.1).
-
-    trunks: lists of sizes, of which the first runs the blocks of the others; these cost their readout alone.
-    """
-    config = model.config
-    readouts = sum(2 * config.vocab_size * size.n_embd for _, *others in trunks for size in others)
-    return 3 * (readouts + sum(flops_per_token(config, t[0], model.trunk_size(t[0])) for t in trunks))
 
 
 class Schedule:
