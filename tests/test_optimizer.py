@@ -5,7 +5,8 @@ import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, train
 from matgpt.nested import corner
-from matgpt.training.optimizer import Muon, make_optimizers, orthogonalize, union
+from matgpt.training.optimizer import Muon, make_optimizers, orthogonalize
+from matgpt.training.price import union
 
 NESTED = GPTConfig(7, 8, 16, 2, 2, nesting=(Size(8, 1, 1), Size(8, 2, 2)))
 

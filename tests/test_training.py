@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import matgpt
 from matgpt import (
     DivergedError,
     GPTConfig,
@@ -23,7 +24,8 @@ from matgpt import (
 from matgpt.training import loop as training
 from matgpt.training import schedule
 from matgpt.training.optimizer import learning_rate
-from matgpt.training.schedule import Schedule, price
+from matgpt.training.price import price
+from matgpt.training.schedule import Schedule
 
 TEXT = [0, 1, 2, 3, 4, 5, 6, 3] * 40  # after a 3 comes a 4 or a 0: only context tells
 VAL = [0, 1, 2, 3, 4, 5, 6, 3, 0, 1, 2, 3] * 9  # the same, in another order
@@ -415,21 +417,40 @@ def test_every_step_trains_the_largest_doll_that_has_joined():
 
 
 def test_every_doll_stays_in_the_training():
-    """The smaller ones take part by chance, in as many steps as SHARE says, and each on its own."""
+    """The smaller ones take part by chance, each on its own, as often as SHARE of the largest's FLOPs pays."""
     model = family()
-    for share in (schedule.SHARE, 0.6):
+    full, *others = model.trunks(model.sizes)
+    costs = np.array([price(model, [trunk]) / price(model, [full]) for trunk in others])
+    for share in (schedule.SHARE, 0.2):
         with patch.object(schedule, "SHARE", share):
             some = draws(model, 0.9, 2000)
-        full = model.trunks(model.sizes)[0]
-        others = [trunk for trunk in model.trunks(model.sizes) if trunk != full]
         among = np.array([[trunk in step for trunk in others] for step in some])
-        sd = (share * (1 - share) / 2000) ** 0.5
-        assert np.abs(among.mean(0) - share).max() < 4 * sd
-        if 0 < share < 1:
-            assert np.abs(np.corrcoef(among.T) - np.eye(len(others))).max() < 0.1
+        expected = np.minimum(1, share / costs)
+        assert (np.abs(among.mean(0) - expected) <= 4 * (expected * (1 - expected) / 2000) ** 0.5).all()
+        chance = (0 < expected) & (expected < 1)
+        if chance.sum() > 1:
+            together = np.corrcoef(among[:, chance].T)
+            assert np.abs(together - np.eye(len(together))).max() < 0.1
     with Spy() as spy:
         run(model, steps=60, eval_interval=60, eval_blocks=1)
     assert {size for trunks in spy.trunks for trunk in trunks for size in trunk} == set(model.sizes)
+
+
+def test_a_range_is_drawn_from_once_its_full_doll_has_joined():
+    low, high = Size(4, 1, 1), Size(16, 2, 2)
+    model = make(MatryoshkaGPT, nesting=matgpt.between(low, high, 4))
+    assert draws(model, 0.0, 5) == [[[low]]] * 5
+    some = draws(model, 0.9, 500)
+    assert all(step[0] == [model.config.full] for step in some)
+    drawn = {trunk[0] for step in some for trunk in step[1:]}
+    assert low in drawn and len(drawn - set(model.sizes)) > 5, "sizes that have no name"
+    for size in drawn:
+        model.config.fit(size)
+        assert size.n_embd >= 4 and size.n_head >= 1
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    history = run(model, steps=20)
+    assert not any(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert history.val[model.config.full][-1] < history.val[model.config.full][0]
 
 
 def test_sizes_whose_blocks_run_anyway_come_along():

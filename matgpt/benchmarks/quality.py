@@ -1,140 +1,154 @@
-"""Is a doll as good as a twin: the same shape trained alone, at its own best learning rate?"""
+"""What a big model loses when it is nested: a whole family for the price of its largest member alone.
 
+A budget C counts steps of the full model alone with batches of --batch-size. That model gets all of C, at its
+best learning rate and batch; one nested run gets C too, tuned alike by its full doll. Each smaller doll has a
+twin beside it: its shape alone, on as many tokens as the full model alone read, at its best rate.
+"""
+
+import math
 import statistics
-import time
+import sys
+from functools import cache
 
 import torch
 
 from .. import plot
 from ..config import GPTConfig, parse_doll
+from ..measure.evaluation import evaluate
 from ..model import MatryoshkaGPT
-from ..training.loop import train
-from ..training.optimizer import default_lr
-from .common import (
-    add_training_arguments,
-    best_twin,
-    corpus,
-    device,
-    markdown,
-    mean_sd,
-    minutes,
-    report,
-    train_and_measure,
-)
+from ..training.loop import DivergedError, train
+from ..training.optimizer import default_lr, make_optimizers
+from ..training.price import corners, price
+from .common import corpus, device, digest, kept, markdown, mean_sd, minutes, report
 
 
 def add_arguments(parser):
-    add_training_arguments(parser)
-    parser.add_argument(
-        "--nesting", nargs="+", default=["32", "64", "128"], help="widths, or width,heads,layers"
-    )
-    parser.add_argument("--n-embd", type=int, default=128)
-    parser.add_argument("--n-head", type=int, default=4)
-    parser.add_argument("--n-layer", type=int, default=4)
-    parser.add_argument("--lr", type=float, help="of the nested run; default: that of train")
-    parser.add_argument(
-        "--loss-weights",
+    add = parser.add_argument
+    add("--corpus", default="shakespeare", help="a corpus, a file, or a folder of the data command")
+    add("--nesting", nargs="+", default=["32,1,1", "64,2,2", "96,3,3"], help="dolls inside the full one")
+    add("--n-embd", type=int, default=128)
+    add("--n-head", type=int, default=4)
+    add("--n-layer", type=int, default=4)
+    add("--block-size", type=int, default=64)
+    add("--batch-size", type=int, default=12, help="of the steps that the budget counts")
+    add("--budget", type=float, default=2000, help="C, in steps of the full model alone")
+    add("--optimizer", choices=("adamw", "muon"), default="muon")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add(
+        "--rates",
         type=float,
         nargs="+",
-        help="of the nested run, smallest doll first; default: all alike",
+        default=[0.35, 0.5, 0.7, 1, 1.4],
+        help="multiples of the default rate, tried",
     )
-    parser.add_argument("--out", default="runs/dolls", help="folder for finished runs, table and figure")
-    parser.add_argument(
-        "--quick", action="store_true", help="one seed, 200 steps, one learning rate: two minutes"
-    )
+    add("--batches", type=int, nargs="+", default=[8, 12, 20], help="batch sizes, tried with each rate")
+    add("--out", default="runs/price", help="folder for finished runs, table and figure")
+    add("--quick", action="store_true", help="one seed, rate and batch, 100 steps: a minute or two")
 
 
 def run(args):
     if args.quick:
-        args.steps, args.seeds, args.grid, args.out = 200, args.seeds[:1], [0.5], args.out + "-quick"
-    data = corpus(args.corpus)
-    full = GPTConfig(
-        data[2].vocab_size,
-        args.block_size,
-        args.n_embd,
-        args.n_head,
-        args.n_layer,
-        dropout=args.dropout,
-        nesting=[parse_doll(doll) for doll in args.nesting],
-    )
-    lr = default_lr(full) if args.lr is None else args.lr
-    print(
-        f"about {minutes(estimate(args, data, full))} in all on {device()}, less what {args.out} holds already",
-        flush=True,
-    )
-    nested = [
-        train_and_measure(args, data, full, seed, lr=lr, loss_weights=args.loss_weights)
-        for seed in args.seeds
-    ]
-    dolls = {size: [losses[size] for losses in nested] for size in full.sizes}
-    twins = {size: best_twin(args, data, full.doll(size)) for size in full.sizes}
-    show(args, full, lr, dolls, twins)
+        args.budget, args.seeds, args.rates, args.batches = 100, args.seeds[:1], [1], [12]
+        args.out += "-quick"
+    train_ids, val_ids, tokenizer = corpus(args.corpus)
+    shape = dict(block_size=args.block_size, n_embd=args.n_embd, n_head=args.n_head, n_layer=args.n_layer)
+    full = GPTConfig(tokenizer.vocab_size, **shape, nesting=[parse_doll(doll) for doll in args.nesting])
+    bench = Bench(args, train_ids, val_ids)
+    flops = args.budget * bench.step_flops(full.doll(full.full))
+    alone = bench.tune(full.doll(full.full), args.rates, args.batches, flops=flops)
+    nested = bench.tune(full, args.rates, args.batches, flops=flops)
+    tokens = alone["runs"][0]["tokens"]
+    twins = {size: bench.tune(full.doll(size), args.rates, [12], tokens=tokens) for size in full.sizes[:-1]}
+    show(args, full, {**twins, full.full: alone}, nested)
 
 
-def estimate(args, data, full):
-    """Seconds that all runs take, from a few steps of each kind on this machine."""
-    seconds = 0
-    for config in (full, *map(full.doll, full.sizes)):
-        with torch.random.fork_rng():
+class Bench:
+    """Runs on one corpus with one optimizer, each kept in the folder."""
+
+    def __init__(self, args, *ids):
+        self.args, self.ids, self.corpus = args, ids, digest(*ids)
+
+    def step_flops(self, config):
+        """Price of a step of this model alone at --batch-size, its optimizer's share with it."""
+        model = MatryoshkaGPT(config)
+        optimizers = make_optimizers(self.args.optimizer, model, 0.0, 0.0)
+        passes = price(model, [[config.full]]) * self.args.batch_size * config.block_size
+        return passes + optimizers.flops(corners(config, config.full))
+
+    def one(self, config, seed, **settings):
+        """Train a model: {"losses": {size: nats over all of val}, "seconds", "tokens", "flops"}."""
+        settings = dict(optimizer=self.args.optimizer, seed=seed, **settings)
+        shape = {**vars(config), "nesting": [str(size) for size in config.sizes]}
+
+        def compute():
+            torch.manual_seed(seed)
             model = MatryoshkaGPT(config).to(device())
-        few = dict(
-            batch_size=args.batch_size,
-            eval_interval=99,
-            eval_blocks=1,
-            progress=False,
-            optimizer=args.optimizer,
-        )
-        train(model, *data[:2], steps=2, **few)
-        start = time.perf_counter()
-        train(model, *data[:2], steps=6, **few)
-        runs = len(args.seeds)
-        if (
-            config is not full and len(args.grid) > 1
-        ):  # its grid grows by one or more, and two rates are run on all seeds
-            runs = 2 * runs + len(args.grid) - 1
-        seconds += (time.perf_counter() - start) / 6 * args.steps * runs
-    return seconds
+            few = dict(eval_interval=10**9, eval_blocks=1, progress=sys.stderr.isatty())
+            history = train(model, *self.ids, **settings, **few)
+            losses = {str(size): evaluate(model, self.ids[1], size) for size in model.sizes}
+            tokens = history.steps[-1] * settings["batch_size"] * config.block_size
+            return dict(losses=losses, seconds=history.seconds, tokens=tokens, flops=history.flops[-1])
+
+        print(f"{' / '.join(shape['nesting'])}, {settings}", flush=True)
+        try:
+            found = kept(self.args.out, dict(corpus=self.corpus, config=shape, train=settings), compute)
+        except DivergedError:
+            return dict(losses={str(size): math.inf for size in config.sizes})
+        print("   " + "  ".join(f"{size}: {loss:.4f}" for size, loss in found["losses"].items()), flush=True)
+        return found
+
+    def tune(self, config, rates, batches, flops=None, tokens=None):
+        """Rate and batch of the lowest loss of the largest doll on the first seed, and the runs of all seeds.
+
+        From the middle of the grid, neighbours are tried until none is better.
+        """
+
+        @cache
+        def loss(cell):
+            return self.one(config, self.args.seeds[0], **settings(cell))["losses"][str(config.full)]
+
+        def settings(cell):
+            lr, size = float(f"{rates[cell[0]] * default_lr(config):.3g}"), batches[cell[1]]
+            steps = None if tokens is None else round(tokens / size / config.block_size)
+            return dict(lr=lr, batch_size=size, steps=steps, flops=flops)
+
+        def near(cell):
+            for i, j in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)):
+                if 0 <= cell[0] + i < len(rates) and 0 <= cell[1] + j < len(batches):
+                    yield cell[0] + i, cell[1] + j
+
+        best = None, (len(rates) // 2, len(batches) // 2)
+        while best[0] != best[1]:
+            best = best[1], min(near(best[1]), key=loss)
+        chosen = settings(best[0])
+        return {**chosen, "runs": [self.one(config, seed, **chosen) for seed in self.args.seeds]}
 
 
-def show(args, full, lr, dolls, twins):
-    rows = []
+def show(args, full, alone, nested):
+    """The table and the figure."""
+
+    def losses(found, size):
+        return [run["losses"][str(size)] for run in found["runs"]]
+
+    rows, name = [], f"quality-{args.optimizer}-{args.budget:g}"
+    whole = nested["runs"][0]
     for size in full.sizes:
-        rate, losses, _ = twins[size]
-        difference = statistics.mean(dolls[size]) - statistics.mean(losses)
-        rows.append(
-            [
-                size,
-                f"{full.num_params(size):,}",
-                f"{mean_sd(losses)} ({rate:g})",
-                mean_sd(dolls[size]),
-                f"{difference:+.3f}",
-            ]
-        )
-    table = markdown(
-        [
-            "doll (width, heads, layers)",
-            "parameters",
-            "twin trained alone (its best lr)",
-            f"doll (one run, lr {lr:g})",
-            "difference",
-        ],
-        rows,
+        twin, doll, cost = losses(alone[size], size), losses(nested, size), alone[size]["runs"][0]
+        best = f"{mean_sd(twin)} ({alone[size]['lr']:g}, {alone[size]['batch_size']})"
+        loses = f"{statistics.mean(doll) - statistics.mean(twin):+.3f}"
+        paid = f"{cost['flops'] / whole['flops']:.2f}", minutes(cost["seconds"])
+        rows.append([size, f"{full.num_params(size):,}", best, mean_sd(doll), loses, *paid])
+    header = ["doll", "parameters", "alone (lr, batch)", "nested", "difference", "price alone", "time alone"]
+    together = sum(found["runs"][0]["flops"] for found in alone.values()) / whole["flops"]
+    text = (
+        f"{args.corpus}, {args.optimizer}, C = {args.budget:g} steps of the full model alone, seeds "
+        f"{args.seeds}; validation loss, nats per token over the whole validation text, mean ± sd.\n"
+        f"One nested run (lr {nested['lr']:g}, batch {nested['batch_size']}) takes "
+        f"{minutes(whole['seconds'])}; all models alone cost {together:.2f} times as much.\n\n"
     )
-    tried = "; ".join(
-        f"{size}: " + ", ".join(f"{rate:g} → {loss:.3f}" for rate, loss in twins[size][2].items())
-        for size in full.sizes
-    )
-    report(
-        args.out,
-        "quality",
-        f"{args.corpus}, {args.optimizer}, {args.steps} steps, seeds {args.seeds}; validation loss in "
-        f"nats per token over the whole validation text, mean ± sd.\n\n{table}\n\nTwins at every rate tried on the first "
-        f"seed: {tried}.",
-    )
-    figure = plot.loss_against_params(
-        {s: full.num_params(s) for s in full.sizes},
-        dolls,
-        {size: losses for size, (_, losses, _) in twins.items()},
-    )
-    figure.savefig(f"{args.out}/quality.png", dpi=150)
+    report(args.out, name, text + markdown(header, rows))
+    params = {size: full.num_params(size) for size in full.sizes}
+    dolls = {size: losses(nested, size) for size in full.sizes}
+    figure = plot.loss_against_params(params, dolls, {size: losses(alone[size], size) for size in full.sizes})
+    figure.savefig(f"{args.out}/{name}.png", dpi=150)
     plot.close(figure)

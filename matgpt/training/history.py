@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import Size
-from ..files.atomic import write
+from ..files.atomic import parsed, write
 from ..measure.evaluation import BySize
 
 
@@ -63,7 +63,9 @@ class History:
     @classmethod
     def load(cls, path):
         """What `save` kept. Raises ValueError, naming the file, if it is missing or holds no history."""
-        try:
-            return cls.from_dict(json.loads(Path(path).read_bytes()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no history: {error!r}") from None
+        with parsed(Path(path), "a history") as kept:
+            history = cls.from_dict(kept)
+            columns = [history.flops, *history.train.values(), *history.val.values()]
+            if {len(column) for column in columns} != {len(history.steps)}:
+                raise ValueError("it has not as many losses as steps")
+            return history

@@ -14,9 +14,10 @@ from ..measure.evaluation import evaluate
 from ..text.batches import as_ids, batch
 from .history import History
 from .loss import check_weights, matryoshka_backward
-from .optimizer import default_lr, learning_rate, make_optimizers, union
+from .optimizer import default_lr, learning_rate, make_optimizers
+from .price import price, union
 from .progress import Progress, in_notebook
-from .schedule import Schedule, price
+from .schedule import Schedule
 from .state import RunState, uninterrupted
 from .threads import slow_threads
 
@@ -41,8 +42,8 @@ class Run:
         distributed = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         if settings["batch_size"] % self.world:
-            found = f"batch_size={settings['batch_size']}"
-            raise ValueError(f"{found} must be divisible by the number of processes, {self.world}")
+            wanted = f"must be divisible by the number of processes, {self.world}"
+            raise ValueError(f"batch_size={settings['batch_size']} {wanted}")
         self.parallel = DistributedDataParallel(model) if self.world > 1 else model
         self.optimizers = make_optimizers(
             settings["optimizer"], model, settings["lr"], settings["weight_decay"]
@@ -115,7 +116,7 @@ class Run:
 
 
 def check(model, settings):
-    """Settings of `train`, defaults filled in. ValueError, naming the value, for one out of range."""
+    """Settings of `train` with their defaults filled in. ValueError, naming it, for a value out of range."""
     s = dict(settings)
     if s["steps"] is not None and s["flops"] is not None:
         raise ValueError(f"steps={s['steps']!r} and flops={s['flops']!r}: give one budget, not both")
@@ -231,4 +232,6 @@ def train(
         finally:
             run.optimizers.zero_grad()
             model.train(mode)
+            if kept:
+                kept.close()
     return run.history
