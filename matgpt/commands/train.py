@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .. import plot
 from ..config import GPTConfig, Size, parse_doll, positive
-from ..files.checkpoint import save
+from ..files.checkpoint import held, save
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens
@@ -139,6 +139,11 @@ class Log:
 
 def run(args, rank):
     out = Path(args.out)
+    # a model beside the state of a run is that run's own, which train resumes or refuses to begin anew
+    if not args.force and held(out) and not any(out.glob("step-*.pt")):
+        raise ValueError(
+            f"--out {out} already holds {held(out)}: name another folder, or replace it, --force"
+        )
     if args.threads is not None:
         torch.set_num_threads(positive("threads", args.threads))
     if args.steps is None and args.flops is None:
@@ -170,7 +175,7 @@ def run(args, rank):
         checkpoint_dir=out,
     )
     if rank == 0:
-        save(model, out, tokenizer)
+        save(model, out, tokenizer, overwrite=True)
         history.save(out / "history.json")
         plot.losses(history).savefig(out / "losses.png", dpi=120)
         end = history.steps and (
