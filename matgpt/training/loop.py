@@ -205,7 +205,7 @@ def train(
     if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
         print(advice)  # the program says it itself
 
-    mode = model.training
+    modes = {module: module.training for module in model.modules()}
     model.train()
     model.zero_grad()  # of another's backward pass
     gpu = [run.device] if run.device.type == "cuda" else []
@@ -231,7 +231,8 @@ def train(
                 kept.save(run.done, model, run.optimizers, run.history)
         finally:
             run.optimizers.zero_grad()
-            model.train(mode)
+            for module, mode in modes.items():
+                module.training = mode
             if kept:
                 kept.close()
     return run.history
