@@ -22,7 +22,7 @@ import torch
 from matgpt.commands.data import main
 from matgpt.text import download, sources
 from matgpt.text import token_files as data
-from matgpt.text.batches import bits_per_byte
+from matgpt.text.batches import as_ids, batch, bits_per_byte
 from matgpt.text.corpus import find, load_text, load_topics, split
 from matgpt.text.sources import pieces
 from matgpt.text.token_files import between_words, load_tokens, prepare
@@ -48,6 +48,8 @@ class Server(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         self.asked.append(wanted)
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.ranges else 0
+        if start >= len(self.content):
+            return self.send_error(416)
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(self.content) - start))
         self.end_headers()
@@ -156,6 +158,13 @@ def test_a_download_that_was_whole_when_its_process_died_is_kept(served, tmp_pat
     (tmp_path / "shakespeare.txt.partial").write_bytes(served.content)
     assert load_text("shakespeare", tmp_path).encode() == served.content
     assert served.asked == [f"bytes={len(served.content) - 1}-"]
+
+
+def test_more_than_the_server_has_is_thrown_away(served, tmp_path):
+    (tmp_path / "shakespeare.txt.partial").write_bytes(served.content + b"more")
+    with pytest.raises(ConnectionError, match="416"):
+        load_text("shakespeare", tmp_path)
+    assert load_text("shakespeare", tmp_path).encode() == served.content and served.asked[-1] is None
 
 
 def test_of_many_that_ask_at_once_one_downloads(served, tmp_path):
@@ -332,7 +341,7 @@ def test_streamed_characters_equal_each_text_whole(corpus, small_chunks, tmp_pat
     for found, expected in zip((train_ids, val_ids), zip(*whole)):
         assert isinstance(found, np.memmap) and found.tolist() == sum(expected, [])
     assert (meta["n_train"], meta["n_val"]) == (len(train_ids), len(val_ids))
-    assert meta["sources"][1] == {"file": str(paths[1]), "bytes": paths[1].stat().st_size}
+    assert meta["sources"][1] == {"from": str(paths[1]), "files": 1, "bytes": paths[1].stat().st_size}
     assert "encoding: 100%" in capsys.readouterr().err
 
 
@@ -499,6 +508,15 @@ def test_bits_per_byte():
     assert bits_per_byte(math.log(256), raw, raw.encode(text)) == pytest.approx(8)
     with pytest.raises(ValueError, match="300"):
         bits_per_byte(1.0, bpe, [0, 300])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
+def test_ids_of_any_type_are_checked_against_any_vocabulary(dtype):
+    ids = as_ids(np.arange(100, dtype=dtype), 8, 300)
+    x, y = batch(ids, np.array([0, 50]), 8, torch.device("cpu"))
+    assert x.dtype == y.dtype == torch.int64 and y[1].tolist() == list(range(51, 59))
+    with pytest.raises(ValueError, match="token id 99.*0 to 98"):
+        as_ids(ids, 8, 99)
 
 
 # ---- streams
@@ -668,6 +686,8 @@ def test_the_program_makes_token_files(tmp_path):
     done = subprocess.run(
         [
             sys.executable,
+            "-X",
+            "importtime",
             "-m",
             "matgpt",
             "data",
@@ -682,6 +702,8 @@ def test_the_program_makes_token_files(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert "tiktoken" in done.stderr  # packages for some kinds of files are imported for them alone
+    assert "pyarrow" not in done.stderr and "zstandard" not in done.stderr
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
     assert f"{len(train_ids):,} tokens for training and {len(val_ids):,}" in done.stdout
     assert tokenizer.decode(train_ids) + tokenizer.decode(val_ids) == "To be, or not to be. " * 100

@@ -19,7 +19,7 @@ END = "\n\n"  # stands behind each document
 
 
 class Source(NamedTuple):
-    """A file, and what it holds: a "text", a "document" among others, or "rows", which are documents."""
+    """A file, and what it holds: a "text", a "document" among others, or "rows", each of them a document."""
 
     path: Path
     kind: str

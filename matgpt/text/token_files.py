@@ -38,7 +38,8 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     for folder in (out, partial):
         if folder.exists():
             raise ValueError(f"{folder} exists already: remove it or choose another folder")
-    sources = [source for path in paths for source in find(path, pattern)]
+    found = [(str(path), find(path, pattern)) for path in paths]
+    sources = [source for _, files in found for source in files]
     partial.mkdir(parents=True)
     try:
         tokenizer = learn(tokenizer, sources, column, vocab_size)
@@ -55,7 +56,9 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
             "vocab_size": tokenizer.vocab_size,
             "n_train": n_train,
             "n_val": n_val,
-            "sources": [{"file": str(path), "bytes": path.stat().st_size} for path, _ in sources],
+            "sources": [
+                {"from": name, "files": len(files), "bytes": n_bytes(files)} for name, files in found
+            ],
         }
         tokenizer.save(partial)
         write(partial / "meta.json", json.dumps(meta, indent=1).encode())
@@ -66,12 +69,17 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     return meta
 
 
+def n_bytes(sources):
+    return sum(source.path.stat().st_size for source in sources)
+
+
 def read(sources, column, label=None):
     """(source, its texts) of each source; with a `label`, under a bar that counts bytes on the disk."""
-    ends = [0, *itertools.accumulate(source.path.stat().st_size for source in sources)]
-    with tqdm(total=ends[-1], desc=label, unit="B", unit_scale=True, disable=label is None) as bar:
-        for source, end in zip(sources, ends[1:]):
+    end = 0
+    with tqdm(total=n_bytes(sources), desc=label, unit="B", unit_scale=True, disable=not label) as bar:
+        for source in sources:
             yield source, texts(source, column, bar.update)
+            end += n_bytes([source])
             bar.update(end - bar.n)  # of a table, one column alone is read
 
 
