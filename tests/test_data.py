@@ -256,6 +256,14 @@ def test_a_packed_file_is_unpacked(pack, tmp_path, small_chunks):
             load_text(path)
 
 
+def test_an_archive_of_several_files_is_no_text(tmp_path):
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a", "a")
+        archive.writestr("b", "b")
+    with pytest.raises(ValueError, match=r"two\.zip cannot be read: it holds 2 files and must hold one"):
+        load_text(tmp_path / "two.zip")
+
+
 # ---- split
 
 
@@ -439,6 +447,16 @@ def test_a_name_is_a_source_too(library, served, tmp_path, monkeypatch):
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
     assert "class Case" in tokenizer.decode(train_ids) and "assert" not in tokenizer.decode(train_ids)
     assert "number = " in tokenizer.decode(val_ids) and "Speak, speak" in tokenizer.decode(val_ids)
+
+
+def test_stories_are_documents(served, tmp_path, monkeypatch, small_chunks):
+    monkeypatch.setattr(download, "DATA", tmp_path)
+    served.content = "\n<|endoftext|>\n".join(DOCUMENTS).encode()
+    monkeypatch.setitem(download.SHA256, "tinystories", hashlib.sha256(served.content).hexdigest())
+    prepare(["tinystories"], tmp_path / "out", "char")
+    train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
+    assert tokenizer.decode(train_ids) == "".join(f"{text}\n\n" for text in DOCUMENTS if not held_out(text))
+    assert tokenizer.decode(val_ids) == "".join(f"{text}\n\n" for text in DOCUMENTS if held_out(text))
 
 
 def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
@@ -713,6 +731,7 @@ def test_the_program_makes_token_files(tmp_path):
     "arguments, message",
     [
         (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
+        (["python-docs", "--out", "out"], "no corpus or file 'python-docs': give 'python-stdlib',"),
         (["text.txt"], "--out"),
         (["--out", "out"], "paths"),
         ([".", "--out", "out", "--pattern", "*.py"], "no file in . fits the pattern '*.py'"),

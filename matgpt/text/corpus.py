@@ -55,9 +55,9 @@ def find(name_or_path, pattern="*"):
     if name_or_path in STDLIB:
         path, pattern, left_out = Path(sysconfig.get_paths()["stdlib"]), "*.py", STDLIB[name_or_path]
     elif path.is_file():
-        return [Source.of(path, "text")]
+        return [Source.of(path, "stories" if name_or_path == "tinystories" else "text")]
     elif not path.is_dir():
-        raise unknown(path)
+        raise unknown(path, CORPORA[1:])
     found = [
         Source.of(file, "document")
         for file in sorted(path.rglob(pattern))
@@ -73,8 +73,8 @@ def find(name_or_path, pattern="*"):
     return found
 
 
-def unknown(path):
-    known = ", ".join(map(repr, CORPORA))
+def unknown(path, known=CORPORA):
+    known = ", ".join(map(repr, known))
     return ValueError(f"there is no corpus or file {str(path)!r}: give {known}, or the path of a UTF-8 text")
 
 
