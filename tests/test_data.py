@@ -669,7 +669,7 @@ def test_records_that_do_not_fit_are_refused_by_name(prepared, entry, value, mes
     meta = json.loads((prepared / "meta.json").read_bytes())
     meta[entry] = value
     (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
-    with pytest.raises(ValueError, match=f"meta.json does not fit: .*{message}"):
+    with pytest.raises(ValueError, match=f"meta.json is damaged or of another version: .*{message}"):
         load_tokens(prepared)
     del meta[entry]
     (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
@@ -687,7 +687,7 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared, tmp_path):
         load_tokens(prepared)
     for damaged in (b"", b"{", b"[]", b"\xff", b"[" * 100_000):
         (prepared / "meta.json").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"meta\.json does not fit"):
+        with pytest.raises(ValueError, match=r"meta\.json is damaged"):
             load_tokens(prepared)
     (prepared / "meta.json").unlink()
     with pytest.raises(ValueError, match=r"meta\.json cannot be read"):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..files.atomic import write
 from .corpus import find
 from .sources import texts
-from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
+from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer, named
 
 FORMAT = 2  # of token files
 SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token files learn their BPE
@@ -141,7 +141,7 @@ def load_tokens(folder):
     """
     path = Path(folder) / "meta.json"
     tokenizer = load_tokenizer(folder)
-    try:
+    with named(path):
         meta = json.loads(path.read_bytes())
         sizes, types = [tokenizer.vocab_size], ["uint16", "uint32"]
         for entry, allowed in (("format", [FORMAT]), ("vocab_size", sizes), ("dtype", types)):
@@ -152,12 +152,6 @@ def load_tokens(folder):
             (Path(folder) / f"{part}.bin", meta["dtype"], meta[f"n_{part}"]) for part in ("train", "val")
         ]
         return *itertools.starmap(mapped, parts), tokenizer
-    except OSError as error:
-        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except KeyError as error:
-        raise ValueError(f"{path} does not fit: no entry {error}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} does not fit: {error}") from error
 
 
 def mapped(path, dtype, n):
