@@ -209,6 +209,8 @@ def library(tmp_path, monkeypatch):
         "json/notes.txt": "no source",
         "test/test_os.py": "assert 1\n",
         "unittest/test/test_case.py": "assert 2\n",
+        "distutils/tests/test_a.py": "assert 3\n",
+        "idlelib/idle_test/test_b.py": "assert 4\n",
         "unittest/case.py": "class Case: ...\n",
         "_sysconfigdata__linux.py": "path = '/build'\n",
         "config-3.11/python-config.py": "build\n",
@@ -223,7 +225,7 @@ def library(tmp_path, monkeypatch):
 
 def test_the_library_is_its_sources_without_tests(library, offline):
     assert load_text("python-stdlib") == "naïve = 1\n\n\nimport sys\n\n\nclass Case: ...\n"
-    assert load_text("python-stdlib+tests").count("assert") == 2
+    assert load_text("python-stdlib+tests").count("assert") == 4
     assert "other" not in load_text("python-stdlib+tests") and "build" not in load_text("python-stdlib+tests")
 
 
