@@ -8,7 +8,7 @@ import torch
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, save, stream, train
 from matgpt.__main__ import main
 from matgpt.generation.drafts import verify
-from matgpt.generation.sampling import probabilities
+from matgpt.generation.sampling import Sampling, probabilities
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
 BLOCK = 8
@@ -165,13 +165,13 @@ def test_verify_keeps_the_distribution_of_one_step():
     p, q = torch.tensor([0.5, 0.3, 0.2, 0.0]), torch.tensor([0.1, 0.2, 0.3, 0.4])
     logits = p.log().expand(1, 2, 4)
     proposed = torch.multinomial(q, 4000, replacement=True)
-    tokens = [verify(logits, x.view(1, 1), q.view(1, 1, 4), (1.0, None, None)) for x in proposed]
+    tokens = [verify(logits, x.view(1, 1), q.view(1, 1, 4), Sampling()) for x in proposed]
     first = torch.bincount(torch.stack([t[0, 0] for t in tokens]), minlength=4) / 4000
     assert first[3] == 0 and chi2(first, p, 4000) < 4
     kept = sum(t.size(1) == 2 for t in tokens) / 4000
     assert abs(kept - torch.minimum(p, q).sum().item()) < 0.02
     sure = verify(
-        logits, torch.tensor([[0]]), p.view(1, 1, 4), (1.0, None, None)
+        logits, torch.tensor([[0]]), p.view(1, 1, 4), Sampling()
     )  # p = q: max(0, p - q) is empty
     assert sure.shape == (1, 2) and sure[0, 0] == 0
 
