@@ -22,9 +22,6 @@ class NestedEmbedding(Nested):
         for weight in (self.token, self.position):
             nn.init.normal_(weight, std=0.02)
 
-    def cut(self, doll):
-        return {name: corner(p, *getattr(doll, name).shape) for name, p in self.named_parameters()}
-
     def forward(self, idx, n_embd, start=0):
         """Token ids (B, T), the first at position `start` -> (B, T, n_embd)."""
         B, T = idx.shape

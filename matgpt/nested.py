@@ -19,24 +19,22 @@ def corner(weight, *shape):
 
 @contextmanager
 def evaluating(model):
-    """No dropout inside the block; behind it every module is in the mode in which it was."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
+    """The model in eval mode, then in the mode it was in before."""
+    was_training = model.training
+    model.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        model.train(was_training)
 
 
 class Nested(nn.Module):
-    """A layer whose weights hold those of every smaller layer. `cut` gives a doll's share by name."""
+    """A layer whose weights hold those of every smaller layer."""
 
     def copy_from(self, full):
         """Fill this stand-alone layer with its share of the larger layer `full`."""
-        for name, value in full.cut(self).items():
-            getattr(self, name).copy_(value)
+        for name, p in self.named_parameters():
+            p.copy_(corner(getattr(full, name), *p.shape))
 
 
 class NestedLinear(Nested):
@@ -54,16 +52,19 @@ class NestedLinear(Nested):
         self.bias = nn.Parameter(torch.zeros(*out_shape)) if bias else None
         nn.init.normal_(self.weight, std=std)
 
+    def scale(self, in_shape):
+        """What a weight is multiplied by where only this much of its inputs is read."""
+        return math.sqrt(math.prod(self.in_shape) / math.prod(in_shape))
+
     def corner(self, in_shape, out_shape):
         """Weight (*out_shape, *in_shape), at its own scale, and bias (*out_shape) or None."""
-        weight = corner(self.weight, *out_shape, *in_shape)
-        scale = math.sqrt(math.prod(self.in_shape) / math.prod(in_shape))
+        weight, scale = corner(self.weight, *out_shape, *in_shape), self.scale(in_shape)
         bias = None if self.bias is None else corner(self.bias, *out_shape)
         return (weight if scale == 1 else weight * scale), bias
 
-    def cut(self, doll):
-        weight, bias = self.corner(doll.in_shape, doll.out_shape)
-        return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    def copy_from(self, full):
+        super().copy_from(full)
+        self.weight *= full.scale(self.in_shape)
 
     def forward(self, x, out_shape):
         dims = len(self.in_shape)
@@ -81,11 +82,7 @@ class NestedNorm(Nested):
         self.weight = nn.Parameter(torch.ones(n_embd))
         self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
 
-    def cut(self, doll):
-        return {name: corner(p, len(doll.weight)) for name, p in self.named_parameters()}
-
     def forward(self, x):
         d = x.size(-1)
-        return F.layer_norm(
-            x, (d,), corner(self.weight, d), None if self.bias is None else corner(self.bias, d)
-        )
+        bias = None if self.bias is None else corner(self.bias, d)
+        return F.layer_norm(x, (d,), corner(self.weight, d), bias)

@@ -11,6 +11,7 @@ import torch
 
 from ..config import GPTConfig, Size
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..ranges import Between
 from ..text.tokenizer import load_tokenizer
 from .atomic import parsed, read, write_all
 
@@ -58,7 +59,7 @@ def load(folder):
             raise ValueError(f"{path} names the model {kept['model']!r}; known are {', '.join(MODELS)}")
         config, (weights, digests) = kept["config"], read_weights(file)
         check_depth(config["n_layer"], weights, "blocks.{}.norm1.weight", file)
-        config = GPTConfig(**{**config, "nesting": [Size(**size) for size in config["nesting"]]})
+        config = GPTConfig(**{**config, "nesting": read_nesting(config["nesting"])})
         model = on_meta(MODELS[kept["model"]], config)
     try:
         # assigned, not copied: the weights keep the type that they were saved in
@@ -112,6 +113,14 @@ def check_depth(n_layer, weights, name, path):
         raise ValueError(
             f"{path} does not hold the weights of n_layer={n_layer}: {name.format(found)} is missing"
         )
+
+
+def read_nesting(kept):
+    """A nesting, named Sizes or all that lie between two, from what `dataclasses.asdict` makes of it."""
+    if isinstance(kept, dict):
+        smallest, largest = Size(**kept["smallest"]), Size(**kept["largest"])
+        return Between(smallest, largest, kept["multiple_of"])
+    return [Size(**size) for size in kept]
 
 
 def check_vocabulary(config, tokenizer, folder):
