@@ -19,13 +19,14 @@ def corner(weight, *shape):
 
 @contextmanager
 def evaluating(model):
-    """The model in eval mode, then in the mode it was in before."""
-    was_training = model.training
+    """The model in eval mode, then each of its modules in the mode it was in before."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
 
 
 class Nested(nn.Module):

@@ -16,7 +16,7 @@ def prompt_with_room(model, idx, max_new_tokens):
     """The prompt (B, T0), checked, at the beginning of (B, T0 + max_new_tokens) int64."""
     if not isinstance(max_new_tokens, numbers.Integral) or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 0")
-    if isinstance(idx, np.ndarray):
+    if isinstance(idx, np.ndarray) and idx.dtype.kind in "iu":
         idx = torch.tensor(idx, device=model.embedding.token.device)
     if not isinstance(idx, torch.Tensor):
         raise ValueError(f"idx={idx!r:.60} must be a tensor of token ids, (B, T0)")
