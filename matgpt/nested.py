@@ -19,7 +19,7 @@ def corner(weight, *shape):
 
 @contextmanager
 def evaluating(model):
-    """The model in eval mode, then each of its modules in the mode it was in before."""
+    """No dropout inside the block; behind it every module is in the mode in which it was."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

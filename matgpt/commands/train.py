@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .. import plot
 from ..config import GPTConfig, Size, parse_doll, positive
-from ..files.checkpoint import save
+from ..files.checkpoint import held, save
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens
@@ -141,6 +141,8 @@ def run(args, rank):
         torch.set_num_threads(positive("threads", args.threads))
     if args.steps is None and args.flops is None:
         args.steps = 2000
+    if not args.resume and not args.force and (kept := held(out)):
+        raise ValueError(f"{out} already holds {kept}: name another folder, or --force")
     device = make_device(args.device)
     train_ids, val_ids, tokenizer = read_corpus(args)
     config = make_config(args, tokenizer.vocab_size)
@@ -168,7 +170,7 @@ def run(args, rank):
         checkpoint_dir=out,
     )
     if rank == 0:
-        save(model, out, tokenizer)
+        save(model, out, tokenizer, overwrite=args.resume or args.force)
         history.save(out / "history.json")
         plot.losses(history).savefig(out / "losses.png", dpi=120)
         end = history.steps and (

@@ -13,9 +13,10 @@ from ..measure.evaluation import BySize
 class History:
     """What `train` measured: one entry an evaluation in `steps`, `flops` and each list of `train` and `val`.
 
-    Losses are mean cross-entropies in nats per token, by Size (or by a width that names one). `flops` are those
-    of the steps until then: forward and backward passes and the optimizer's own; `spent` are those until now.
-    `seconds` are those spent in steps, evaluation left out; they are not kept, since no two runs have the same.
+    Losses are mean cross-entropies in nats per token, by Size (or by a width that names one). `flops` are
+    those of the steps until then: forward and backward passes and the optimizer's own; `spent` are those
+    until now. `seconds` are those spent in steps, evaluation left out; they are not kept, since no two runs
+    have the same.
     """
 
     sizes: tuple[Size, ...]
