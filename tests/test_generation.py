@@ -184,7 +184,7 @@ def test_a_draft_that_agrees_is_kept_whole():
 
 
 def exact(model, prompt, length, **sampling):
-    """The probability of each continuation of `length` tokens under plain sampling, in the order of `product`."""
+    """The probability of each continuation of `length` tokens, plainly sampled, in the order of `product`."""
     V, found = model.config.vocab_size, []
     for tokens in itertools.product(range(V), repeat=length):
         idx = torch.tensor([[*prompt, *tokens]])

@@ -91,11 +91,13 @@ def make_config(args, vocab_size):
     """The full model is as wide, and has as many heads and layers, as the largest doll."""
     nesting = [parse_doll(doll) for doll in args.nesting or ("32", "64", "128")]
     named = [doll for doll in nesting if isinstance(doll, Size)]
-    shape = dict(
-        n_embd=args.n_embd or max(doll.n_embd if isinstance(doll, Size) else doll for doll in nesting),
-        n_head=args.n_head or max((doll.n_head for doll in named), default=4),
-        n_layer=args.n_layer or max((doll.n_layer for doll in named), default=4),
+    largest = dict(
+        n_embd=max(doll.n_embd if isinstance(doll, Size) else doll for doll in nesting),
+        n_head=max((doll.n_head for doll in named), default=4),
+        n_layer=max((doll.n_layer for doll in named), default=4),
     )
+    given = {name: getattr(args, name) for name in largest if getattr(args, name) is not None}
+    shape = {**largest, **given}
     return GPTConfig(vocab_size, args.block_size, **shape, nesting=nesting, dropout=args.dropout)
 
 
