@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from matgpt import DivergedError, History, Size
+from matgpt import DivergedError, GPTConfig, History, Size, between
 from matgpt.files.atomic import lock
 from matgpt.training.state import RunState
 
@@ -120,3 +120,9 @@ def test_a_diverged_error_comes_through_a_process_pool():
     history.steps.append(3)
     error = pickle.loads(pickle.dumps(DivergedError("step 3: not finite", history)))
     assert str(error) == "step 3: not finite" and error.history == history
+
+
+def test_a_run_with_a_range_is_kept(tmp_path):
+    config = GPTConfig(11, 7, 12, 2, 2, nesting=between(Size(8, 1, 1), Size(12, 2, 2), multiple_of=4))
+    run(checkpoint_dir=tmp_path, config=config, on_evaluation=stop(3))
+    assert run(checkpoint_dir=tmp_path, config=config, resume=True)[1].steps[-1] == 16

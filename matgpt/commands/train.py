@@ -143,7 +143,8 @@ def run(args, rank):
         torch.set_num_threads(positive("threads", args.threads))
     if args.steps is None and args.flops is None:
         args.steps = 2000
-    if not args.resume and not args.force and (kept := held(out)):
+    runs = list(out.glob("step-*.pt"))  # of which `train` has more to say
+    if not (args.resume or args.force or runs) and (kept := held(out)):
         raise ValueError(f"{out} already holds {kept}: name another folder, or --force")
     device = make_device(args.device)
     train_ids, val_ids, tokenizer = read_corpus(args)

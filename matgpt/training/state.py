@@ -89,7 +89,7 @@ class RunState:
         return time.monotonic() - self.saved > max(60, 100 * self.cost)
 
     def save(self, step, model, optimizer, history):
-        """Keep the state after `step` steps. Raises OSError if there is no room, with the last state intact."""
+        """Keep the state after `step` steps. OSError, with the last state intact, if there is no room."""
         started, buffer = time.monotonic(), io.BytesIO()
         state = {
             "model": model.state_dict(),
