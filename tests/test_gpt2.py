@@ -238,8 +238,10 @@ def test_autotokenizer_encodes_as_the_bpe_tokenizer(tmp_path, special):
         assert auto(piece)["input_ids"] == ids and auto.decode(ids) == piece
     assert len(auto) == tokenizer.vocab_size
     assert auto.eos_token_id == (tokenizer.vocab_size - 2 if special else None)
-    export_gpt2(model, tmp_path, 12)  # without it, no tokenizer of another model stays behind
-    assert not (tmp_path / "tokenizer.json").exists()
+    export_gpt2(model, tmp_path, 12)  # without one it stays
+    assert (tmp_path / "tokenizer.json").exists()
+    with pytest.raises(ValueError, match=f"tokenizer.json.*has {tokenizer.vocab_size} tokens.*vocab_size=13"):
+        export_gpt2(make(), tmp_path, overwrite=True)  # but not beside a model that it does not fit
 
 
 def test_a_tokenizer_of_another_vocabulary(tmp_path):

@@ -63,7 +63,7 @@ def get_model(args):
         )
     )
     train(model, train_ids, val_ids, args.steps, args.batch_size, eval_interval=args.steps, eval_blocks=16)
-    save(model, Path(args.out) / "model", tokenizer)
+    save(model, Path(args.out) / "model", tokenizer, overwrite=True)
     return model, val_ids
 
 
@@ -75,7 +75,7 @@ def in_transformers(model, size, folder):
         return None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    export_gpt2(model, folder, size)
+    export_gpt2(model, folder, size, overwrite=True)
     gpt2 = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
     settings = dict(do_sample=False, use_cache=True, pad_token_id=0)
     return lambda idx, n: gpt2.generate(
