@@ -19,13 +19,14 @@ def corner(weight, *shape):
 
 @contextmanager
 def evaluating(model):
-    """The model in eval mode, then in the mode it was in before."""
-    was_training = model.training
+    """No dropout inside the block; behind it every module is in the mode in which it was."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
 
 
 class NestedLinear(nn.Module):

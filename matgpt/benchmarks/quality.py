@@ -17,8 +17,8 @@ from ..config import GPTConfig, parse_doll
 from ..measure.evaluation import evaluate
 from ..model import MatryoshkaGPT
 from ..training.loop import DivergedError, train
-from ..training.optimizer import corners, default_lr, make_optimizers
-from ..training.schedule import price
+from ..training.optimizer import default_lr, make_optimizers
+from ..training.price import corners, price
 from .common import corpus, device, digest, kept, markdown, mean_sd, minutes, report
 
 
@@ -142,9 +142,9 @@ def show(args, full, alone, nested):
     together = sum(found["runs"][0]["flops"] for found in alone.values()) / whole["flops"]
     text = (
         f"{args.corpus}, {args.optimizer}, C = {args.budget:g} steps of the full model alone, seeds "
-        f"{args.seeds}; validation loss, nats per token over the whole validation text, mean ± sd.\nOne nested run "
-        f"(lr {nested['lr']:g}, batch {nested['batch_size']}) takes {minutes(whole['seconds'])}; all models alone "
-        f"cost {together:.2f} times as much.\n\n"
+        f"{args.seeds}; validation loss, nats per token over the whole validation text, mean ± sd.\n"
+        f"One nested run (lr {nested['lr']:g}, batch {nested['batch_size']}) takes "
+        f"{minutes(whole['seconds'])}; all models alone cost {together:.2f} times as much.\n\n"
     )
     report(args.out, name, text + markdown(header, rows))
     params = {size: full.num_params(size) for size in full.sizes}
