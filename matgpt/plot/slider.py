@@ -2,10 +2,11 @@
 
 
 def slider(show, options, description=""):
-    """A slider over `options`, (label, value) pairs or values, for a notebook: moving it calls show(value).
+    """A slider over `options`, (label, value) pairs or values, in a notebook: a move calls show(value).
 
-    What `show` prints or draws takes the place of what it showed before. Nothing runs until the first move, so that
-    a notebook that is executed without a browser has nothing to wait for: put the static figure above it.
+    What `show` prints or draws takes the place of what it showed before. Nothing runs until the first move, so
+    that a notebook that is executed without a browser has nothing to wait for: put the static figure above it.
+    A page that has no widgets shows a sentence in the slider's place.
     """
     import ipywidgets
     from IPython.display import display
@@ -20,5 +21,9 @@ def slider(show, options, description=""):
             output.clear_output(wait=True)
             show(change["new"])
 
+    class Slider(ipywidgets.VBox):
+        def __repr__(self):  # what a page without widgets shows
+            return "A slider: run this cell in a live notebook to move it."
+
     choice.observe(moved, "value")
-    display(choice, output)
+    display(Slider([choice, output]))
