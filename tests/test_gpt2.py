@@ -87,7 +87,7 @@ def test_a_plain_shape_stays_as_it_is(tmp_path):
     assert (config.n_embd, config.n_head, config.n_layer, config.n_inner) == (12, 2, 2, 48)
     assert config.tie_word_embeddings and config.resid_pdrop == 0.25 and config.layer_norm_epsilon == 1e-5
     with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
-        assert "lm_head.weight" not in file.keys()
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118
 
 
 def test_the_output_only_model_leaves_whole(tmp_path):
