@@ -16,6 +16,17 @@ def test_a_slider_shows_what_it_is_moved_to_and_nothing_before(monkeypatch):
     assert shown == [16, 8]
 
 
+def test_sliders_of_several_axes_show_the_values_of_all(monkeypatch):
+    shown, displayed = [], []
+    monkeypatch.setattr(IPython.display, "display", displayed.append)
+    matgpt.slider(lambda *values: shown.append(values), {"width": [8, 16], "layers": [1, 2]})
+    width, layers, _ = displayed[0].children
+    assert (width.description, layers.description) == ("width", "layers") and shown == []
+    layers.value = 2
+    width.value = 16
+    assert shown == [(8, 2), (16, 2)]
+
+
 def test_a_page_without_widgets_shows_a_sentence_in_the_sliders_place(monkeypatch):
     displayed = []
     monkeypatch.setattr(IPython.display, "display", displayed.append)

@@ -5,8 +5,8 @@ def slider(show, options, description=""):
     """A slider over `options`, (label, value) pairs or values, in a notebook: a move calls show(value).
 
     options: or a dict of them by description, a slider each: a move of one calls show with the values of all.
-    What `show` prints or draws takes the place of what it showed before. Nothing runs until the first move,
-    so that a notebook that is executed without a browser has nothing to wait for: put the static figure above.
+    What `show` prints or draws takes the place of what it showed before. Nothing runs until a first move,
+    so that a notebook executed without a browser has nothing to wait for: put the static figure above.
     A page that has no widgets shows a sentence in the slider's place.
     """
     import ipywidgets
