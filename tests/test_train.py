@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+import matgpt.commands.train as command
 from matgpt import (
     GPTConfig,
     History,
@@ -65,8 +66,30 @@ def test_a_budget_of_flops(options, tmp_path, capsys):
     assert history.spent == history.flops[-1] >= 1e7 and len(history.steps) > 2
 
 
-def test_a_folder_that_holds_another_model_is_used_if_forced(options, tmp_path):
+def test_interrupted_and_resumed(options, tmp_path, capsys, monkeypatch):
+    """The model that an interrupted run left is its own to replace."""
+
+    def interrupt(log, history):
+        raise KeyboardInterrupt
+
+    program(*options[:-1], tmp_path / "whole")
+    with monkeypatch.context() as context:
+        context.setattr(command.Log, "__call__", interrupt)
+        program(*options)
+    assert "interrupted: --resume goes on" in capsys.readouterr().out
+    program(*options, "--resume")
+    assert "kept in" in capsys.readouterr().out
+    models = [load(tmp_path / name)[0] for name in ("whole", "out")]
+    assert all(map(torch.equal, *(model.parameters() for model in models)))
+
+
+def test_a_folder_that_holds_another_model_is_used_only_if_forced(options, tmp_path, capsys):
     save(MatryoshkaGPT(GPTConfig(5, 4, 4, 1, 1)), tmp_path / "out")
+    for more in ([], ["--resume"]):
+        with pytest.raises(SystemExit):
+            program(*options, *more)
+        assert "already holds MatryoshkaGPT" in (error := capsys.readouterr().err) and "--force" in error
+    assert load(tmp_path / "out")[0].config.n_embd == 4
     program(*options, "--steps", "2", "--force")
     assert load(tmp_path / "out")[0].config.n_embd == 8
 

@@ -417,7 +417,7 @@ def test_every_step_trains_the_largest_doll_that_has_joined():
 
 
 def test_every_doll_stays_in_the_training():
-    """The smaller ones take part by chance, each on its own, as often as SHARE of the largest's FLOPs pays."""
+    """Smaller ones take part by chance, each on its own, as often as SHARE of the largest's FLOPs pays."""
     model = family()
     full, *others = model.trunks(model.sizes)
     costs = np.array([price(model, [trunk]) / price(model, [full]) for trunk in others])
@@ -427,7 +427,7 @@ def test_every_doll_stays_in_the_training():
         among = np.array([[trunk in step for trunk in others] for step in some])
         expected = np.minimum(1, share / costs)
         assert (np.abs(among.mean(0) - expected) <= 4 * (expected * (1 - expected) / 2000) ** 0.5).all()
-        chance = (0 < expected) & (expected < 1)
+        chance = (expected > 0) & (expected < 1)
         if chance.sum() > 1:
             together = np.corrcoef(among[:, chance].T)
             assert np.abs(together - np.eye(len(together))).max() < 0.1

@@ -139,13 +139,15 @@ class Log:
 
 def run(args, rank):
     out = Path(args.out)
+    # a model beside the state of a run is that run's own, which train resumes or refuses to begin anew
+    if not args.force and held(out) and not any(out.glob("step-*.pt")):
+        raise ValueError(
+            f"--out {out} already holds {held(out)}: name another folder, or replace it, --force"
+        )
     if args.threads is not None:
         torch.set_num_threads(positive("threads", args.threads))
     if args.steps is None and args.flops is None:
         args.steps = 2000
-    runs = list(out.glob("step-*.pt"))  # of which `train` has more to say
-    if not (args.resume or args.force or runs) and (kept := held(out)):
-        raise ValueError(f"{out} already holds {kept}: name another folder, or --force")
     device = make_device(args.device)
     train_ids, val_ids, tokenizer = read_corpus(args)
     config = make_config(args, tokenizer.vocab_size)
@@ -173,7 +175,7 @@ def run(args, rank):
         checkpoint_dir=out,
     )
     if rank == 0:
-        save(model, out, tokenizer, overwrite=args.resume or args.force)
+        save(model, out, tokenizer, overwrite=True)
         history.save(out / "history.json")
         plot.losses(history).savefig(out / "losses.png", dpi=120)
         end = history.steps and (
