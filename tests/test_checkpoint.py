@@ -295,7 +295,7 @@ def test_sizes_are_compared_with_the_weights_before_anything_is_built(entry, val
     save(MatryoshkaGPT(config), tmp_path / "own")
     export_gpt2(MatryoshkaGPT(config), tmp_path / "gpt2")
     if entry == "nesting" and value == [3]:
-        value = [dict(n_embd=3, n_head=1, n_layer=10**9, n_inner=[1])]
+        value = [dict(n_embd=3, n_head=1, n_layer=10**12, n_inner=4)]
     theirs = {"block_size": "n_positions"}.get(entry, entry)
     for folder, reader, name in ((tmp_path / "own", load, entry), (tmp_path / "gpt2", import_gpt2, theirs)):
         found = json.loads((folder / "config.json").read_text())

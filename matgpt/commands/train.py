@@ -148,9 +148,6 @@ def run(args, rank):
         torch.set_num_threads(positive("threads", args.threads))
     if args.steps is None and args.flops is None:
         args.steps = 2000
-    runs = list(out.glob("step-*.pt"))  # of which `train` has more to say
-    if not (args.resume or args.force or runs) and (kept := held(out)):
-        raise ValueError(f"{out} already holds {kept}: name another folder, or --force")
     device = make_device(args.device)
     train_ids, val_ids, tokenizer = read_corpus(args)
     config = make_config(args, tokenizer.vocab_size)

@@ -31,13 +31,11 @@ def save(model, folder, tokenizer=None, overwrite=False):
     if type(model) not in MODELS.values():
         raise ValueError(f"save keeps a {' or a '.join(MODELS)}, not a {type(model).__name__}")
     config = {"format": FORMAT, "model": type(model).__name__, "config": dataclasses.asdict(model.config)}
-    files = {"config.json": json.dumps(config, indent=2).encode()}
-    if tokenizer is not None:
-        files["tokenizer.json"] = tokenizer.to_json()
-    elif (folder / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(folder)
-        files["tokenizer.json"] = read(folder / "tokenizer.json")
-    check_vocabulary(model.config, tokenizer, folder)
+    files, there = {"config.json": json.dumps(config, indent=2).encode()}, folder / "tokenizer.json"
+    stays = load_tokenizer(folder) if tokenizer is None and there.exists() else None
+    check_vocabulary(model.config, stays or tokenizer, folder)
+    if stays or tokenizer:
+        files["tokenizer.json"] = read(there) if stays else tokenizer.to_json()
     weights = {name: p.cpu().contiguous() for name, p in weights.items()}
     beside = " ".join(f"{name} {digest(data)}" for name, data in files.items())
     files["model.safetensors"] = safetensors.torch.save(weights, {"beside": beside})
@@ -130,7 +128,7 @@ def read_nesting(kept):
 def check_vocabulary(config, tokenizer, folder):
     """ValueError if the tokenizer does not know exactly the tokens of the model."""
     want = config.vocab_size
-    if tokenizer is not None and (have := tokenizer.vocab_size) != want:
+    if tokenizer is not None and (have := getattr(tokenizer, "vocab_size", None)) != want:
         raise ValueError(f"{folder}: the tokenizer has {have} tokens, the model vocab_size={want}")
 
 

@@ -66,6 +66,6 @@ class History:
         with parsed(Path(path), "a history") as kept:
             history = cls.from_dict(kept)
             columns = [*history.train.values(), *history.val.values()]
-            if any(len(column) != len(history.steps) for column in columns):
+            if any(not isinstance(c, list) or len(c) != len(history.steps) for c in columns):
                 raise ValueError("it has not as many losses as steps")
             return history
