@@ -100,6 +100,7 @@ SYSTEMS = {
     "HydraViT: width and heads": tuple(Size(8 * h, h, 3) for h in (1, 2, 4)),
     "2D Matryoshka: depth": tuple(Size(32, 4, l) for l in (1, 2, 3)),
     "ours: every dimension": (Size(8, 1, 1), Size(16, 2, 2), Size(32, 4, 3)),
+    "ours: a range": matgpt.between(Size(8, 1, 1), Size(32, 4, 3)),
     "ours: a lattice": matgpt.lattice(n_embd=(8, 16, 32), n_layer=(1, 2, 3), head_size=8),
 }
 
@@ -107,13 +108,13 @@ SYSTEMS = {
 @pytest.mark.parametrize("nesting", SYSTEMS.values(), ids=SYSTEMS.keys())
 def test_each_system_is_one_nesting_and_every_doll_of_it_learns(nesting):
     model = tiny(nesting)
-    history = matgpt.train(model, ids(), ids(), steps=40, batch_size=4, warmup=5, progress=False)
+    history = matgpt.train(model, ids(), ids(), steps=60, batch_size=4, warmup=0.1, progress=False)
     assert all(history.val[s][-1] < history.val[s][0] - 0.3 for s in model.sizes)
 
 
 def test_mix_n_match_dolls_run_though_none_was_trained():
     model = tiny(SYSTEMS["MatFormer: feedforward alone"])
-    matgpt.train(model, ids(), ids(), steps=40, batch_size=4, warmup=5, progress=False)
+    matgpt.train(model, ids(), ids(), steps=60, batch_size=4, warmup=0.1, progress=False)
     mixed = Size(32, 4, 3, (16, 64, 128))
     assert mixed not in model.sizes
     assert matgpt.evaluate(model, ids(), mixed) < 2.0 < torch.tensor(11.0).log()

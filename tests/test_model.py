@@ -12,7 +12,7 @@ same = dict(rtol=1e-9, atol=1e-9)  # of two ways to compute one thing in double 
 
 
 def read_by_doll(model, size, idx):
-    """For each parameter, which of its entries `size` reads for `idx`: the table of corners, written out anew."""
+    """For each parameter, which of its entries `size` reads for `idx`: the table of corners, anew."""
     c, masks = model.config, {}
     output_only = isinstance(model, MatryoshkaEmbeddingsGPT)
     trunk = c.full if output_only else size
@@ -97,7 +97,7 @@ def reference(weights, idx, size, config):
 
 
 def test_every_doll_is_a_gpt2(drawn, build):
-    """With one size the model is a plain GPT-2; a smaller doll is one whose weights are scaled to its width."""
+    """With one size the model is a plain GPT-2; a smaller doll is one with weights scaled to its width."""
     model = build(MatryoshkaGPT, drawn.config)
     for size in (drawn.config.full, drawn.size):
         expected = reference(model.state_dict(), drawn.idx, size, drawn.config)
@@ -258,7 +258,7 @@ def test_output_only_model_has_no_slice():
 
 
 def assert_tied(model, idx):
-    """One tensor with a row a token; a row changed where the token is not read changes its logit, no other."""
+    """One tensor with a row a token; a row changed where the token is not read changes its logit."""
     vocab_size = model.config.vocab_size
     assert [n for n, p in model.named_parameters(remove_duplicate=False) if len(p) == vocab_size] == [
         "embedding.token"

@@ -193,7 +193,8 @@ def train(
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
     run, kept = Run(model, train_ids, settings), None
     if checkpoint_dir is not None and run.rank == 0:
-        kept = RunState(checkpoint_dir, resume, model, train_ids, val_ids, **settings)
+        by_place = {**settings, "loss_weights": list(settings["loss_weights"].values())}
+        kept = RunState(checkpoint_dir, resume, model, train_ids, val_ids, **by_place)
     if resume:
         run.restore(kept and kept.restore())
     if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):

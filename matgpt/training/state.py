@@ -15,6 +15,7 @@ import torch
 
 from ..config import Size
 from ..files.atomic import lock, write
+from ..ranges import Between
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, beginning of the SHA-256 of its bytes
@@ -70,7 +71,8 @@ class RunState:
             )
         corpus = {"train_ids": digest(train_ids), "val_ids": digest(val_ids)}
         run = {"format": FORMAT, "model": type(model).__name__, **vars(model.config), **settings, **corpus}
-        self.run = json.loads(json.dumps(run, default=lambda x: str(x) if isinstance(x, Size) else float(x)))
+        text = lambda x: str(x) if isinstance(x, (Size, Between)) else float(x)
+        self.run = json.loads(json.dumps(run, default=text))
         self.saved, self.cost = time.monotonic(), 0.0
 
     def close(self):
