@@ -24,7 +24,7 @@ def die():
 
 
 def in_write(call, how):
-    """Die in the call-th write: with half the bytes written, all but not renamed, or renamed but not tidied."""
+    """Die in the call-th write: with half the bytes written, all but not renamed, or renamed."""
     calls = dict.fromkeys(REAL, 0)
 
     def fsync(descriptor):

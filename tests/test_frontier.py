@@ -108,13 +108,13 @@ SYSTEMS = {
 @pytest.mark.parametrize("nesting", SYSTEMS.values(), ids=SYSTEMS.keys())
 def test_each_system_is_one_nesting_and_every_doll_of_it_learns(nesting):
     model = tiny(nesting)
-    history = matgpt.train(model, ids(), ids(), steps=60, batch_size=4, warmup=0.1, progress=False)
+    history = matgpt.train(model, ids(), ids(), steps=40, batch_size=4, progress=False)
     assert all(history.val[s][-1] < history.val[s][0] - 0.3 for s in model.sizes)
 
 
 def test_mix_n_match_dolls_run_though_none_was_trained():
     model = tiny(SYSTEMS["MatFormer: feedforward alone"])
-    matgpt.train(model, ids(), ids(), steps=60, batch_size=4, warmup=0.1, progress=False)
+    matgpt.train(model, ids(), ids(), steps=40, batch_size=4, progress=False)
     mixed = Size(32, 4, 3, (16, 64, 128))
     assert mixed not in model.sizes
     assert matgpt.evaluate(model, ids(), mixed) < 2.0 < torch.tensor(11.0).log()

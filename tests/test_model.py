@@ -12,7 +12,7 @@ same = dict(rtol=1e-9, atol=1e-9)  # of two ways to compute one thing in double 
 
 
 def read_by_doll(model, size, idx):
-    """For each parameter, which of its entries `size` reads for `idx`: the table of corners, anew."""
+    """For each parameter, which of its entries `size` reads for `idx`: the corners, written out anew."""
     c, masks = model.config, {}
     output_only = isinstance(model, MatryoshkaEmbeddingsGPT)
     trunk = c.full if output_only else size
@@ -97,7 +97,7 @@ def reference(weights, idx, size, config):
 
 
 def test_every_doll_is_a_gpt2(drawn, build):
-    """With one size the model is a plain GPT-2; a smaller doll is one with weights scaled to its width."""
+    """With one size the model is a plain GPT-2; a smaller doll has its weights scaled to its width."""
     model = build(MatryoshkaGPT, drawn.config)
     for size in (drawn.config.full, drawn.size):
         expected = reference(model.state_dict(), drawn.idx, size, drawn.config)
@@ -258,7 +258,7 @@ def test_output_only_model_has_no_slice():
 
 
 def assert_tied(model, idx):
-    """One tensor with a row a token; a row changed where the token is not read changes its logit."""
+    """One tensor with a row a token; one changed where the token is not read changes its logit alone."""
     vocab_size = model.config.vocab_size
     assert [n for n, p in model.named_parameters(remove_duplicate=False) if len(p) == vocab_size] == [
         "embedding.token"
@@ -346,12 +346,12 @@ def test_bad_idx(small, idx, message):
         ([[]], {}, r"shape \(1, 0\).* at least one token"),
         ([[11]], {}, "token id 11 is outside the vocabulary: allowed are 0 to 10"),
         ([[0] * 9 + [-3] + [0] * 9], {}, "token id -3 is outside the vocabulary: allowed are 0 to 10"),
-        ([[0]], dict(temperature=-0.1), "temperature=-0.1 must be at least 0"),
-        ([[0]], dict(temperature=math.nan), "temperature=nan must be at least 0"),
+        ([[0]], dict(temperature=-0.1), "temperature=-0.1 must be a number of at least 0"),
+        ([[0]], dict(temperature=math.nan), "temperature=nan must be a number of at least 0"),
         ([[0]], dict(top_k=0), "top_k=0 must be a whole number of at least 1"),
         ([[0]], dict(top_k=1.5), "top_k=1.5 must be a whole number of at least 1"),
-        ([[0]], dict(top_p=0), r"top_p=0 must lie in \(0, 1\]"),
-        ([[0]], dict(top_p=1.1), r"top_p=1.1 must lie in \(0, 1\]"),
+        ([[0]], dict(top_p=0), r"top_p=0 must be a number in \(0, 1\]"),
+        ([[0]], dict(top_p=1.1), r"top_p=1.1 must be a number in \(0, 1\]"),
         ([[0]], dict(max_new_tokens=-1), "max_new_tokens=-1 must be"),
     ],
 )

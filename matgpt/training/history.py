@@ -65,7 +65,7 @@ class History:
         """What `save` kept. Raises ValueError, naming the file, if it is missing or holds no history."""
         with parsed(Path(path), "a history") as kept:
             history = cls.from_dict(kept)
-            columns = [history.flops, *history.train.values(), *history.val.values()]
-            if {len(column) for column in columns} != {len(history.steps)}:
+            columns = [*history.train.values(), *history.val.values()]
+            if any(len(column) != len(history.steps) for column in columns):
                 raise ValueError("it has not as many losses as steps")
             return history

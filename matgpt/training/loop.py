@@ -48,7 +48,8 @@ class Run:
         self.optimizers = make_optimizers(
             settings["optimizer"], model, settings["lr"], settings["weight_decay"]
         )
-        self.schedule = Schedule(model)
+        weights = settings["loss_weights"]
+        self.schedule = Schedule(model, [size for size in model.sizes if weights[size]])
         self.history, self.done = History(model.sizes, lr=settings["lr"]), 0
 
     def spent(self):
@@ -130,6 +131,8 @@ def check(model, settings):
         if s[name] is not None and (not isinstance(s[name], numbers.Real) or not 0 <= s[name] < end):
             below = "" if end == math.inf else f" and below {end:g}"
             raise ValueError(f"{name}={s[name]!r} must be a number of at least 0{below}")
+    if s["flops"] == 0:
+        raise ValueError(f"flops={s['flops']!r} must be more than 0")
     if not isinstance(s["seed"], numbers.Integral) or s["seed"] < 0:
         raise ValueError(f"seed={s['seed']!r} must be a whole number of at least 0")
     s["loss_weights"] = check_weights(s["loss_weights"], model.sizes)
@@ -193,8 +196,10 @@ def train(
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
     run, kept = Run(model, train_ids, settings), None
     if checkpoint_dir is not None and run.rank == 0:
-        by_place = {**settings, "loss_weights": list(settings["loss_weights"].values())}
-        kept = RunState(checkpoint_dir, resume, model, train_ids, val_ids, **by_place)
+        weights = list(settings["loss_weights"].values())
+        kept = RunState(
+            checkpoint_dir, resume, model, train_ids, val_ids, **{**settings, "loss_weights": weights}
+        )
     if resume:
         run.restore(kept and kept.restore())
     if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
@@ -202,8 +207,9 @@ def train(
 
     mode = model.training
     model.train()
+    model.zero_grad()  # of another's backward pass
     gpu = [run.device] if run.device.type == "cuda" else []
-    total, unit = (settings["steps"], "step") if flops is None else (round(flops / 1e9), "GFLOP")
+    total, unit = (settings["steps"], "step") if flops is None else (max(1, round(flops / 1e9)), "GFLOP")
     bar = Progress(total, progress and run.rank == 0, unit)
     with bar, torch.random.fork_rng(gpu):
         try:

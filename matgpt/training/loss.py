@@ -41,9 +41,8 @@ def matryoshka_backward(model, x, y, trunks, weights):
     of the largest doll alone. With a model in DistributedDataParallel, processes exchange gradients once.
     """
     nested, losses = getattr(model, "module", model), {}
-    weigh = lambda size: weights.get(
-        size, 1 / len(weights)
-    )  # a Size drawn from a range has no weight of its own
+    # a Size drawn from a range has no weight of its own
+    weigh = lambda size: weights.get(size, 1 / len(weights))
     total = sum(weigh(size) for trunk in trunks for size in trunk)
     with getattr(model, "no_sync", nullcontext)():
         for trunk, tokens, targets in zip(trunks, x, y, strict=True):
@@ -52,10 +51,10 @@ def matryoshka_backward(model, x, y, trunks, weights):
                     size: F.cross_entropy(logits.flatten(0, 1), targets.flatten())
                     for size, logits in zip(trunk, nested(tokens, trunk))
                 }
-            sum(weigh(size) / total * loss for size, loss in found.items()).backward()
+            loss = sum(weigh(size) / total * loss for size, loss in found.items())
+            if loss.requires_grad:  # not where all that these dolls read is frozen
+                loss.backward()
             losses.update({size: loss.detach() for size, loss in found.items()})
-    if (
-        nested is not model
-    ):  # a pass that adds nothing, at whose end DistributedDataParallel exchanges gradients
+    if nested is not model:  # a pass that adds nothing, at whose end processes exchange gradients
         (0 * model(x[0, :1, :1]).sum()).backward()
     return losses

@@ -57,9 +57,9 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, model, lr, weight_decay, momentum=0.95):
         layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, NestedLinear)]
-        self.layers = {f"{name}.weight": layer for name, layer in layers}
-        weights = [layer.weight for layer in self.layers.values()]
-        super().__init__(weights, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        self.layers = {f"{name}.weight": layer for name, layer in layers if layer.weight.requires_grad}
+        group = {"params": [layer.weight for layer in self.layers.values()]}  # none, if all are frozen
+        super().__init__([group], dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
 
     @torch.no_grad()
     def step(self, read):
@@ -188,7 +188,8 @@ def make_optimizers(kind, model, lr, weight_decay):
         raise ValueError(f'optimizer={kind!r} must be "muon" or "adamw"')
     optimizers = Optimizers([Muon(model, lr, weight_decay)] if kind == "muon" else [])
     taken = optimizers[0].layers if optimizers else {}
-    rest = [(name, p) for name, p in model.named_parameters() if name not in taken]
+    moving = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    rest = [(name, p) for name, p in moving if name not in taken]
     optimizers.append(AdamW(rest, lr, weight_decay))
     return optimizers
 

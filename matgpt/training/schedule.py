@@ -4,9 +4,7 @@ from ..ranges import Between
 from .price import price
 
 SHARE = 0.05  # of the largest doll's FLOPs that are spent on each other doll
-GROWTH = (
-    0.1  # a doll joins once this share of what the one below it costs, in budgets of the full doll, is spent
-)
+GROWTH = 0.1  # a doll joins once this share of the price of the one below it, in the full one's, is spent
 
 
 class Schedule:
@@ -19,9 +17,9 @@ class Schedule:
     section 3.2).
     """
 
-    def __init__(self, model):
+    def __init__(self, model, sizes):
         self.model = model
-        self.trunks = sorted(model.trunks(model.sizes), key=lambda trunk: price(model, [trunk]))
+        self.trunks = sorted(model.trunks(sizes), key=lambda trunk: price(model, [trunk]))
         prices = [price(model, [trunk]) for trunk in self.trunks]
         self.joins = [GROWTH * below / prices[-1] for below in [0, *prices[:-1]]]
 
