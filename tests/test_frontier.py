@@ -100,6 +100,7 @@ SYSTEMS = {
     "HydraViT: width and heads": tuple(Size(8 * h, h, 3) for h in (1, 2, 4)),
     "2D Matryoshka: depth": tuple(Size(32, 4, l) for l in (1, 2, 3)),
     "ours: every dimension": (Size(8, 1, 1), Size(16, 2, 2), Size(32, 4, 3)),
+    "ours: a range": matgpt.between(Size(8, 1, 1), Size(32, 4, 3)),
     "ours: a lattice": matgpt.lattice(n_embd=(8, 16, 32), n_layer=(1, 2, 3), head_size=8),
 }
 

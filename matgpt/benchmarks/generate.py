@@ -50,7 +50,7 @@ def get_model(args):
     shape = (tokenizer.vocab_size, args.block_size, args.n_embd, args.n_head, args.n_layer)
     model = MatryoshkaGPT(GPTConfig(*shape, nesting=args.nesting))
     train(model, train_ids, val_ids, args.steps, args.batch_size, eval_interval=args.steps, eval_blocks=16)
-    save(model, Path(args.out) / "model", tokenizer)
+    save(model, Path(args.out) / "model", tokenizer, overwrite=True)
     return model.eval(), val_ids
 
 

@@ -8,7 +8,8 @@ import torch
 from ..config import GPTConfig, Size, parse_doll
 from ..model import MatryoshkaGPT
 from ..training.loss import check_weights, matryoshka_backward
-from ..training.optimizer import make_optimizers, union
+from ..training.optimizer import make_optimizers
+from ..training.price import union
 from ..training.schedule import Schedule
 from .common import device, markdown, medians, report
 
