@@ -13,6 +13,6 @@ from .embeddings import (
     shown,
     token_similarity,
 )
-from .shapes import frontier, interpolation, loss_grid, slices
+from .shapes import frontier, slices
 from .style import close, colors, label
 from .training import agreement, loss_against_params, losses

@@ -1,7 +1,6 @@
 """The training loop: check, prepare, then step after step until the budget is spent."""
 
 import math
-import numbers
 import time
 
 import numpy as np
@@ -9,15 +8,15 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config import positive
 from ..measure.evaluation import evaluate
 from ..text.batches import as_ids, batch
 from .history import History
-from .loss import check_weights, matryoshka_backward
-from .optimizer import default_lr, learning_rate, make_optimizers
+from .loss import matryoshka_backward
+from .optimizer import learning_rate, make_optimizers
 from .price import price, union
 from .progress import Progress, in_notebook
 from .schedule import Schedule
+from .settings import check
 from .state import RunState, uninterrupted
 from .threads import slow_threads
 
@@ -92,9 +91,9 @@ class Run:
 
     def evaluate(self, val_ids):
         """Add an entry to the history."""
-        options = dict(max_blocks=self.settings["eval_blocks"], batch_size=self.settings["batch_size"])
+        blocks = self.settings["eval_blocks"]
         losses = {
-            size: [evaluate(self.model, ids, size, **options) for ids in (self.ids, val_ids)]
+            size: [evaluate(self.model, ids, size, blocks) for ids in (self.ids, val_ids)]
             for size in self.model.sizes
         }
         if not np.isfinite(list(losses.values())).all():
@@ -113,30 +112,6 @@ class Run:
             f"step {self.done}: the loss is not finite with lr={self.settings['lr']:g}; try a smaller one"
         )
         return DivergedError(message, self.history)
-
-
-def check(model, settings):
-    """Settings of `train` with their defaults filled in. ValueError, naming it, for a value out of range."""
-    s = dict(settings)
-    if s["steps"] is not None and s["flops"] is not None:
-        raise ValueError(f"steps={s['steps']!r} and flops={s['flops']!r}: give one budget, not both")
-    if s["flops"] is None:
-        s["steps"] = 2000 if s["steps"] is None else s["steps"]
-    for name in ("steps", "batch_size", "eval_interval", "eval_blocks"):
-        if s[name] is not None:
-            s[name] = positive(name, s[name])
-    s["lr"] = default_lr(model.config) if s["lr"] is None else s["lr"]
-    limits = dict(lr=math.inf, weight_decay=math.inf, grad_clip=math.inf, warmup=1.0, flops=math.inf)
-    for name, end in limits.items():
-        if s[name] is not None and (not isinstance(s[name], numbers.Real) or not 0 <= s[name] < end):
-            below = "" if end == math.inf else f" and below {end:g}"
-            raise ValueError(f"{name}={s[name]!r} must be a number of at least 0{below}")
-    if s["flops"] == 0:
-        raise ValueError(f"flops={s['flops']!r} must be more than 0")
-    if not isinstance(s["seed"], numbers.Integral) or s["seed"] < 0:
-        raise ValueError(f"seed={s['seed']!r} must be a whole number of at least 0")
-    s["loss_weights"] = check_weights(s["loss_weights"], model.sizes)
-    return s
 
 
 def train(
