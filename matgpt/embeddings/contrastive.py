@@ -12,7 +12,7 @@ from ..training.history import History
 from ..training.loop import DivergedError
 from ..training.optimizer import default_lr, learning_rate, make_optimizers
 from ..training.progress import Progress
-from ..training.state import RunState, uninterrupted
+from ..training.state import uninterrupted
 from .pooling import as_texts, cut
 
 PART = 64  # texts of about one length that run together
@@ -41,7 +41,9 @@ def matryoshka_info_nce(vectors, sizes, alike, temperature):
 def pooled(model, rows, trunks):
     """{trunk: the final residual of each of B rows of ids, summed over its tokens (B, D)}."""
     device = model.embedding.token.device
-    idx = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # (B, T), causal: padding is unseen
+    idx = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(
+        device
+    )  # (B, T), causal: padding is unseen
     length = torch.tensor([len(row) for row in rows], device=device)
     real = torch.arange(idx.size(1), device=device) < length[:, None]
     return {trunk: (model.features(idx, trunk).float() * real[..., None]).sum(1) for trunk in trunks}
@@ -144,9 +146,15 @@ def train_embeddings(
         pairs, val_pairs = pairs.take(order[n:]), pairs.take(order[:n])
     train_texts, val_texts = (Texts(model, some, tokenizer) for some in (pairs, val_pairs))
     if not 2 <= batch_size <= len(train_texts):
-        raise ValueError(f"batch_size={batch_size} must be from 2 to {len(train_texts)}, the pairs to learn from")
+        raise ValueError(
+            f"batch_size={batch_size} must be from 2 to {len(train_texts)}, the pairs to learn from"
+        )
     lr = default_lr(model.config) if lr is None else lr
-    optimizers, history, done = make_optimizers(optimizer, model, lr, weight_decay), History(model.sizes, lr=lr), 0
+    optimizers, history, done = (
+        make_optimizers(optimizer, model, lr, weight_decay),
+        History(model.sizes, lr=lr),
+        0,
+    )
     measured = [texts.batch(np.arange(len(texts))[:batch_size]) for texts in (train_texts, val_texts)]
 
     def record():

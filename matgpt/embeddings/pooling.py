@@ -11,13 +11,17 @@ def as_texts(ids_or_texts, tokenizer=None):
 
     Raises ValueError for a string without a tokenizer, for an empty text and for anything that is not a row of ids.
     """
-    texts = [ids_or_texts] if isinstance(ids_or_texts, str) else list(ids_or_texts)
+    texts = [ids_or_texts] if isinstance(ids_or_texts, (str, bytes, bytearray)) else list(ids_or_texts)
     if not texts:
         raise ValueError("ids_or_texts is empty: give at least one text")
-    if all(not isinstance(text, str) and torch.as_tensor(text).dim() == 0 for text in texts):
+    if all(
+        not isinstance(text, (str, bytes, bytearray)) and torch.as_tensor(text).dim() == 0 for text in texts
+    ):
         texts = [texts]  # one text as a plain list of ids
     rows = []
     for i, text in enumerate(texts):
+        if isinstance(text, (bytes, bytearray)):
+            raise ValueError(f"text {i} is bytes, whose numbers are no token ids: decode it to a string")
         if isinstance(text, str):
             if tokenizer is None:
                 raise ValueError(
@@ -55,7 +59,7 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
     model.check_ids(torch.cat(texts))
     windows, owner = zip(*((window, i) for i, text in enumerate(texts) for window in text.split(T)))
     owner = torch.tensor(owner, device=device)
-    total = torch.zeros(len(texts), d, device=device)
+    total = torch.zeros(len(texts), d, dtype=torch.float32, device=device)
     was_training = model.training
     model.eval()
     try:

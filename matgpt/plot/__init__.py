@@ -1,17 +1,7 @@
 """Figures. Each function returns a matplotlib Figure; a notebook shows it, a program saves it."""
 
 from .corners import nesting
-from .embeddings import (
-    adaptive,
-    heat_maps,
-    in_between,
-    neighbours,
-    overlap,
-    pair_trends,
-    retrieval,
-    shown,
-    token_similarity,
-)
+from .embeddings import heat_maps, neighbours, retrieval, searches, shown
 from .shapes import frontier, interpolation, loss_grid
 from .style import close, colors, label
 from .training import agreement, loss_against_params, losses
