@@ -1,4 +1,4 @@
-"""The stage that makes a language model an embedding model: a question lies nearer its own answer than all others."""
+"""What makes an embedding model of a language model: a question shall lie nearer its own answer than all others."""
 
 import math
 import time
@@ -12,14 +12,14 @@ from ..training.history import History
 from ..training.loop import DivergedError
 from ..training.optimizer import default_lr, learning_rate, make_optimizers
 from ..training.progress import Progress
-from ..training.state import uninterrupted
-from .pooling import as_texts, cut
+from ..training.state import RunState, uninterrupted
+from .pooling import as_texts, cut, pooled
 
 PART = 64  # texts of about one length that run together
 
 
 def info_nce(queries, documents, alike, temperature):
-    """Symmetric InfoNCE, nats, of B pairs (B, d) each: every question against all documents, and the other way round.
+    """Symmetric InfoNCE, nats, of B pairs (B, d) each: each question against all documents, and the reverse.
 
     alike (B, B): pairs that ask the same, which are no counterexamples to one another.
     """
@@ -29,79 +29,66 @@ def info_nce(queries, documents, alike, temperature):
     return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
 
 
-def matryoshka_info_nce(vectors, sizes, alike, temperature):
-    """The loss at each size, a list. vectors: {trunk: sums over tokens (2 B, D), questions first}; see `pooled`."""
-    halves = {trunk: x.chunk(2) for trunk, x in vectors.items()}
-    return [
-        info_nce(*(half[:, : size.n_embd] for half in halves[trunk]), alike, temperature)
-        for size, trunk in sizes.items()
-    ]
-
-
-def pooled(model, rows, trunks):
-    """{trunk: the final residual of each of B rows of ids, summed over its tokens (B, D)}."""
-    device = model.embedding.token.device
-    idx = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(
-        device
-    )  # (B, T), causal: padding is unseen
-    length = torch.tensor([len(row) for row in rows], device=device)
-    real = torch.arange(idx.size(1), device=device) < length[:, None]
-    return {trunk: (model.features(idx, trunk).float() * real[..., None]).sum(1) for trunk in trunks}
-
-
 def contrastive_backward(model, rows, alike, temperature, micro_batch=None, seed=0):
     """Add the gradient of the mean loss over the sizes of B pairs, and return the losses, one for each size.
 
-    rows: 2 B rows of ids, questions first. micro_batch: gradient caching (2101.06983): vectors first without
-    graphs, then the gradient of each, then so many texts at a time once more, which it goes into. None: at once.
+    rows: 2 B rows of ids, questions first. micro_batch: gradient caching (2101.06983): all vectors without
+    graphs, the gradient of each, then so many texts at a time once more, for it to go into. None: at once.
     """
-    sizes = {size: model.trunk_size(size) for size in model.sizes}
-    trunks = list(dict.fromkeys(sizes.values()))
+    trunks = list(dict.fromkeys(model.trunk_size(size) for size in model.sizes))
+    cached, learns = micro_batch is not None, torch.is_grad_enabled()
     order = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
-    parts = order.split(PART if micro_batch is None else micro_batch)
+    parts = order.split(micro_batch if cached else PART)
 
-    def run(number):
+    def run(trunk, number):
         torch.manual_seed(seed + number)  # dropout is the same both times
-        return pooled(model, [rows[i] for i in parts[number]], trunks)
+        return pooled(model, [rows[i] for i in parts[number]], trunk)
 
-    with torch.set_grad_enabled(micro_batch is None and torch.is_grad_enabled()):
-        found = [run(number) for number in range(len(parts))]
-    vectors = {trunk: torch.cat([x[trunk] for x in found])[order.argsort()] for trunk in trunks}
-    if micro_batch is not None:
-        vectors = {trunk: x.requires_grad_() for trunk, x in vectors.items()}
-    losses = matryoshka_info_nce(vectors, sizes, alike, temperature)
-    if torch.is_grad_enabled():
+    with torch.set_grad_enabled(learns and not cached):
+        every = {t: torch.cat([run(t, n) for n in range(len(parts))])[order.argsort()] for t in trunks}
+    if learns and cached:
+        every = {trunk: x.requires_grad_() for trunk, x in every.items()}
+    halves = {trunk: x.chunk(2) for trunk, x in every.items()}  # questions and documents, (B, D) each
+    losses = []
+    for size in model.sizes:
+        both = (x[:, : size.n_embd] for x in halves[model.trunk_size(size)])
+        losses.append(info_nce(*both, alike, temperature))
+    if learns:
         torch.stack(losses).mean().backward()
-        for number, part in enumerate(parts if micro_batch is not None else ()):
-            sum((x * vectors[trunk].grad[part]).sum() for trunk, x in run(number).items()).backward()
+    for trunk in trunks if learns and cached else ():
+        for number, part in enumerate(parts):
+            (run(trunk, number) * every[trunk].grad[part]).sum().backward()
     return [loss.detach() for loss in losses]
 
 
 class Texts:
-    """Pairs as rows of ids, of which batches are drawn: long texts are cropped to block_size tokens, at random."""
+    """N pairs as rows of ids, of which batches are drawn."""
 
     def __init__(self, model, pairs, tokenizer):
-        self.rows = [as_texts(texts, tokenizer) for texts in (pairs.queries, pairs.documents)]
-        model.check_ids(torch.cat([row for rows in self.rows for row in rows]))
-        asked = {query: i for i, query in enumerate(pairs.queries)}
-        self.asks = torch.tensor([asked[query] for query in pairs.queries])
+        self.queries, self.documents = (
+            as_texts(texts, tokenizer) for texts in (pairs.queries, pairs.documents)
+        )
+        self.ids = torch.cat(
+            self.queries + self.documents
+        )  # all of them, by which texts are told from others
+        model.check_ids(self.ids)
+        first = {query: i for i, query in reversed(list(enumerate(pairs.queries)))}
+        self.asks = torch.tensor([first[query] for query in pairs.queries])
         self.longest, self.device = model.config.block_size, model.embedding.token.device
 
-    def __len__(self):
-        return len(self.asks)
-
-    def ids(self):
-        """All ids as one row, by which one corpus is told from another."""
-        return torch.cat([row for rows in self.rows for row in rows]).numpy()
+    def draw(self, step, batch_size, seed):
+        """Positions of a batch: each pair occurs once in an epoch, whose last, incomplete batch is left out."""
+        per, n = len(self.asks) // batch_size, len(self.asks)
+        order = np.random.default_rng((seed, step // per)).permutation(n)
+        return order[step % per * batch_size :][:batch_size]
 
     def batch(self, positions, rng=None):
-        """2 B rows of ids, questions first, and which pairs ask the same (B, B); without rng texts keep their start."""
-        rows = [rows[i] for rows in self.rows for i in positions]
+        """2 B rows of ids, questions first, and which ask the same (B, B). rng crops long texts; None: their start."""
         start = lambda row: rng.integers(max(0, len(row) - self.longest) + 1) if rng else 0
-        rows = [row[s : s + self.longest] for row in rows for s in [start(row)]]
+        rows = [rows[i] for rows in (self.queries, self.documents) for i in positions]
+        rows = [row[s : s + self.longest] for row in rows for s in (start(row),)]
         asks = self.asks[positions]
-        alike = (asks[:, None] == asks) & ~torch.eye(len(asks), dtype=torch.bool)
-        return rows, alike.to(self.device)
+        return rows, ((asks[:, None] == asks).fill_diagonal_(False)).to(self.device)
 
 
 def train_embeddings(
@@ -117,9 +104,6 @@ def train_embeddings(
     temperature=0.05,
     micro_batch=None,
     optimizer="muon",
-    weight_decay=0.1,
-    grad_clip=1.0,
-    warmup=20,
     eval_interval=None,
     progress=True,
     on_evaluation=None,
@@ -134,61 +118,58 @@ def train_embeddings(
 
     val_pairs: pairs to measure on, as many as a batch of them; None: a batch (at most a tenth) of `pairs` is set
         aside, and nothing is learnt from it.
-    micro_batch: texts that are differentiated at once (gradient caching), for batches that do not fit into memory.
-    lr, optimizer, weight_decay, grad_clip, warmup, progress, on_evaluation, checkpoint_dir, resume, errors and
-        Ctrl-C are as in `train`.
+    micro_batch: texts that are differentiated at once (gradient caching), for batches that do not fit in memory.
+    lr, optimizer, eval_interval, progress, on_evaluation, checkpoint_dir, resume, errors, Ctrl-C: as in `train`.
     """
     steps, batch_size = positive("steps", steps), positive("batch_size", batch_size)
     eval_interval = positive("eval_interval", max(1, steps // 10) if eval_interval is None else eval_interval)
-    order = np.random.default_rng(seed).permutation(len(pairs))
+    if micro_batch is not None:
+        positive("micro_batch", micro_batch)
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature!r} must be a number above 0")
     if val_pairs is None:
-        n = min(batch_size, max(1, len(pairs) // 10))
-        pairs, val_pairs = pairs.take(order[n:]), pairs.take(order[:n])
-    train_texts, val_texts = (Texts(model, some, tokenizer) for some in (pairs, val_pairs))
-    if not 2 <= batch_size <= len(train_texts):
-        raise ValueError(
-            f"batch_size={batch_size} must be from 2 to {len(train_texts)}, the pairs to learn from"
+        order, n = (
+            np.random.default_rng(seed).permutation(len(pairs)),
+            min(batch_size, max(1, len(pairs) // 10)),
         )
+        pairs, val_pairs = pairs.take(order[n:]), pairs.take(order[:n])
+    if not 2 <= batch_size <= len(pairs):
+        raise ValueError(f"batch_size={batch_size} must be from 2 to {len(pairs)}, the pairs to learn from")
+    texts, val_texts = Texts(model, pairs, tokenizer), Texts(model, val_pairs, tokenizer)
     lr = default_lr(model.config) if lr is None else lr
-    optimizers, history, done = (
-        make_optimizers(optimizer, model, lr, weight_decay),
-        History(model.sizes, lr=lr),
-        0,
-    )
-    measured = [texts.batch(np.arange(len(texts))[:batch_size]) for texts in (train_texts, val_texts)]
-
-    def record():
-        model.eval()
-        with torch.no_grad():
-            losses = [contrastive_backward(model, *some, temperature) for some in measured]
-        model.train()
-        history.steps.append(done)
-        for size, train_loss, val_loss in zip(model.sizes, *losses):
-            history.train[size].append(train_loss.item())
-            history.val[size].append(val_loss.item())
-        bar.evaluated(history)
-        if on_evaluation:
-            on_evaluation(history)
-
-    model.train()
+    optimizers = make_optimizers(optimizer, model, lr, 0.1)
+    history, done, run = History(model.sizes, lr=lr), 0, None
+    if checkpoint_dir is not None:
+        settings = dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed, temperature=temperature)
+        settings |= dict(micro_batch=micro_batch, optimizer=optimizer, eval_interval=eval_interval)
+        run = RunState(checkpoint_dir, resume, model, texts.ids.numpy(), val_texts.ids.numpy(), **settings)
+        if resume and (state := run.restore()):
+            model.load_state_dict(state["model"])
+            optimizers.load_state_dict(state["optimizer"])
+            history, done = History.from_dict(state["history"]), state["step"]
     with Progress(steps, history, progress) as bar, torch.random.fork_rng():
         try:
             while True:
-                if (done % eval_interval == 0 or done == steps) and done not in history.steps:
-                    record()
+                measure = (done % eval_interval == 0 or done == steps) and done not in history.steps
+                if measure:
+                    record(model, history, done, [texts, val_texts], batch_size, temperature)
+                    bar.evaluated(history)
+                    if on_evaluation:
+                        on_evaluation(history)
+                if run and (measure or run.due()):
+                    run.save(done, model, optimizers, history)
                 if done == steps:
                     break
                 started = time.monotonic()
                 rng = np.random.default_rng((seed, done))
-                per = len(train_texts) // batch_size
-                epoch = np.random.default_rng((seed, 1, done // per)).permutation(len(train_texts))
-                b = epoch[done % per * batch_size :][:batch_size]
+                rows = texts.batch(texts.draw(done, batch_size, seed), rng)
                 for group in optimizers.groups():
-                    group["lr"] = learning_rate(done, steps, lr, warmup)
+                    group["lr"] = learning_rate(done, steps, lr, warmup=min(20, steps // 10))
+                model.train()
                 losses = contrastive_backward(
-                    model, *train_texts.batch(b, rng), temperature, micro_batch, int(rng.integers(2**31))
+                    model, *rows, temperature, micro_batch, int(rng.integers(2**31))
                 )
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 if not torch.stack([norm, *losses]).isfinite().all():
                     raise DivergedError(f"step {done}: the loss is not finite with lr={lr:g}", history)
                 with uninterrupted():
@@ -198,8 +179,24 @@ def train_embeddings(
                 history.seconds += time.monotonic() - started
                 bar.stepped(done)
         except KeyboardInterrupt:
-            pass
+            if run:
+                run.save(done, model, optimizers, history)
         finally:
             optimizers.zero_grad()
             model.eval()
     return history
+
+
+@torch.no_grad()
+def record(model, history, step, texts, batch_size, temperature):
+    """Append the losses of a batch of training and one of validation pairs, always the same, to the history."""
+    model.eval()
+    some = [each.batch(np.arange(len(each.asks))[:batch_size]) for each in texts]
+    train_losses, val_losses = (
+        [x.item() for x in contrastive_backward(model, *s, temperature)] for s in some
+    )
+    with uninterrupted():
+        history.steps.append(step)
+        for size, train_loss, val_loss in zip(model.sizes, train_losses, val_losses):
+            history.train[size].append(train_loss)
+            history.val[size].append(val_loss)

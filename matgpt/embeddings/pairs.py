@@ -112,7 +112,7 @@ def load_pairs(source=STDLIB, queries="docstrings"):
             continue
         dotted = ".".join(part for part in parts if part != "__init__")
         for name, query, code in _functions(tree, source_text.splitlines(), queries, dotted):
-            if code not in seen:
+            if code not in seen and words(query):
                 seen.add(code)
                 for column, value in zip(vars(pairs).values(), (query, code, name, parts[0])):
                     column.append(value)

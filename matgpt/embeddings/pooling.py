@@ -37,13 +37,24 @@ def as_texts(ids_or_texts, tokenizer=None):
     return rows
 
 
+def pooled(model, rows, size=None):
+    """The final residual of each of B rows of ids, summed over its tokens: (B, d).
+
+    Rows are padded on the right: the model is causal, so no token before the padding sees it.
+    """
+    device = model.embedding.token.device
+    idx = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # (B, T)
+    length = torch.tensor([len(row) for row in rows], device=device)
+    real = torch.arange(idx.size(1), device=device) < length[:, None]  # (B, T)
+    return (model.features(idx, size).float() * real[..., None]).sum(1)
+
+
 @torch.no_grad()
 def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
     """Embeddings (B, d) of B texts, each of length one: the mean of the final residual over all tokens.
 
     ids_or_texts: a string or several (which need the `tokenizer`), token ids (B, T), or rows of ids that may
-        differ in length. Rows are padded on the right: the model is causal, so that changes no token before it,
-        and the padding itself is left out of the mean.
+        differ in length; padding changes nothing.
     size: None for all dimensions, the width of a doll, or any Size, trained or not (`model.config.width(24)`).
     batch_size: windows that run at once.
 
@@ -64,12 +75,8 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
     model.eval()
     try:
         for start in range(0, len(windows), batch_size):
-            some = windows[start : start + batch_size]
-            idx = torch.nn.utils.rnn.pad_sequence(some, batch_first=True).to(device)  # (b, T)
-            length = torch.tensor([len(window) for window in some], device=device)
-            real = torch.arange(idx.size(1), device=device) < length[:, None]  # (b, T)
-            x = model.features(idx, size).float()  # (b, T, d)
-            total.index_add_(0, owner[start : start + batch_size], (x * real[..., None]).sum(1))
+            part = slice(start, start + batch_size)
+            total.index_add_(0, owner[part], pooled(model, windows[part], size))
     finally:
         model.train(was_training)
     return F.normalize(total, dim=-1)  # the length goes, so the sum serves as the mean
