@@ -127,6 +127,8 @@ def train_embeddings(
         positive("micro_batch", micro_batch)
     if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature!r} must be a number above 0")
+    if resume and checkpoint_dir is None:
+        raise ValueError("resume=True needs the checkpoint_dir to resume from")
     if val_pairs is None:
         order, n = (
             np.random.default_rng(seed).permutation(len(pairs)),

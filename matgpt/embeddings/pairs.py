@@ -56,7 +56,11 @@ class Pairs:
         Raises ValueError where a part would be empty.
         """
         modules = sorted(set(self.modules))
-        if not 0 < held_out < 1 or not 0 < (n := round(held_out * len(modules))) < len(modules):
+        if (
+            not isinstance(held_out, float)
+            or not 0 < held_out < 1
+            or not 0 < (n := round(held_out * len(modules))) < len(modules)
+        ):
             raise ValueError(f"held_out={held_out!r} of {len(modules)} modules leaves a part empty")
         drawn = {modules[i] for i in np.random.default_rng(seed).permutation(len(modules))[:n]}
         test = self.take([i for i, module in enumerate(self.modules) if module in drawn])
@@ -128,7 +132,7 @@ def _functions(node, lines, queries, prefix):
         if isinstance(child, FUNCTIONS):
             doc, first = ast.get_docstring(child), child.body[0]
             keep = range(child.lineno - 1, child.end_lineno)
-            if doc and first.lineno > child.lineno:
+            if doc:  # on its own lines, or those of the whole function
                 keep = [i for i in keep if not first.lineno - 1 <= i < first.end_lineno]
             code = textwrap.dedent("\n".join(lines[i] for i in keep)).strip()
             if queries == "names":
