@@ -12,7 +12,7 @@ from ..config import GPTConfig
 from ..embeddings.contrastive import train_embeddings
 from ..embeddings.pairs import STDLIB, load_pairs
 from ..embeddings.pooling import cut, embed
-from ..embeddings.retrieval import BM25, fuse, measures, pca, ranks
+from ..embeddings.retrieval import BM25, fuse, measures, pca, ranks, searches
 from ..embeddings.searching import PRECISIONS, Index, search
 from ..model import MatryoshkaEmbeddingsGPT
 from ..text.corpus import split
@@ -108,24 +108,8 @@ def measure(args, seed):
     return {
         "pairs": [len(pairs), len(test)],
         "found": {name: [measures(ranks(s)) for s in some] for name, some in found.items()},
-        "searches": searches(args, *methods["Matryoshka"]),
+        "searches": searches(*methods["Matryoshka"], args.nesting, args.shortlist),
     }
-
-
-def searches(args, documents, queries):
-    """{precision: {dimensions: (bytes a document, multiply-adds a query, recall@10)}}; "all": exact search.
-
-    64 bits that are compared and counted at once are put down as one multiply-add.
-    """
-    N, D = documents.shape
-    recall = lambda found: (found.positions == torch.arange(N)[:, None]).any(1).float().mean().item()
-    out = {precision: {} for precision in PRECISIONS}
-    for precision, points in out.items():
-        for d in args.nesting:
-            index = Index(documents, d, precision)
-            work = N * (-(-d // 64) if precision == "binary" else d) + args.shortlist * D
-            points[str(d)] = index.bytes, work, recall(search(index, queries, shortlist=args.shortlist))
-    return {**out, "all": (4 * D, N * D, recall(search(documents, queries)))}
 
 
 def speed(args):

@@ -9,6 +9,7 @@ import torch
 
 from .pairs import words
 from .pooling import cut
+from .searching import PRECISIONS, Index, search
 
 
 class BM25:
@@ -61,10 +62,26 @@ def fuse(*scores, k=60):
 def pca(documents, queries):
     """Both turned into the principal axes of the documents (N, D), most variance first; `cut` keeps the best d."""
     mean = documents.mean(0)
-    axes = torch.linalg.svd(documents - mean, full_matrices=False).Vh  # (min(N, D), D)
-    return tuple((x - mean) @ axes.T for x in (documents, queries))
+    axes = torch.linalg.eigh((documents - mean).T @ (documents - mean)).eigenvectors.flip(1)  # (D, D)
+    return tuple((x - mean) @ axes for x in (documents, queries))
 
 
 def by_dimension(documents, queries, dims, what="recall@10"):
     """A measure of embeddings (N, D) and (N, D) cut to their first d dimensions, for each d of dims."""
     return [measures(ranks(cut(queries, d) @ cut(documents, d).T))[what] for d in dims]
+
+
+def searches(documents, queries, dims, shortlist):
+    """What a first look costs and finds: {precision: {d: (bytes a document, multiply-adds a query, recall@10)}}.
+
+    "all" is the exact search. 64 bits, compared and counted at once, are put down as one multiply-add.
+    """
+    N, D = documents.shape
+    recall = lambda found: (found.positions == torch.arange(N)[:, None]).any(1).double().mean().item()
+    out = {precision: {} for precision in PRECISIONS}
+    for precision, points in out.items():
+        for d in dims:
+            index = Index(documents, d, precision)
+            work = N * (-(-d // 64) if precision == "binary" else d) + shortlist * D
+            points[d] = index.bytes, work, recall(search(index, queries, shortlist=shortlist))
+    return {**out, "all": (4 * D, N * D, recall(search(documents, queries)))}
