@@ -1,4 +1,4 @@
-"""What makes an embedding model of a language model: a question shall lie nearer its own answer than all others."""
+"""What makes a language model an embedding model: a question comes to lie near its answer."""
 
 import math
 import time
@@ -33,7 +33,7 @@ def contrastive_backward(model, rows, alike, temperature, micro_batch=None, seed
     """Add the gradient of the mean loss over the sizes of B pairs, and return the losses, one for each size.
 
     rows: 2 B rows of ids, questions first. micro_batch: gradient caching (2101.06983): all vectors without
-    graphs, the gradient of each, then so many texts at a time once more, for it to go into. None: at once.
+    graphs, the gradient of each, then so many texts at a time again, for it to go into. None: at once.
     """
     trunks = list(dict.fromkeys(model.trunk_size(size) for size in model.sizes))
     cached, learns = micro_batch is not None, torch.is_grad_enabled()
@@ -77,13 +77,13 @@ class Texts:
         self.longest, self.device = model.config.block_size, model.embedding.token.device
 
     def draw(self, step, batch_size, seed):
-        """Positions of a batch: each pair occurs once in an epoch, whose last, incomplete batch is left out."""
+        """Positions of a batch: each pair occurs once in an epoch; its last, incomplete batch is left out."""
         per, n = len(self.asks) // batch_size, len(self.asks)
         order = np.random.default_rng((seed, step // per)).permutation(n)
         return order[step % per * batch_size :][:batch_size]
 
     def batch(self, positions, rng=None):
-        """2 B rows of ids, questions first, and which ask the same (B, B). rng crops long texts; None: their start."""
+        """2 B rows of ids, questions first, and who asks the same (B, B). rng crops at random, None ends."""
         start = lambda row: rng.integers(max(0, len(row) - self.longest) + 1) if rng else 0
         rows = [rows[i] for rows in (self.queries, self.documents) for i in positions]
         rows = [row[s : s + self.longest] for row in rows for s in (start(row),)]
@@ -112,43 +112,34 @@ def train_embeddings(
 ):
     """Teach every size which document answers which question; returns a `History` of losses in nats.
 
-    The loss is the mean over the sizes (2205.13147) of the symmetric InfoNCE with the batch's other pairs as
-    counterexamples (2201.10005), between means over tokens. Texts are read as they are: give `pairs.plain()` for
+    The loss is the mean over the sizes (2205.13147) of the symmetric InfoNCE between means over tokens, with
+    the batch's other pairs as counterexamples (2201.10005). Texts are read as they are: `pairs.plain()` is
     words alone. One of more than block_size tokens is cropped at random, anew each time (2112.09118).
 
-    val_pairs: pairs to measure on, as many as a batch of them; None: a batch (at most a tenth) of `pairs` is set
-        aside, and nothing is learnt from it.
-    micro_batch: texts that are differentiated at once (gradient caching), for batches that do not fit in memory.
-    lr, optimizer, eval_interval, progress, on_evaluation, checkpoint_dir, resume, errors, Ctrl-C: as in `train`.
+    val_pairs: pairs to measure on, a batch of them; None: a batch of `pairs` (at most a tenth) is set aside.
+    micro_batch: texts that are differentiated at once, for batches that do not fit in memory.
+    All else, errors and Ctrl-C: as in `train`.
     """
-    steps, batch_size = positive("steps", steps), positive("batch_size", batch_size)
-    eval_interval = positive("eval_interval", max(1, steps // 10) if eval_interval is None else eval_interval)
-    if micro_batch is not None:
-        positive("micro_batch", micro_batch)
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
-        raise ValueError(f"temperature={temperature!r} must be a number above 0")
-    if resume and checkpoint_dir is None:
-        raise ValueError("resume=True needs the checkpoint_dir to resume from")
+    eval_interval = max(1, steps // 10) if eval_interval is None else eval_interval
+    _check(steps, batch_size, eval_interval, micro_batch, temperature)
     if val_pairs is None:
-        order, n = (
-            np.random.default_rng(seed).permutation(len(pairs)),
-            min(batch_size, max(1, len(pairs) // 10)),
-        )
-        pairs, val_pairs = pairs.take(order[n:]), pairs.take(order[:n])
+        pairs, val_pairs = pairs.set_aside(min(batch_size, len(pairs) // 10), seed)
     if not 2 <= batch_size <= len(pairs):
         raise ValueError(f"batch_size={batch_size} must be from 2 to {len(pairs)}, the pairs to learn from")
     texts, val_texts = Texts(model, pairs, tokenizer), Texts(model, val_pairs, tokenizer)
     lr = default_lr(model.config) if lr is None else lr
-    optimizers = make_optimizers(optimizer, model, lr, 0.1)
-    history, done, run = History(model.sizes, lr=lr), 0, None
+    optimizers, history, done = make_optimizers(optimizer, model, lr, 0.1), History(model.sizes, lr=lr), 0
+    loss = dict(temperature=temperature, micro_batch=micro_batch)
+    run = None
     if checkpoint_dir is not None:
-        settings = dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed, temperature=temperature)
-        settings |= dict(micro_batch=micro_batch, optimizer=optimizer, eval_interval=eval_interval)
+        settings = dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed, optimizer=optimizer, **loss)
         run = RunState(checkpoint_dir, resume, model, texts.ids.numpy(), val_texts.ids.numpy(), **settings)
         if resume and (state := run.restore()):
             model.load_state_dict(state["model"])
             optimizers.load_state_dict(state["optimizer"])
             history, done = History.from_dict(state["history"]), state["step"]
+    elif resume:
+        raise ValueError("resume=True needs the checkpoint_dir to resume from")
     with Progress(steps, history, progress) as bar, torch.random.fork_rng():
         try:
             while True:
@@ -163,16 +154,9 @@ def train_embeddings(
                 if done == steps:
                     break
                 started = time.monotonic()
-                rng = np.random.default_rng((seed, done))
-                rows = texts.batch(texts.draw(done, batch_size, seed), rng)
                 for group in optimizers.groups():
                     group["lr"] = learning_rate(done, steps, lr, warmup=min(20, steps // 10))
-                model.train()
-                losses = contrastive_backward(
-                    model, *rows, temperature, micro_batch, int(rng.integers(2**31))
-                )
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                if not torch.stack([norm, *losses]).isfinite().all():
+                if not learn(model, texts, done, batch_size, seed, **loss):
                     raise DivergedError(f"step {done}: the loss is not finite with lr={lr:g}", history)
                 with uninterrupted():
                     optimizers.step()
@@ -189,9 +173,28 @@ def train_embeddings(
     return history
 
 
+def _check(steps, batch_size, eval_interval, micro_batch, temperature):
+    numbers = dict(steps=steps, batch_size=batch_size, eval_interval=eval_interval, micro_batch=micro_batch)
+    for name, value in numbers.items():
+        if (name, value) != ("micro_batch", None):
+            positive(name, value)
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature!r} must be a number above 0")
+
+
+def learn(model, texts, step, batch_size, seed, **loss):
+    """The gradient of one step, which follows from seed and step alone; whether it is finite."""
+    rng = np.random.default_rng((seed, step))
+    rows, alike = texts.batch(texts.draw(step, batch_size, seed), rng)
+    model.train()
+    losses = contrastive_backward(model, rows, alike, seed=int(rng.integers(2**31)), **loss)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    return torch.stack([norm, *losses]).isfinite().all()
+
+
 @torch.no_grad()
 def record(model, history, step, texts, batch_size, temperature):
-    """Append the losses of a batch of training and one of validation pairs, always the same, to the history."""
+    """Append the losses of a batch of training and one of validation pairs, always the same."""
     model.eval()
     some = [each.batch(np.arange(len(each.asks))[:batch_size]) for each in texts]
     train_losses, val_losses = (

@@ -20,19 +20,18 @@ MODULES = [
 
 
 def export_sentence_transformers(model, path, tokenizer):
-    """Write a model, or a doll sliced out of one, so that `SentenceTransformer(path, truncate_dim=64)` loads it.
+    """Write a model, or a doll sliced out, so that `SentenceTransformer(path, truncate_dim=64)` loads it.
 
-    `encode(texts, normalize_embeddings=True)` then gives what `embed` gives, cut to any number of dimensions, for
-    texts of at most block_size tokens; longer ones are cut there. A token to pad with is added to the vocabulary.
-    Shapes that GPT-2 does not know are padded with zeros, and so may be the embeddings, at their end.
-    Raises ValueError unless the tokenizer is a BPETokenizer of the model's vocabulary, OSError if the folder cannot
-    be written.
+    `encode(texts, normalize_embeddings=True)` gives what `embed` gives, cut to any number of dimensions, for
+    texts of at most block_size tokens; the library cuts longer ones there. A token to pad with joins the
+    vocabulary. Shapes that GPT-2 does not know are padded with zeros, and so may be the embeddings, behind.
+    Raises ValueError unless the tokenizer is a BPETokenizer of the model's vocabulary, OSError if the folder
+    cannot be written.
     """
     path = Path(path)
     if not isinstance(tokenizer, BPETokenizer) or tokenizer.vocab_size != model.config.vocab_size:
         raise ValueError(
-            f"{tokenizer!r} must be a BPETokenizer of the model's {model.config.vocab_size} tokens, since the "
-            "folder's users encode with it"
+            f"{tokenizer!r} must be a BPETokenizer of the model's {model.config.vocab_size} tokens"
         )
     if PAD not in tokenizer.special_tokens:
         tokenizer = BPETokenizer(tokenizer.tokens, [*tokenizer.special_tokens, PAD])

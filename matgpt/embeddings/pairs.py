@@ -1,4 +1,4 @@
-"""Questions and the functions that answer them, out of Python sources: what a docstring says, and the code."""
+"""Questions and the functions that answer them, from Python sources: a docstring, and the code."""
 
 import ast
 import hashlib
@@ -18,7 +18,7 @@ FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 
 
 def words(text):
-    """Lower-case words and numbers of a text, names split at capitals and underscores: readDate2 is read date 2."""
+    """Lower-case words and numbers of a text, names split at capitals and underscores."""
     return [word.lower() for word in re.findall(r"[^\W\d_]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])|\d+", text)]
 
 
@@ -51,7 +51,7 @@ class Pairs:
         return hashlib.sha256(repr(vars(self)).encode(errors="replace")).hexdigest()[:16]
 
     def split(self, held_out=0.2, seed=0):
-        """(train, test): a share `held_out` of the modules, drawn at random, is test; train has no copy of it.
+        """(train, test): a share of the modules, drawn at random, is test; train has no copy of it.
 
         Raises ValueError where a part would be empty.
         """
@@ -66,6 +66,11 @@ class Pairs:
         test = self.take([i for i, module in enumerate(self.modules) if module in drawn])
         return self.without(test), test
 
+    def set_aside(self, n, seed=0):
+        """(the others, n pairs drawn at random, at least one)."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.take(order[max(1, n) :]), self.take(order[: max(1, n)])
+
     def without(self, test):
         """The pairs whose module is not in `test`, and whose code is no copy of a document there."""
         held, copies = set(test.modules), copied(self.documents, test.documents)
@@ -77,7 +82,7 @@ class Pairs:
 
 
 def copied(documents, others, n=5, share=0.5):
-    """For each document, whether one of the others holds at least that share of its runs of n words (N bools)."""
+    """Whether one of the others holds at least that share of a document's runs of n words: N bools."""
     runs = lambda text: {tuple(w[i : i + n]) for w in [words(text)] for i in range(max(1, len(w) - n + 1))}
     where, out = defaultdict(list), []
     for i, other in enumerate(others):
@@ -93,12 +98,11 @@ def copied(documents, others, n=5, share=0.5):
 def load_pairs(source=STDLIB, queries="docstrings"):
     """Pairs from the running Python's own library ("python-stdlib") or from a folder of sources.
 
-    queries: "docstrings": the first sentence of a function's docstring against its code without docstring (of at
-        least 20 and 80 characters); "names": the words of its name against its code without either, of functions
-        that have no docstring (for more to learn from).
-    Tests, `idlelib`, `lib2to3` and `encodings` are left out, and so are installed packages. Files are parsed, not
-    run; one that does not parse is passed over. The same code occurs once.
-    Raises ValueError for a folder that is missing or holds no such function, as a Python without sources does.
+    queries: "docstrings": a docstring's first sentence against the function's code without it, of at least 20
+        and 80 characters; "names": of functions without one, the name's words against the code without name.
+    Tests, `idlelib`, `lib2to3`, `encodings` and installed packages are left out. Files are parsed, not run;
+    one that does not parse is passed over. The same code occurs once.
+    Raises ValueError for a folder that holds no such function, or for a Python without its sources.
     """
     if queries not in ("docstrings", "names"):
         raise ValueError(f'queries={queries!r} must be "docstrings" or "names"')

@@ -9,7 +9,7 @@ from ..config import positive
 def as_texts(ids_or_texts, tokenizer=None):
     """A text or several, as strings or as token ids, as a list of 1-D tensors of ids.
 
-    Raises ValueError for a string without a tokenizer, for an empty text and for anything that is not a row of ids.
+    Raises ValueError for a string without a tokenizer, an empty text and anything that is no row of ids.
     """
     texts = [ids_or_texts] if isinstance(ids_or_texts, (str, bytes, bytearray)) else list(ids_or_texts)
     if not texts:
@@ -55,14 +55,14 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
 
     ids_or_texts: a string or several (which need the `tokenizer`), token ids (B, T), or rows of ids that may
         differ in length; padding changes nothing.
-    size: None for all dimensions, the width of a doll, or any Size, trained or not (`model.config.width(24)`).
+    size: None for all dimensions, a doll's width, or any Size, trained or not (`model.config.width(24)`).
     batch_size: windows that run at once.
 
     A text longer than block_size is read in windows of block_size tokens that do not see each other; the mean
     runs over the tokens of all of them. Several sizes of an output-only model need its trunk only once:
     `cut(embed(model, texts), d)` equals `embed(model, texts, size=d)`.
-    Raises ValueError for no text, an empty text, a string without a tokenizer, ids outside the vocabulary or a
-    size that does not fit.
+    Raises ValueError for no text, an empty text, a string without a tokenizer, ids outside the vocabulary or
+    a size that does not fit.
     """
     T, device = model.config.block_size, model.embedding.token.device
     d, batch_size = model.config.resolve(size).n_embd, positive("batch_size", batch_size)
@@ -83,7 +83,7 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
 
 
 def cut(embeddings, d):
-    """The first d dimensions of embeddings (B, D), at length one again: (B, d). ValueError for d outside 1..D."""
+    """The first d dimensions of embeddings (B, D), at length one: (B, d). ValueError for d outside 1..D."""
     if positive("d", d) > embeddings.size(-1):
         raise ValueError(f"d={d} must be at most {embeddings.size(-1)}, the dimensions there are")
     return F.normalize(embeddings[..., :d], dim=-1)

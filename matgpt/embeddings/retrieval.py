@@ -35,14 +35,14 @@ class BM25:
 
 
 def ranks(scores):
-    """The rank (Q,), from 1, of the i-th document for question i; of equal scores the earlier document leads."""
+    """The rank (Q,), from 1, of the i-th document for question i; of equals the earlier document leads."""
     own = scores.diagonal()[:, None]
     before = torch.ones_like(scores, dtype=torch.bool).tril(-1)
     return 1 + ((scores > own) | ((scores == own) & before)).sum(1)
 
 
 def measures(ranks):
-    """Recall in the first 1 and 10, MRR@10 and nDCG@10 of the ranks (Q,) of the one right answer to each question."""
+    """Recall in the first 1 and 10, MRR@10 and nDCG@10, of the ranks (Q,) of each question's answer."""
     ranks = ranks.double()
     near = (ranks <= 10).double()
     return {
@@ -60,7 +60,7 @@ def fuse(*scores, k=60):
 
 
 def pca(documents, queries):
-    """Both turned into the principal axes of the documents (N, D), most variance first; `cut` keeps the best d."""
+    """Both (N, D) turned into the documents' principal axes, most variance first; `cut` keeps the best."""
     mean = documents.mean(0)
     axes = torch.linalg.eigh((documents - mean).T @ (documents - mean)).eigenvectors.flip(1)  # (D, D)
     return tuple((x - mean) @ axes for x in (documents, queries))
@@ -72,7 +72,7 @@ def by_dimension(documents, queries, dims, what="recall@10"):
 
 
 def searches(documents, queries, dims, shortlist):
-    """What a first look costs and finds: {precision: {d: (bytes a document, multiply-adds a query, recall@10)}}.
+    """{precision of the first look: {d: (bytes a document, multiply-adds a query, recall@10)}}.
 
     "all" is the exact search. 64 bits, compared and counted at once, are put down as one multiply-add.
     """

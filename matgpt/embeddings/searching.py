@@ -22,8 +22,8 @@ class Found(NamedTuple):
 class Index:
     """Embeddings (N, D) and what the first look reads of them: the first `dims` dimensions, at a precision.
 
-    precision: "float32"; "int8", each dimension in 255 steps over its own range; "binary", its sign alone, compared
-        by the number of bits that agree (D. a multiple of 8). Raises ValueError for anything else.
+    precision: "float32"; "int8", 255 steps over the range of each dimension; "binary", its sign, compared by
+        how many agree (dims in eights). Raises ValueError for anything else.
     """
 
     def __init__(self, embeddings, dims=None, precision="float32"):
@@ -63,7 +63,7 @@ class Index:
         query = cut(query, self.dims)
         if self.precision == "float32":
             return query @ self.first.T
-        out = torch.empty(len(query), len(self))
+        out = torch.empty(len(query), len(self), dtype=torch.float32)
         if self.precision == "int8":
             query = query * self.scale
             for start in range(0, len(self), ROWS):
@@ -77,7 +77,7 @@ class Index:
 def search(index, query, k=10, dims=None, shortlist=None, precision="float32"):
     """The k documents nearest to each query by cosine: a `Found` of positions and scores, best first.
 
-    index: embeddings (N, D), or an `Index`, which keeps what the first look needs (and has dims and precision).
+    index: embeddings (N, D), or an `Index` of them, which keeps what a first look of its own dims reads.
     query: (Q, D), or (D,) for one.
     dims: dimensions of the first look; None: all.
     shortlist: how many documents the first look leaves, to be ranked again with all dimensions (2205.13147,
@@ -90,7 +90,7 @@ def search(index, query, k=10, dims=None, shortlist=None, precision="float32"):
     query = torch.as_tensor(query, dtype=torch.float32)
     if query.size(-1) != index.embeddings.size(1) or not 1 <= query.dim() <= 2:
         raise ValueError(
-            f"query has shape {tuple(query.shape)}: it must be (Q, D) or (D,) with D={index.embeddings.size(1)}"
+            f"query has shape {tuple(query.shape)}: allowed is (Q, D) or (D,), D={index.embeddings.size(1)}"
         )
     queries, k = query.reshape(-1, query.size(-1)), min(positive("k", k), len(index))
     n = k if shortlist is None else min(max(k, positive("shortlist", shortlist)), len(index))

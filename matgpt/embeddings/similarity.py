@@ -16,7 +16,7 @@ def token_names(tokenizer):
 
 
 def frequent(ids, vocab_size, at_least=30):
-    """Tokens that occur at least so often in `ids`: the others hardly left where they were drawn at the start."""
+    """Tokens that occur at least so often in `ids`: the others hardly left where they were drawn."""
     return np.flatnonzero(np.bincount(np.asarray(ids), minlength=vocab_size) >= at_least).tolist()
 
 

@@ -25,8 +25,8 @@ def _mean_sd(runs):
 
 
 def retrieval(dims, curves, levels=None, title="Finding the function by what it does", what="recall@10"):
-    """A measure against dimensions, mean ± sd over runs. curves: {method: runs, each with a share for each of dims};
-    levels: {method without dimensions: share} drawn across, such as BM25."""
+    """A measure against dimensions, mean ± sd over runs. curves: {method: runs, a share for each
+    of dims}; levels: {method without dimensions: share} drawn across, such as BM25."""
     figure, ax = new_axes(title, "", f"{what}, % of the questions", width=7.5, height=4.6)
     for i, (name, runs) in enumerate(curves.items()):
         middle, sd = _mean_sd(runs)
@@ -48,8 +48,7 @@ def retrieval(dims, curves, levels=None, title="Finding the function by what it 
 def searches(curves, full, title="A first look at few numbers, then a shortlist with all", what="recall@10"):
     """A measure against bytes of a document that the first look reads, and against multiply-adds of a query.
 
-    curves: {precision: {dimensions: (bytes a document, multiply-adds a query, share)}}; full: the same three of the
-    search with all dimensions.
+    curves: {precision: {dimensions: (bytes a document, multiply-adds a query, share)}}; full: these of all.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharey=True)
     for ax, column, name in zip(axes, (0, 1), ("bytes read of each document", "multiply-adds per query")):
