@@ -39,7 +39,9 @@ def add_arguments(parser):
     add("--n-layer", type=int, default=1)
     add("--block-size", type=int, default=64, help="tokens")
     add("--vocab", type=int, default=8192, help="byte pairs")
-    add("--lm-steps", type=int, default=200, help="of the language model that comes first, 12 blocks each")
+    add("--lm-steps", type=int, default=200, help="of the language model, 12 blocks each")
+    add("--lm-first", action="store_true", help="learn to find from there on, not from a fresh model")
+    add("--spread", type=float, default=0.3, help="deviation of a fresh model's token embeddings")
     add("--steps", type=int, default=300)
     add("--batch-size", type=int, default=512, help="pairs")
     add("--micro-batch", type=int, help="texts at a time, where a batch does not fit in memory")
@@ -62,7 +64,7 @@ def data(args, seed):
 
 
 def models(args, tokenizer, pairs, seed):
-    """{name: model}: a language model, and it taught further at every size, and at the full size alone."""
+    """{name: model}: a language model, and what learns to find, at every size and at the full size alone."""
     text = "\n".join(f"{query}\n{document}" for query, document in zip(pairs.queries, pairs.documents))
     ids, bar, out = split(tokenizer.encode(text)), sys.stderr.isatty(), {}
     for name, nesting in (("language model", args.nesting), ("Matryoshka", args.nesting), ("plain", None)):
@@ -74,7 +76,10 @@ def models(args, tokenizer, pairs, seed):
             if args.lm_steps:
                 train(model, *ids, steps=args.lm_steps, seed=seed, **often)
             continue
-        model.load_state_dict(out["language model"].state_dict())
+        if args.lm_first:
+            model.load_state_dict(out["language model"].state_dict())
+        else:
+            model.embedding.token.data *= args.spread / model.embedding.token.std()
         settings = dict(temperature=args.temperature, micro_batch=args.micro_batch, progress=bar)
         train_embeddings(model, pairs, tokenizer, args.steps, args.batch_size, seed=seed, **settings)
     return out
@@ -89,10 +94,8 @@ def measure(args, seed):
         name: [embed(model, some, tokenizer=tokenizer).cpu() for some in (test.documents, test.queries)]
         for name, model in models(args, tokenizer, pairs, seed).items()
     }
-    plain, drawn = (
-        texts["plain"],
-        torch.randperm(max(args.nesting), generator=torch.Generator().manual_seed(seed)),
-    )
+    plain, generator = texts["plain"], torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(max(args.nesting), generator=generator)
     methods = {
         "Matryoshka": texts["Matryoshka"],
         "plain InfoNCE, cut alike": plain,
