@@ -3,21 +3,18 @@
 import torch
 
 from matgpt import CharTokenizer, plot
-from matgpt.embeddings.similarity import cosines, frequent, nearest_tokens, token_names
+from matgpt.embeddings.similarity import nearest_tokens, token_names
 
 
 def test_names_of_characters():
     assert token_names(CharTokenizer("!()09AEBabe[")) == list("!()09AEBabe[")
 
 
-def test_frequent_counts():
-    assert frequent([3, 1, 1, 3, 3, 0], vocab_size=5, at_least=2) == [1, 3]
-
-
-def test_cosines_of_the_first_dimensions():
+def test_the_first_dimensions_decide():
     e = torch.tensor([[1.0, 0.0, 9.0], [2.0, 0.0, -9.0], [0.0, 3.0, 9.0]])
-    assert torch.allclose(cosines(e, 2), torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]]))
-    assert cosines(e)[0, 2] > 0.5 > cosines(e)[0, 1]
+    found, values = nearest_tokens(e, 0, d=2)
+    assert found == [1, 2] and torch.allclose(torch.tensor(values), torch.tensor([1.0, 0.0]))
+    assert nearest_tokens(e, 0)[0] == [2, 1]
 
 
 def test_neighbours_leave_out_the_token_itself_and_whoever_is_not_among():

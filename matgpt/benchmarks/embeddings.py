@@ -122,16 +122,11 @@ def speed(args):
         documents = cut(torch.randn(n, D, generator=torch.Generator().manual_seed(0)), D)
         query = documents[:1]
         indices = {"exact": Index(documents)}
-        for precision, d in (("float32", 16), ("float32", 32), ("int8", D), ("binary", D)):
-            indices[f"{precision}, {d} dimensions, then {args.shortlist} with all"] = Index(
-                documents, d, precision
-            )
-        calls = {
-            name: lambda index=index, name=name: search(
-                index, query, shortlist=None if name == "exact" else args.shortlist
-            )
-            for name, index in indices.items()
-        }
+        for p, d in (("float32", 16), ("float32", 32), ("int8", D), ("binary", D)):
+            indices[f"{p}, {d} dimensions, then {args.shortlist} with all"] = Index(documents, min(d, D), p)
+        lists = {name: None if name == "exact" else args.shortlist for name in indices}
+        look = lambda name: lambda: search(indices[name], query, shortlist=lists[name])
+        calls = {name: look(name) for name in indices}
         try:
             import faiss
 
@@ -164,9 +159,8 @@ def run(args):
 
 def show(args, runs):
     """Tables and figures of the seeds that are done."""
-    dims, text = args.nesting, []
-    for run in runs:
-        text.append("{:,} pairs to learn from, {:,} to test on.".format(*run["pairs"]))
+    dims = args.nesting
+    text = ["{:,} pairs to learn from, {:,} to test on.".format(*run["pairs"]) for run in runs]
     for what in ("recall@1", "recall@10", "MRR@10", "nDCG@10"):
         curves = {name: [[m[what] for m in run["found"][name]] for run in runs] for name in runs[0]["found"]}
         rows = [
@@ -178,7 +172,7 @@ def show(args, runs):
             level = {"BM25": statistics.mean(share for (share,) in curves.pop("BM25"))}
             figures = {"retrieval": plot.retrieval(dims, curves, level)}
     first = runs[0]["searches"]
-    points = {p: {d: first[p][str(d)] for d in dims} for p in PRECISIONS}
+    points = {p: dict(zip(dims, first[p].values())) for p in PRECISIONS}
     figures["searches"] = plot.searches(points, first["all"])
     report(args.out, "embeddings", "\n\n".join(text))
     for key, figure in figures.items():

@@ -1,9 +1,8 @@
-"""Which tokens are close at each size: groups and neighbours.
+"""Which tokens are close at each size.
 
 Token embeddings are (V, d), as `model.token_embeddings(size)` gives them; names are the V tokens as text.
 """
 
-import numpy as np
 import torch
 
 from ..config import positive
@@ -15,20 +14,10 @@ def token_names(tokenizer):
     return [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
 
 
-def frequent(ids, vocab_size, at_least=30):
-    """Tokens that occur at least so often in `ids`: the others hardly left where they were drawn."""
-    return np.flatnonzero(np.bincount(np.asarray(ids), minlength=vocab_size) >= at_least).tolist()
-
-
-def cosines(embeddings, d=None):
-    """Cosine similarity between all tokens (V, V), by their first d dimensions (None: all)."""
-    unit = cut(embeddings, embeddings.size(1) if d is None else d)
-    return unit @ unit.T
-
-
 def nearest_tokens(embeddings, token, d=None, k=8, among=None):
     """The k tokens nearest to one by cosine, itself left out, and their cosines: two lists, nearest first."""
-    row = cosines(embeddings, d)[token]
+    unit = cut(embeddings, embeddings.size(1) if d is None else d)
+    row = unit @ unit[token]
     keep = torch.zeros(len(row), dtype=torch.bool)
     keep[list(range(len(row))) if among is None else among] = True
     keep[token] = False
