@@ -1,7 +1,11 @@
 """matgpt: one GPT that holds a set of smaller GPTs, each of which can be sliced out."""
 
 from .config import GPTConfig
+from .embeddings.contrastive import train_embeddings
+from .embeddings.exporting import export_sentence_transformers
+from .embeddings.pairs import load_pairs
 from .embeddings.pooling import embed
+from .embeddings.searching import search
 from .files.checkpoint import load, save
 from .files.gpt2 import export_gpt2, import_gpt2
 from .generation.writing import stream
@@ -22,7 +26,11 @@ __all__ = [
     "GPTConfig",
     "Size",
     "between",
+    "train_embeddings",
+    "export_sentence_transformers",
+    "load_pairs",
     "embed",
+    "search",
     "load",
     "save",
     "export_gpt2",
