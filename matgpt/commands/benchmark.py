@@ -11,7 +11,7 @@ NAMES = {
     "frontier": "dolls smaller along every dimension: loss against parameters and FLOPs",
     "speed": "time and memory of training, forward and generation",
     "generate": "tokens per second: cached, drafted, and beside transformers",
-    "embeddings": "retrieval with embeddings cut at every size",
+    "embeddings": "finding functions by what they do, with embeddings cut at every size",
     "checkpoint": "what checkpointing costs",
 }
 
