@@ -19,6 +19,8 @@ EXACT = (QUERIES @ DOCUMENTS.T).topk(10)
 def test_the_nearest_come_first_with_their_cosines():
     found = matgpt.search(DOCUMENTS, QUERIES)
     assert torch.equal(found.positions, EXACT.indices) and torch.allclose(found.scores, EXACT.values)
+    longer = search(3 * DOCUMENTS, 5 * QUERIES, shortlist=20)  # cosines, whatever the lengths
+    assert torch.equal(longer.positions, EXACT.indices) and torch.allclose(longer.scores, EXACT.values)
     one = search(DOCUMENTS, QUERIES[3], k=4)
     assert torch.equal(one.positions, EXACT.indices[3, :4]) and one.scores.shape == (4,)
     assert search(DOCUMENTS, QUERIES, k=999).positions.shape == (12, 200)

@@ -133,6 +133,7 @@ def train_embeddings(
     run = None
     if checkpoint_dir is not None:
         settings = dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed, optimizer=optimizer, **loss)
+        settings["eval_interval"] = eval_interval
         run = RunState(checkpoint_dir, resume, model, texts.ids.numpy(), val_texts.ids.numpy(), **settings)
         if resume and (state := run.restore()):
             model.load_state_dict(state["model"])

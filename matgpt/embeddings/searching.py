@@ -20,14 +20,14 @@ class Found(NamedTuple):
 
 
 class Index:
-    """Embeddings (N, D) and what the first look reads of them: the first `dims` dimensions, at a precision.
+    """Embeddings (N, D), on the CPU, and what a first look reads of them: `dims` dimensions, at a precision.
 
     precision: "float32"; "int8", 255 steps over the range of each dimension; "binary", its sign, compared by
         how many agree (dims in eights). Raises ValueError for anything else.
     """
 
     def __init__(self, embeddings, dims=None, precision="float32"):
-        self.embeddings = torch.as_tensor(embeddings, dtype=torch.float32)
+        self.embeddings = torch.as_tensor(embeddings, dtype=torch.float32).cpu()
         if self.embeddings.dim() != 2 or not len(self.embeddings):
             raise ValueError(f"embeddings have shape {tuple(self.embeddings.shape)}: it must be (N, D)")
         self.dims = self.embeddings.size(1) if dims is None else positive("dims", dims)
@@ -36,7 +36,7 @@ class Index:
                 f"precision={precision!r} with dims={self.dims} must be one of {', '.join(PRECISIONS)}, and "
                 "binary takes dims in eights"
             )
-        self.precision = precision
+        self.precision, self.embeddings = precision, cut(self.embeddings, self.embeddings.size(1))
         first = cut(self.embeddings, self.dims)
         if precision == "int8":
             self.scale = (first.abs().amax(0) / 127).clamp(min=1e-12)
@@ -87,12 +87,12 @@ def search(index, query, k=10, dims=None, shortlist=None, precision="float32"):
     """
     if not isinstance(index, Index):
         index = Index(index, dims, precision)
-    query = torch.as_tensor(query, dtype=torch.float32)
+    query = torch.as_tensor(query, dtype=torch.float32).cpu()
     if query.size(-1) != index.embeddings.size(1) or not 1 <= query.dim() <= 2:
         raise ValueError(
             f"query has shape {tuple(query.shape)}: allowed is (Q, D) or (D,), D={index.embeddings.size(1)}"
         )
-    queries, k = query.reshape(-1, query.size(-1)), min(positive("k", k), len(index))
+    queries, k = cut(query.reshape(-1, query.size(-1)), query.size(-1)), min(positive("k", k), len(index))
     n = k if shortlist is None else min(max(k, positive("shortlist", shortlist)), len(index))
     scores, positions = index.look(queries).topk(n, dim=1)
     if shortlist is not None:
