@@ -15,6 +15,7 @@ from .text.tokenizer import BPETokenizer, CharTokenizer
 from .training.history import History
 from .training.loop import DivergedError, train
 from .training.loss import matryoshka_loss
+from .training.nesting import nest
 
 __all__ = [
     "GPTConfig",
@@ -41,4 +42,5 @@ __all__ = [
     "DivergedError",
     "train",
     "matryoshka_loss",
+    "nest",
 ]

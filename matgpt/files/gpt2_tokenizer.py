@@ -1,12 +1,41 @@
-"""A BPETokenizer in the file format of the library `tokenizers`, for AutoTokenizer of transformers."""
+"""A BPETokenizer in the file format of the library `tokenizers`, for AutoTokenizer of transformers; and back."""
+
+import json
+from pathlib import Path
+
+from ..text.tokenizer import BPETokenizer
+from .atomic import read
+
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+REST = [b for b in range(256) if b not in PRINTABLE]  # GPT-2 shows these as the characters from 256 on
+SHOWN = {b: chr(b) for b in PRINTABLE} | {b: chr(256 + i) for i, b in enumerate(REST)}
+
+
+def read_tokenizer(folder):
+    """The BPETokenizer of a GPT-2 folder of transformers, from its tokenizer.json.
+
+    Raises ValueError if the file is missing, or holds anything but byte-level BPE that merges by rising id.
+    """
+    path, byte = Path(folder) / "tokenizer.json", {c: b for b, c in SHOWN.items()}
+    try:
+        kept = json.loads(read(path))
+        vocab, special = dict(kept["model"]["vocab"]), {t["content"]: t["id"] for t in kept["added_tokens"]}
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in kept["model"]["merges"]]
+        made = [vocab["".join(merge)] for merge in merges]
+        ids = {token: i for token, i in vocab.items() if token not in special}
+        if made != sorted(made) or sorted({**ids, **special}.values()) != list(range(len({**ids, **special}))):
+            raise ValueError("its merges or ids are not in a row")
+        tokens, ends = (sorted(some, key=some.get) for some in (ids, special))
+        if special and min(special.values()) < len(tokens):
+            raise ValueError("a special token stands before an ordinary one")
+        return BPETokenizer([bytes(byte[c] for c in token) for token in tokens], ends)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} holds no tokenizer of GPT-2's kind: {error}") from None
 
 
 def tokenizer_files(tokenizer, block_size):
     """{file name: JSON object}, by which AutoTokenizer.from_pretrained encodes as `tokenizer` does."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [b for b in range(256) if b not in printable]  # GPT-2 shows these as the characters from 256 on
-    shown = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
-    text = lambda token: "".join(shown[b] for b in token)
+    text = lambda token: "".join(SHOWN[b] for b in token)
     ids = {token: i for i, token in enumerate(tokenizer.tokens)}
     merges = []
     for (

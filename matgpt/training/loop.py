@@ -66,6 +66,12 @@ class Run:
             self.optimizers.load_state_dict(state["optimizer"])
             self.history, self.done = History.from_dict(state["history"]), state["step"]
 
+    def read(self, trunks, rng):
+        """Tokens (N, B, T) of a step and what follows each: a batch for each of the N trunks."""
+        T, size = self.model.config.block_size, (len(trunks), self.settings["batch_size"])
+        starts = rng.integers(len(self.ids) - T, size=size)[:, self.rank :: self.world]
+        return batch(self.ids, starts, T, self.device)
+
     def step(self):
         """Train the dolls whose turn it is, each trunk of them on a batch of its own."""
         model, s, spent, started = self.model, self.settings, self.spent(), time.monotonic()
@@ -73,8 +79,7 @@ class Run:
         rng = np.random.default_rng((s["seed"], self.done))
         torch.manual_seed(int(rng.integers(2**31)) + self.rank)
         trunks = self.schedule.draw(spent, rng)
-        starts = rng.integers(len(self.ids) - model.config.block_size, size=(len(trunks), s["batch_size"]))
-        x, y = batch(self.ids, starts[:, self.rank :: self.world], model.config.block_size, self.device)
+        x, y = self.read(trunks, rng)
         losses = matryoshka_backward(self.parallel, x, y, trunks, s["loss_weights"])
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s["grad_clip"] or math.inf)
         if not torch.stack([norm, *losses.values()]).isfinite().all():
@@ -136,6 +141,40 @@ def check(model, settings):
     return s
 
 
+def follow(run, val_ids, progress=True, on_evaluation=None, kept=None):
+    """Step after step until the budget is spent, or until it is interrupted; returns the history."""
+    if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
+        print(advice)  # the program says it itself
+    mode = run.model.training
+    run.model.train()
+    gpu = [run.device] if run.device.type == "cuda" else []
+    steps, flops = run.settings["steps"], run.settings["flops"]
+    total, unit = (steps, "step") if flops is None else (round(flops / 1e9), "GFLOP")
+    bar = Progress(total, progress and run.rank == 0, unit)
+    with bar, torch.random.fork_rng(gpu):
+        try:
+            while True:
+                due = run.due()
+                if due:
+                    run.evaluate(val_ids)
+                    bar.evaluated(run.history)
+                    if on_evaluation and run.rank == 0:
+                        on_evaluation(run.history)
+                if kept and (due or kept.due()):
+                    kept.save(run.done, run.model, run.optimizers, run.history)
+                if run.spent() == 1:
+                    break
+                run.step()
+                bar.reached(round(run.spent() * total))
+        except KeyboardInterrupt:
+            if kept:
+                kept.save(run.done, run.model, run.optimizers, run.history)
+        finally:
+            run.optimizers.zero_grad()
+            run.model.train(mode)
+    return run.history
+
+
 def train(
     model,
     train_ids,
@@ -195,33 +234,4 @@ def train(
         kept = RunState(checkpoint_dir, resume, model, train_ids, val_ids, **settings)
     if resume:
         run.restore(kept and kept.restore())
-    if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
-        print(advice)  # the program says it itself
-
-    mode = model.training
-    model.train()
-    gpu = [run.device] if run.device.type == "cuda" else []
-    total, unit = (settings["steps"], "step") if flops is None else (round(flops / 1e9), "GFLOP")
-    bar = Progress(total, progress and run.rank == 0, unit)
-    with bar, torch.random.fork_rng(gpu):
-        try:
-            while True:
-                due = run.due()
-                if due:
-                    run.evaluate(val_ids)
-                    bar.evaluated(run.history)
-                    if on_evaluation and run.rank == 0:
-                        on_evaluation(run.history)
-                if kept and (due or kept.due()):
-                    kept.save(run.done, model, run.optimizers, run.history)
-                if run.spent() == 1:
-                    break
-                run.step()
-                bar.reached(round(run.spent() * total))
-        except KeyboardInterrupt:
-            if kept:
-                kept.save(run.done, model, run.optimizers, run.history)
-        finally:
-            run.optimizers.zero_grad()
-            model.train(mode)
-    return run.history
+    return follow(run, val_ids, progress, on_evaluation, kept)

@@ -1,0 +1,131 @@
+"""Nest a GPT-2 that is trained already: what matters moves to the front, then dolls learn from the whole."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..files.checkpoint import load
+from ..files.gpt2 import import_gpt2
+from ..measure.evaluation import cross_entropy, precision
+from ..measure.shapes import flops_per_token
+from ..model import MatryoshkaGPT
+from ..text.batches import as_ids, batch
+from .loop import Run, check, follow
+from .schedule import Schedule
+
+AXES = {  # what each axis of a weight counts: d dimensions of the residual, h heads, f hidden units; . stays
+    "embedding.token": ".d",
+    "embedding.position": ".d",
+    "qkv.weight": ".h.d",
+    "qkv.bias": ".h.",
+    "attention.proj.weight": "dh.",
+    "expand.weight": "fd",
+    "expand.bias": "f",
+    "feedforward.proj.weight": "df",
+}  # all else is a prefix of d
+READERS = {  # the weights that read each of them
+    "d": ("token", "qkv.weight", "expand.weight"),
+    "h": ("attention.proj.weight",),
+    "f": ("feedforward.proj.weight",),
+}
+
+
+def axes(name):
+    """(axis, kind, key) of a parameter; the key of heads and units names their layer, as in "0.h"."""
+    kinds = next((kinds for end, kinds in AXES.items() if name.endswith(end)), "d")
+    layer = name.split(".")[1]
+    return [(i, k, k if k == "d" else f"{layer}.{k}") for i, k in enumerate(kinds) if k != "."]
+
+
+def importance(model, ids, seed=0, batches=16, batch_size=4):
+    """{"d": (D,), "0.h": (H,), "0.f": (F,), ...}: how much the loss would move without each dimension, head, unit.
+
+    The mean square, over small batches, of the first-order guess: the sum of weight x gradient over the weights
+    that read it (1906.10771).
+    """
+    T, scores, rng = model.config.block_size, {}, np.random.default_rng(seed)
+    for _ in range(batches):
+        starts = rng.integers(len(ids) - T, size=batch_size)
+        cross_entropy(model, *batch(ids, starts, T, model.embedding.token.device)).backward()
+        moved = {}
+        for name, p in model.named_parameters():
+            for axis, kind, key in axes(name):
+                if name.endswith(READERS[kind]):
+                    change = (p.detach() * p.grad).movedim(axis, 0).flatten(1).sum(1)
+                    moved[key] = moved.get(key, 0) + change
+        scores = {key: scores.get(key, 0) + change**2 / batches for key, change in moved.items()}
+        model.zero_grad()
+    return scores
+
+
+@torch.no_grad()
+def reorder(model, scores):
+    """Move what scores high to the front, in all weights at once: the full doll computes what it did."""
+    orders = {key: score.argsort(descending=True, stable=True) for key, score in scores.items()}
+    for name, p in model.named_parameters():
+        for axis, _, key in axes(name):
+            p.copy_(p.index_select(axis, orders[key]))
+
+
+class Turns(Schedule):
+    """Every doll from the first step to the last; there is no growing, since the full one is grown."""
+
+    SHARES = 1, 1, 0.5, 0.3
+
+    def draw(self, spent, rng):
+        turns = [trunk for trunk, p in zip(self.trunks, self.SHARES) if rng.random() < p]
+        return turns[::-1] or self.trunks[-1:]
+
+
+class Lesson(Run):
+    """A run in which all dolls of a step read one batch, and learn what the teacher foretells there."""
+
+    def __init__(self, model, teacher, ids, settings):
+        super().__init__(model, ids, settings)
+        self.teacher, self.schedule = teacher, Turns(model)
+
+    def read(self, trunks, rng):
+        x, y = super().read(trunks[:1], rng)
+        if self.teacher is not None:
+            with torch.no_grad(), precision(x):
+                y = self.teacher(x[0]).float().softmax(-1)[None]
+            self.history.spent += flops_per_token(self.model.config) * x.numel() * self.world
+        return [a.expand(len(trunks), *a.shape[1:]) for a in (x, y)]
+
+
+def is_gpt2(folder):
+    """Whether the folder holds a GPT-2 of transformers, by its config.json."""
+    try:
+        return "model_type" in json.loads((Path(folder) / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False  # whoever loads it says what is wrong
+
+
+def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, flops=None, batch_size=12, lr=None,
+         optimizer="muon", weight_decay=0.0, full_weight=1.0, eval_interval=None, eval_blocks=256, seed=0, progress=True, on_evaluation=None):
+    teacher = model_or_path
+    if not isinstance(teacher, torch.nn.Module):
+        teacher = import_gpt2(teacher) if is_gpt2(teacher) else load(teacher)[0]
+    if not isinstance(teacher, MatryoshkaGPT):
+        raise ValueError(f"{type(teacher).__name__} has no dolls to nest: only a MatryoshkaGPT has")
+    config = dataclasses.replace(teacher.config, nesting=nesting, dropout=0.0)
+    T, V = config.block_size, config.vocab_size
+    train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
+    model = MatryoshkaGPT(config).to(teacher.embedding.token)
+    model.load_state_dict(teacher.state_dict())
+    settings = dict(steps=steps, flops=flops, batch_size=batch_size, lr=lr, seed=seed, optimizer=optimizer,
+                    warmup=0.05, weight_decay=weight_decay, grad_clip=1.0, eval_interval=eval_interval, eval_blocks=eval_blocks,
+                    loss_weights=[1.0] * (len(config.sizes) - 1) + [full_weight])
+    settings = check(model, settings)
+    reorder(model, importance(model, train_ids, seed))
+    mode = teacher.training
+    teacher.eval()
+    try:
+        run = Lesson(model, teacher, train_ids, settings)
+        model.history = follow(run, val_ids, progress, on_evaluation)
+    finally:
+        teacher.train(mode)
+    return model.eval()
