@@ -1,6 +1,6 @@
 """matgpt: one GPT that holds a set of smaller GPTs, each of which can be sliced out."""
 
-from .config import GPTConfig, Size
+from .config import GPTConfig
 from .embeddings.pooling import embed
 from .files.checkpoint import load, save
 from .files.gpt2 import export_gpt2, import_gpt2
@@ -10,6 +10,8 @@ from .measure.evaluation import evaluate
 from .measure.shapes import best_size, frontier, lattice
 from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from .plot.slider import slider
+from .ranges import between
+from .sizes import Size
 from .text.corpus import load_text, split
 from .text.tokenizer import BPETokenizer, CharTokenizer
 from .training.history import History
@@ -20,6 +22,7 @@ from .training.nesting import nest
 __all__ = [
     "GPTConfig",
     "Size",
+    "between",
     "embed",
     "load",
     "save",

@@ -1,86 +1,12 @@
-"""What a doll is: a `Size`, and the configuration of the model that holds all of them."""
+"""The configuration of the model that holds all dolls, and what it says of each of them."""
 
 import dataclasses
+import functools
 import numbers
-import operator
 from dataclasses import dataclass
 
-
-def positive(name, value):
-    """`value` as an int; ValueError, naming it, unless it is a whole number of at least 1."""
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-    return number
-
-
-def inner_sizes(n_inner, n_layer):
-    """Feedforward widths, one int or one per layer, as a tuple with one entry per layer."""
-    return n_inner if isinstance(n_inner, tuple) else (n_inner,) * n_layer
-
-
-def _check_inner(n_inner, n_layer):
-    """An int, or a tuple with one int per layer (an int again where they are all alike)."""
-    if not isinstance(n_inner, (tuple, list)):
-        return positive("n_inner", n_inner)
-    n_inner = tuple(positive("n_inner", f) for f in n_inner)
-    if len(n_inner) != n_layer:
-        raise ValueError(
-            f"n_inner={n_inner!r} has {len(n_inner)} entries; it needs one for each of {n_layer} layers"
-        )
-    return n_inner[0] if len(set(n_inner)) == 1 else n_inner
-
-
-@dataclass(frozen=True)
-class Size:
-    """The shape of one doll: the leading corner that it reads of every weight of the full model.
-
-    `n_inner`, the hidden units of the feedforward, is an int or a tuple with one entry per layer
-    (MatFormer's Mix'n'Match, 2310.07707 section 3.3); left out it is 4 * n_embd, as in GPT-2.
-    """
-
-    n_embd: int
-    n_head: int
-    n_layer: int
-    n_inner: int | tuple[int, ...] | None = None
-
-    def __post_init__(self):
-        for name in ("n_embd", "n_head", "n_layer"):
-            object.__setattr__(self, name, positive(name, getattr(self, name)))
-        n_inner = 4 * self.n_embd if self.n_inner is None else self.n_inner
-        object.__setattr__(self, "n_inner", _check_inner(n_inner, self.n_layer))
-
-    def __str__(self):
-        """As `--nesting` and `--size` take it: "64,2,2", with n_inner behind it where it is not 4 * n_embd."""
-        shape = (self.n_embd, self.n_head, self.n_layer)
-        if self.n_inner != 4 * self.n_embd:
-            shape += ("/".join(map(str, inner_sizes(self.n_inner, 1))),)
-        return ",".join(map(str, shape))
-
-    def begins(self, other):
-        """Whether the blocks of this size are the first blocks of the `other`, at the same width."""
-        mine, theirs = (inner_sizes(s.n_inner, s.n_layer) for s in (self, other))
-        return (self.n_embd, self.n_head) == (other.n_embd, other.n_head) and mine == theirs[: self.n_layer]
-
-    @classmethod
-    def parse(cls, text):
-        """The Size that `str` writes as "64,2,2", "64,2,2,128" or "64,2,2,128/256"; ValueError for anything else."""
-        try:
-            shape = [[int(number) for number in part.split("/")] for part in text.split(",")]
-            (n_embd,), (n_head,), (n_layer,), n_inner = shape if len(shape) == 4 else (*shape, [None])
-        except ValueError:
-            raise ValueError(
-                f"{text!r} is no size: write width,heads,layers or width,heads,layers,inner"
-            ) from None
-        return cls(n_embd, n_head, n_layer, n_inner if len(n_inner) > 1 else n_inner[0])
-
-
-def parse_doll(text):
-    """A doll as command lines name it: a width, or what `Size.parse` reads."""
-    return int(text) if text.isdecimal() else Size.parse(text)
+from .ranges import Between
+from .sizes import Size, heads_fit, inner_sizes, positive
 
 
 @dataclass(frozen=True)
@@ -91,15 +17,15 @@ class GPTConfig:
     block_size: longest context in tokens, T.
     n_embd, n_head, n_layer: width D, heads H and blocks L of the full model.
     nesting: dolls, each an int (a width: every head and layer, head size and feedforward in
-        proportion) or a `Size`. The full size always belongs to them. None: the full size alone,
-        which makes the model a plain GPT-2.
+        proportion) or a `Size`; or all that lie `between` two Sizes. The full size always belongs to
+        them. None: the full size alone, which makes the model a plain GPT-2.
     n_inner: hidden units of the feedforward, an int or a tuple with one entry per layer. None: 4 * n_embd.
     head_size: width S of one head. None: n_embd // n_head.
     dropout: probability, on embeddings, attention weights and both residual branches.
     bias: whether linear layers and norms have one.
 
-    After construction `n_inner` and `head_size` are filled in, and `nesting` holds Sizes, smallest first.
-    Raises ValueError for a value out of range, naming it.
+    After construction `n_inner` and `head_size` are filled in, and `nesting` holds Sizes, smallest first,
+    or the range. Raises ValueError for a value out of range, naming it.
     """
 
     vocab_size: int
@@ -107,7 +33,7 @@ class GPTConfig:
     n_embd: int = 128
     n_head: int = 4
     n_layer: int = 4
-    nesting: tuple | None = None
+    nesting: tuple | Between | None = None
     n_inner: int | tuple[int, ...] | None = None
     head_size: int | None = None
     dropout: float = 0.0
@@ -121,46 +47,41 @@ class GPTConfig:
             raise ValueError(f"dropout={self.dropout!r} must be a number in [0, 1)")
         if self.bias not in (True, False):
             raise ValueError(f"bias={self.bias!r} must be True or False")
-        if self.head_size is None:
-            if self.n_embd % self.n_head:
-                raise ValueError(
-                    f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}: it must be a multiple of it"
-                )
-            put("head_size", self.n_embd // self.n_head)
-        put("head_size", positive("head_size", self.head_size))
-        if (
-            self.head_size > self.n_embd // self.n_head
-        ):  # no doll, not even the full one, would read all of a head
-            raise ValueError(
-                f"head_size={self.head_size} does not fit: with n_embd={self.n_embd} and "
-                f"n_head={self.n_head} it may be at most {self.n_embd // self.n_head}"
-            )
-        put("n_inner", _check_inner(4 * self.n_embd if self.n_inner is None else self.n_inner, self.n_layer))
+        put("dropout", float(self.dropout))
+        put("bias", bool(self.bias))
+        D, H = self.n_embd, self.n_head
+        if self.head_size is None and D % H:
+            raise ValueError(f"n_embd={D} is not divisible by n_head={H}: it must be a multiple of it")
+        put("head_size", positive("head_size", D // H if self.head_size is None else self.head_size))
+        if self.head_size > D // H:  # no doll, not even the full one, would read all of a head
+            found = f"head_size={self.head_size} does not fit"
+            raise ValueError(f"{found}: with n_embd={D} and n_head={H} it may be at most {D // H}")
+        put("n_inner", self.full.n_inner)
         put("nesting", self._check_nesting())
 
     def _check_nesting(self):
+        if isinstance(self.nesting, Between):
+            self.fit(self.nesting.smallest)
+            self.fit(self.nesting.largest)
+            return self.nesting
         if self.nesting is None:
             return (self.full,)
         if isinstance(self.nesting, (str, Size)) or not hasattr(self.nesting, "__iter__"):
-            raise ValueError(f"nesting={self.nesting!r} must be a sequence of widths and Sizes")
+            raise ValueError(f"nesting={self.nesting!r} must be a sequence of widths and Sizes, or a range")
         nesting = tuple(self.nesting)
         sizes = [self.fit(s) if isinstance(s, Size) else self.width(s) for s in nesting]
         if not sizes:
-            raise ValueError(
-                "nesting=() is empty: name at least one width or Size, or None for the full size alone"
-            )
+            what = "name at least one width or Size, or None for the full size alone"
+            raise ValueError(f"nesting=() is empty: {what}")
         for i, size in enumerate(sizes):
             if size in sizes[:i]:
                 raise ValueError(f"nesting={nesting!r} names {size!r} twice")
-        # a total order, so that the sizes (and loss_weights with them) keep their places through save and load
-        order = lambda s: (
-            self.num_params(s),
-            s.n_embd,
-            s.n_head,
-            s.n_layer,
-            inner_sizes(s.n_inner, s.n_layer),
-        )
-        return tuple(sorted({*sizes, self.full}, key=order))
+        return self.in_order(sizes)
+
+    def in_order(self, sizes):
+        """`sizes` and the full one, smallest first: a total order, so that loss_weights keep their places."""
+        shape = lambda s: (s.n_embd, s.n_head, s.n_layer, inner_sizes(s.n_inner, s.n_layer))
+        return tuple(sorted({*sizes, self.full}, key=lambda s: (self.num_params(s), shape(s))))
 
     @property
     def full(self):
@@ -169,8 +90,14 @@ class GPTConfig:
 
     @property
     def sizes(self):
-        """Every doll of the nesting, smallest first; the last is the full size."""
-        return self.nesting
+        """Every doll of the nesting, or a few of its range, smallest first; the last is the full size."""
+        return landmarks(self) if isinstance(self.nesting, Between) else self.nesting
+
+    def draw(self, rng):
+        """A random Size of the range that is the nesting, by a numpy Generator."""
+        if not isinstance(self.nesting, Between):
+            raise ValueError(f"nesting={self.nesting!r} is no range to draw from: make one with between")
+        return self.nesting.at(self.head_size, *rng.random(3), rng.uniform(*self.nesting.inner_ratios))
 
     def width(self, n_embd):
         """The doll cut along the width alone: every head and layer, the feedforward in proportion."""
@@ -180,22 +107,19 @@ class GPTConfig:
 
     def fit(self, size):
         """`size` itself, if the full model holds such a doll; else ValueError naming what does not fit."""
-        for name in ("n_embd", "n_head", "n_layer"):
-            if getattr(size, name) > getattr(self, name):
-                raise ValueError(f"{size!r} does not fit: {name} may be at most {getattr(self, name)}")
-        for i, (f, F) in enumerate(
-            zip(inner_sizes(size.n_inner, size.n_layer), inner_sizes(self.n_inner, self.n_layer))
-        ):
-            if f > F:
-                raise ValueError(f"{size!r} does not fit: n_inner of layer {i} may be at most {F}")
-        if size.n_embd // size.n_head < self.head_size and size.n_embd % size.n_head:
-            raise ValueError(
-                f"{size!r} does not fit: n_embd={size.n_embd} is not divisible by n_head={size.n_head}"
-            )
+        room = [(name, getattr(size, name), getattr(self, name)) for name in ("n_embd", "n_head", "n_layer")]
+        inner = zip(inner_sizes(size.n_inner, size.n_layer), inner_sizes(self.n_inner, self.n_layer))
+        room += [(f"n_inner of layer {i}", f, F) for i, (f, F) in enumerate(inner)]
+        for name, value, most in room:
+            if value > most:
+                raise ValueError(f"{size!r} does not fit: {name} may be at most {most}")
+        if not heads_fit(size.n_embd, size.n_head, self.head_size):
+            what = f"n_embd={size.n_embd} is not divisible by n_head={size.n_head}"
+            raise ValueError(f"{size!r} does not fit: {what}")
         return size
 
     def resolve(self, size=None):
-        """The Size meant by None (the full one), a Size that fits, or the width of one doll of the nesting."""
+        """The Size meant by None (the full one), a Size that fits, or the width of one of `sizes`."""
         if size is None:
             return self.full
         if isinstance(size, Size):
@@ -207,7 +131,7 @@ class GPTConfig:
         return found[0]
 
     def head_size_of(self, size):
-        """Width of one head of that doll: whole heads where its width has room for them, else narrower ones."""
+        """Width of one head of that doll: whole where its width has room for all of them, else narrower."""
         return min(self.head_size, size.n_embd // size.n_head)
 
     def doll(self, size):
@@ -224,3 +148,14 @@ class GPTConfig:
         for f in inner_sizes(size.n_inner, size.n_layer):
             total += 4 * d * a + 2 * d * f + 2 * norm + self.bias * (3 * a + f + 2 * d)
         return total
+
+
+@functools.cache
+def landmarks(config):
+    """A few sizes of the range that the config nests, and the full one."""
+    return config.in_order(config.nesting.landmarks(config.head_size, config.num_params))
+
+
+def parse_doll(text):
+    """A doll as command lines name it: a width, or what `Size.parse` reads."""
+    return int(text) if text.isdecimal() else Size.parse(text)

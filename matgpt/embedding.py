@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .nested import Nested, corner
+from .nested import corner
 
 
-class NestedEmbedding(Nested):
+class NestedEmbedding(nn.Module):
     """Sum of token and learned position embedding, cut to the first n_embd dimensions.
 
     The readout reads the same tensor (V, D): there is no second copy that could come untied.
@@ -21,9 +21,6 @@ class NestedEmbedding(Nested):
         self.position = nn.Parameter(torch.empty(block_size, n_embd))
         for weight in (self.token, self.position):
             nn.init.normal_(weight, std=0.02)
-
-    def cut(self, doll):
-        return {name: corner(p, *getattr(doll, name).shape) for name, p in self.named_parameters()}
 
     def forward(self, idx, n_embd, start=0):
         """Token ids (B, T), the first at position `start` -> (B, T, n_embd)."""

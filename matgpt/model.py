@@ -9,7 +9,7 @@ from torch import nn
 from .config import GPTConfig, inner_sizes
 from .embedding import NestedEmbedding
 from .generation.writing import generate
-from .nested import Nested, NestedNorm, corner
+from .nested import NestedLinear, NestedNorm, corner
 from .residual import NestedBlock
 
 
@@ -21,23 +21,21 @@ class NestedGPT(nn.Module):
         self.config = config
         self.embedding = NestedEmbedding(config.vocab_size, config.block_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            NestedBlock(config, f) for f in inner_sizes(config.n_inner, config.n_layer)
-        )
+        inner = inner_sizes(config.n_inner, config.n_layer)
+        self.blocks = nn.ModuleList(NestedBlock(config, n_inner) for n_inner in inner)
         self.norm = NestedNorm(config.n_embd, config.bias)
 
     @property
     def sizes(self):
-        """The dolls that are trained, smallest first; the last is the full size."""
+        """The dolls that are trained, or a few of a range, smallest first; the last is the full size."""
         return self.config.sizes
 
     def forward(self, idx, size=None):
         """Token ids (B, T), T up to block_size -> logits (B, T, V) of one doll.
 
-        size: a Size that fits, the width of one doll of the nesting, or None for the full size; or a list of such that
-        share a trunk (one of `trunks`), which gives a list of logits for the price of the deepest.
-        Raises ValueError for ids outside the vocabulary (on a GPU `generate`, `train` and `evaluate` look, not each
-        forward), a context too long, or a size that does not fit.
+        size: a Size that fits, the width of one doll of the nesting, or None for the full size; or a list of
+        such that share a trunk (one of `trunks`), which gives a list of logits for the price of the deepest.
+        Raises ValueError for ids outside the vocabulary, a context too long, or a size that does not fit.
         """
         if isinstance(size, list):
             return [self.embedding.readout(x) for x in self._residuals(idx, size)]
@@ -48,65 +46,56 @@ class NestedGPT(nn.Module):
         return self._residuals(idx, [size])[0]
 
     def trunk_size(self, size=None):
-        """The size at which the blocks run when `size` is asked for: all that the variants' forward differs in."""
+        """The size at which the blocks run for `size`: all that the variants' forward differs in."""
         raise NotImplementedError
 
     def trunks(self, sizes):
         """`sizes` in lists, the largest first, of which the first size runs the blocks of all the others.
 
-        A shallow doll runs the first layers of a deep one of its width, so one pass of the deep one reads out both.
+        A shallow doll runs the first layers of a deep one of its width (2D Matryoshka, 2402.14776; LayerSkip,
+        2404.16710), so one pass of the deep one reads out both.
         """
-        trunks = []
-        for size in sorted(reversed(sizes), key=lambda size: -self.trunk_size(size).n_layer):
-            for trunk in trunks:
-                if self.trunk_size(size).begins(self.trunk_size(trunk[0])):
-                    trunk.append(size)
-                    break
-            else:
-                trunks.append([size])
+        trunks, run = [], self.trunk_size
+        by_depth = sorted(sizes, key=lambda size: run(size).n_layer)
+        for size in reversed(by_depth):
+            trunk = next((t for t in trunks if run(size).begins(run(t[0]))), None)
+            if trunk is None:
+                trunks.append(trunk := [])
+            trunk.append(size)
         return trunks
 
     def _residuals(self, idx, sizes):
         """The final residual (B, T, d) of each size of one trunk; the first one is the deepest."""
         self._check(idx)
-        trunks = [self.trunk_size(size) for size in sizes]
-        trunk, depths = trunks[0], [t.n_layer for t in trunks]
-        if not all(t.begins(trunk) for t in trunks):
-            raise ValueError(
-                f"sizes {sizes} do not share a trunk: the blocks of each must be the first of {trunk}"
-            )
+        trunk, depths = self.trunk_size(sizes[0]), [self.trunk_size(size).n_layer for size in sizes]
+        if not all(self.trunk_size(size).begins(trunk) for size in sizes):
+            raise ValueError(f"sizes {sizes} share no trunk: the blocks of each must be the first of {trunk}")
         head_size = self.config.head_size_of(trunk)
         x, after = self.dropout(self.embedding(idx, trunk.n_embd)), {}
-        # a shallow doll runs the first layers (2D Matryoshka, 2402.14776; LayerSkip, 2404.16710)
-        for depth, (block, n_inner) in enumerate(
-            zip(self.blocks, inner_sizes(trunk.n_inner, trunk.n_layer)), 1
-        ):
+        inner = inner_sizes(trunk.n_inner, trunk.n_layer)
+        for depth, (block, n_inner) in enumerate(zip(self.blocks, inner), 1):
             x = block(x, trunk.n_head, head_size, n_inner)
             if depth in depths:
                 after[depth] = self.norm(x)
         return [after[depth][..., : self.config.resolve(size).n_embd] for size, depth in zip(sizes, depths)]
 
     def _check(self, idx):
-        if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or idx.size(1) == 0:
-            raise ValueError(
-                f"idx must be (B, T) int64 or int32 with T of at least 1, not {tuple(idx.shape)} {idx.dtype}"
-            )
-        if idx.size(1) > self.config.block_size:
-            raise ValueError(
-                f"context of {idx.size(1)} tokens is longer than block_size={self.config.block_size}"
-            )
-        # on a GPU, looking would wait for the device at every step; `generate`, `train` and `evaluate` look once
+        T, most = idx.size(-1) if idx.dim() else 0, self.config.block_size
+        if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or T == 0:
+            found = f"{tuple(idx.shape)} {idx.dtype}"
+            raise ValueError(f"idx must be (B, T) int64 or int32 with T of at least 1, not {found}")
+        if most < T:
+            raise ValueError(f"context of {T} tokens is longer than block_size={most}")
+        # on a GPU, looking would wait for it at every step; `generate`, `train` and `evaluate` look once
         if not (idx.is_cuda or torch.compiler.is_compiling()):
             self.check_ids(idx)
 
     def check_ids(self, idx):
         """ValueError, naming the first one, if any token id lies outside the vocabulary."""
-        outside = (idx < 0) | (idx >= self.config.vocab_size)
+        outside, last = (idx < 0) | (idx >= self.config.vocab_size), self.config.vocab_size - 1
         if outside.any():
-            raise ValueError(
-                f"token id {idx[outside][0].item()} is outside the vocabulary: "
-                f"allowed are 0 to {self.config.vocab_size - 1}"
-            )
+            found = f"token id {idx[outside][0].item()} is outside the vocabulary"
+            raise ValueError(f"{found}: allowed are 0 to {last}")
 
     def num_params(self, size=None):
         """Parameters that the doll reads (the tied embedding counts once)."""
@@ -140,9 +129,11 @@ class MatryoshkaGPT(NestedGPT):
             doll = MatryoshkaGPT(self.config.doll(size))
         weight = self.embedding.token
         doll = doll.to(weight.device, weight.dtype).train(self.training)
+        for name, p in doll.named_parameters():
+            p.copy_(corner(self.get_parameter(name), *p.shape))
         for name, layer in doll.named_modules():
-            if isinstance(layer, Nested):
-                layer.copy_from(self.get_submodule(name))
+            if isinstance(layer, NestedLinear):
+                layer.weight *= self.get_submodule(name).scale(layer.in_shape)
         # the readout's weight is the tied embedding, so its scale goes into the norm before it
         for p in doll.norm.parameters():
             p *= (self.config.n_embd / size.n_embd) ** 0.5

@@ -5,6 +5,7 @@ learns from the shape of `x` how much to read of its inputs, and from its caller
 """
 
 import math
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +17,19 @@ def corner(weight, *shape):
     return weight[tuple(slice(n) for n in shape)]
 
 
-class Nested(nn.Module):
-    """A layer whose weights hold those of every smaller layer. `cut` gives a doll's share by name."""
+@contextmanager
+def evaluating(model):
+    """No dropout inside the block; behind it every module is in the mode in which it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
-    def copy_from(self, full):
-        """Fill this stand-alone layer with its share of the larger layer `full`."""
-        for name, value in full.cut(self).items():
-            getattr(self, name).copy_(value)
 
-
-class NestedLinear(Nested):
+class NestedLinear(nn.Module):
     """Linear map from (..., *in_shape) to (..., *out_shape), stored as (*out_shape, *in_shape).
 
     A doll multiplies its corner by sqrt(full fan-in / own fan-in), so that a weight drawn for the full
@@ -40,16 +44,15 @@ class NestedLinear(Nested):
         self.bias = nn.Parameter(torch.zeros(*out_shape)) if bias else None
         nn.init.normal_(self.weight, std=std)
 
+    def scale(self, in_shape):
+        """What a weight is multiplied by where only this much of its inputs is read."""
+        return math.sqrt(math.prod(self.in_shape) / math.prod(in_shape))
+
     def corner(self, in_shape, out_shape):
         """Weight (*out_shape, *in_shape), at its own scale, and bias (*out_shape) or None."""
-        weight = corner(self.weight, *out_shape, *in_shape)
-        scale = math.sqrt(math.prod(self.in_shape) / math.prod(in_shape))
+        weight, scale = corner(self.weight, *out_shape, *in_shape), self.scale(in_shape)
         bias = None if self.bias is None else corner(self.bias, *out_shape)
         return (weight if scale == 1 else weight * scale), bias
-
-    def cut(self, doll):
-        weight, bias = self.corner(doll.in_shape, doll.out_shape)
-        return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
 
     def forward(self, x, out_shape):
         dims = len(self.in_shape)
@@ -59,7 +62,7 @@ class NestedLinear(Nested):
         return y.unflatten(-1, out_shape)
 
 
-class NestedNorm(Nested):
+class NestedNorm(nn.Module):
     """LayerNorm over the width that `x` has, with the prefix of gain and shift."""
 
     def __init__(self, n_embd, bias=True):
@@ -67,11 +70,7 @@ class NestedNorm(Nested):
         self.weight = nn.Parameter(torch.ones(n_embd))
         self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
 
-    def cut(self, doll):
-        return {name: corner(p, len(doll.weight)) for name, p in self.named_parameters()}
-
     def forward(self, x):
         d = x.size(-1)
-        return F.layer_norm(
-            x, (d,), corner(self.weight, d), None if self.bias is None else corner(self.bias, d)
-        )
+        bias = None if self.bias is None else corner(self.bias, d)
+        return F.layer_norm(x, (d,), corner(self.weight, d), bias)

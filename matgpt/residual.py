@@ -14,12 +14,11 @@ class NestedBlock(nn.Module):
         super().__init__()
         # GPT-2 (section 2.3): residual projections start smaller the deeper the model
         proj_std = 0.02 / (2 * config.n_layer) ** 0.5
-        self.norm1 = NestedNorm(config.n_embd, config.bias)
-        self.attention = NestedAttention(
-            config.n_embd, config.n_head, config.head_size, config.dropout, config.bias, proj_std
-        )
-        self.norm2 = NestedNorm(config.n_embd, config.bias)
-        self.feedforward = NestedFeedForward(config.n_embd, n_inner, config.dropout, config.bias, proj_std)
+        D, rest = config.n_embd, (config.dropout, config.bias, proj_std)
+        self.norm1 = NestedNorm(D, config.bias)
+        self.attention = NestedAttention(D, config.n_head, config.head_size, *rest)
+        self.norm2 = NestedNorm(D, config.bias)
+        self.feedforward = NestedFeedForward(D, n_inner, *rest)
 
     def forward(self, x, n_head, head_size, n_inner):
         """x (B, T, d) -> (B, T, d)."""

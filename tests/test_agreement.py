@@ -2,7 +2,8 @@ import matplotlib
 import pytest
 import torch
 
-from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, agreement, plot
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, agreement, evaluate, plot
+from matgpt.measure import evaluation
 
 matplotlib.use("agg")
 SIZES = (Size(8, 1, 1), Size(16, 2, 2))
@@ -77,3 +78,23 @@ def test_the_plot_shows_every_doll():
     assert [bar.get_height() for bar in kl.patches] == [found[size].kl for size in found]
     assert [tick.get_text() for tick in kl.get_xticklabels()] == [str(size) for size in found]
     plot.close(figure)
+
+
+def test_half_precision_is_measured_as_finely_as_single():
+    """A mean over bfloat16 losses would be rounded to 1/64 nat."""
+    model, ids = make().bfloat16(), torch.randint(13, (8 * 40 + 1,))
+    logits = model.eval()(ids[:-1].view(40, 8)).flatten(0, 1)
+    exact = torch.nn.functional.cross_entropy(logits.double(), ids[1:].view(40, 8).flatten()).item()
+    assert evaluate(model, ids) == pytest.approx(exact, abs=1e-5)
+
+
+def test_a_large_vocabulary_is_read_in_smaller_batches(monkeypatch):
+    """The same loss, with no more logits at once than allowed."""
+    model, ids, read = make(), torch.randint(13, (8 * 21,)), []
+    whole = evaluate(model, ids)
+    monkeypatch.setattr(evaluation, "MOST_LOGITS", 3 * 8 * 13 + 1)
+    model.register_forward_pre_hook(lambda model, args: read.append(len(args[0])))
+    assert evaluate(model, ids) == pytest.approx(whole, abs=1e-6) and max(read) == 3 and sum(read) == 20
+    assert agreement(model, ids)[8].kl > 0 and max(read) == 3
+    with pytest.raises(ValueError, match="batch_size=0 must be"):
+        agreement(model, ids, batch_size=0)

@@ -4,9 +4,8 @@ import argparse
 
 import pytest
 
-from matgpt import GPTConfig, Size
-from matgpt.benchmarks import common, frontier, quality
-from matgpt.measure.shapes import Point
+from matgpt import GPTConfig
+from matgpt.benchmarks import common, quality
 from matgpt.training.loop import DivergedError
 
 IDS = [0, 1, 2, 3] * 40
@@ -97,21 +96,8 @@ def test_a_rate_at_which_another_seed_diverges_does_not_count_as_best(args, monk
     assert list(tried) == [0.008, 0.016, 0.032, 0.064], "both neighbours of the best rate were tried"
 
 
-def test_width_only_dolls_are_compared_at_equal_cost():
-    def point(params, loss):
-        return Point(Size(8, 2, 2), params, 2 * params, loss)
-
-    points = [point(1000, 2.0), point(100, 3.0)]
-    assert frontier.on_the_line(points, "params", point(100, 2.9)) == 3.0
-    assert frontier.on_the_line(points, "params", point(316.2278, 0)) == pytest.approx(2.5), (
-        "halfway, as orders of magnitude go"
-    )
-    assert frontier.on_the_line(points, "flops", point(1000, 2.5)) == 2.0
-    assert frontier.on_the_line(points, "params", point(99, 3.5)) is None, "no width-only doll is as small"
-
-
 def test_the_tables(tmp_path, monkeypatch):
-    """Every doll beside its twin; runs of `quality` serve `frontier` too."""
+    """Every doll beside its twin."""
     monkeypatch.setattr(common, "load_text", lambda name: "to be or not to be, that is the question. " * 40)
     shape = ["--block-size", "8", "--batch-size", "2", "--grid", "1"]
     quality.run(
@@ -131,40 +117,4 @@ def test_the_tables(tmp_path, monkeypatch):
     )
     table = (tmp_path / "quality.md").read_text()
     assert "| 4,2,2 |" in table and "| 8,2,2 |" in table and (tmp_path / "quality.png").exists()
-    kept = {path.name for path in (tmp_path / "runs").iterdir()}
-    frontier.run(
-        arguments(
-            tmp_path,
-            frontier.add_arguments,
-            *shape,
-            "--widths",
-            "4",
-            "8",
-            "--n-layer",
-            "2",
-            "--head-size",
-            "4",
-            "--family",
-            "4,1,1",
-            "--lattice-widths",
-            "4",
-            "8",
-            "--lattice-depths",
-            "1",
-            "--random-sizes",
-            "0",
-        )
-    )
-    table = (tmp_path / "frontier.md").read_text()
-    for row in (
-        "width only | 4,2,2",
-        "every dimension | 4,1,1",
-        "every dimension | 8,2,2",
-        "lattice | 4,1,1",
-        "lattice | 8,2,1",
-        "lattice | 8,2,2",
-    ):
-        assert f"| {row} |" in table
-    assert (tmp_path / "frontier-params.png").exists() and (tmp_path / "lattice.png").exists()
-    # 3 families and the twins of 4 shapes, two seeds each; the width family and two twins were there already
-    assert len(list((tmp_path / "runs").iterdir())) == 2 * 7 and len(kept) == 2 * 3
+    assert len(list((tmp_path / "runs").iterdir())) == 2 * 3, "the family and two twins, two seeds each"

@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from matgpt import GPTConfig, MatryoshkaGPT, Size
+import matgpt
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
 
 
 def config(**changes):
@@ -145,3 +146,98 @@ def test_bad_config(bad, message):
 def test_bad_size(bad, message):
     with pytest.raises(ValueError, match=message):
         Size(*bad)
+
+
+# ---- a range in the place of names
+
+RANGES = {
+    "every dimension": (matgpt.between(Size(32, 1, 1), Size(128, 4, 4)), 4),
+    "width alone": (matgpt.between(Size(8, 4, 4), Size(128, 4, 4)), 4),
+    "depth alone": (matgpt.between(Size(128, 4, 1), Size(128, 4, 4)), 4),
+    "feedforward alone": (matgpt.between(Size(128, 4, 4, 32), Size(128, 4, 4)), 4),
+    "not up to the full one": (matgpt.between(Size(24, 1, 2, 24), Size(96, 3, 3), multiple_of=12), 4),
+    "heads that seldom divide": (matgpt.between(Size(24, 2, 1), Size(126, 3, 2), multiple_of=3), 3),
+}
+in_range = pytest.mark.parametrize("nesting, n_head", RANGES.values(), ids=RANGES)
+
+
+@in_range
+def test_every_size_that_is_drawn_fits_and_all_of_the_range_is_drawn(nesting, n_head):
+    c, rng = (
+        GPTConfig(65, n_embd=126 + 2 * (n_head == 4), n_head=n_head, nesting=nesting),
+        np.random.default_rng(0),
+    )
+    low, high = nesting.smallest, nesting.largest
+    drawn = [c.draw(rng) for _ in range(3000)]
+    for size in drawn:
+        assert c.fit(size) is size and size.n_embd % nesting.multiple_of == 0
+        least, most = nesting.inner_ratios
+        assert round(least * size.n_embd) <= size.n_inner <= round(most * size.n_embd)
+        for axis in ("n_embd", "n_head", "n_layer"):
+            assert getattr(low, axis) <= getattr(size, axis) <= getattr(high, axis)
+        assert size.n_inner <= high.n_inner
+    for axis in ("n_embd", "n_head", "n_layer"):
+        found = {getattr(size, axis) for size in drawn}
+        assert {getattr(low, axis), getattr(high, axis)} <= found, axis
+        if axis != "n_head":
+            step = nesting.multiple_of if axis == "n_embd" else 1
+            assert (
+                axis == "n_embd"
+                and n_head == 3
+                or found == set(range(getattr(low, axis), getattr(high, axis) + 1, step))
+            )
+
+
+def test_every_width_and_depth_is_drawn_as_often():
+    c, rng = GPTConfig(65, nesting=RANGES["every dimension"][0]), np.random.default_rng(0)
+    drawn = [c.draw(rng) for _ in range(4000)]
+    for axis, values in (("n_embd", range(32, 129, 8)), ("n_layer", range(1, 5))):
+        counts = [sum(getattr(size, axis) == value for size in drawn) for value in values]
+        assert max(counts) < 1.4 * 4000 / len(values) and min(counts) > 0.6 * 4000 / len(values)
+
+
+@in_range
+def test_landmarks_spread_in_cost_from_the_smallest_to_the_full_one(nesting, n_head):
+    c = GPTConfig(65, n_embd=126 + 2 * (n_head == 4), n_head=n_head, nesting=nesting)
+    costs = [c.num_params(size) for size in c.sizes]
+    assert c.sizes[0] == nesting.smallest and c.sizes[-1] == c.full and nesting.largest in c.sizes
+    assert 4 <= len(c.sizes) <= 6 and costs == sorted(set(costs))
+    steps = np.diff(np.log([cost for cost in costs if cost <= c.num_params(nesting.largest)]))
+    assert steps.max() < 2.5 * steps.mean()
+    assert c.resolve(Size(64, 2, 2)) == Size(64, 2, 2) and c.doll(nesting.smallest).sizes == (
+        nesting.smallest,
+    )
+
+
+@pytest.mark.parametrize("variant", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
+def test_a_range_is_kept_and_loaded(variant, tmp_path):
+    nesting = matgpt.between(Size(8, 1, 1), Size(32, 4, 2), multiple_of=4)
+    c = config(nesting=nesting)
+    matgpt.save(variant(c), tmp_path)
+    again = matgpt.load(tmp_path)[0].config
+    assert again == c and again.nesting == nesting and again.sizes == c.sizes and len({c, again}) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((Size(12, 1, 1), Size(32, 4, 2)), "smallest=.*n_embd=12.* multiple of multiple_of=8"),
+        ((Size(8, 1, 1), Size(20, 4, 2)), "largest=.*n_embd=20.* multiple of multiple_of=8"),
+        ((Size(32, 1, 1), Size(16, 4, 2)), "smallest=.*n_embd=32.* has more n_embd than the largest.*16"),
+        ((Size(8, 2, 1), Size(32, 1, 2)), "more n_head than the largest.*1"),
+        ((Size(8, 1, 1, 200), Size(32, 4, 2)), "n_inner=200.* more n_inner than the largest.*128"),
+        ((8, Size(32, 4, 2)), "smallest=8 must be a Size"),
+        ((Size(8, 1, 1), Size(32, 4, 2, (64, 128))), r"largest=.*\(64, 128\).* one number for all layers"),
+        ((Size(8, 1, 1), Size(32, 4, 2), 0), "multiple_of=0 must be a whole number of at least 1"),
+        ((Size(8, 1, 1), Size(64, 4, 2)), "n_embd=64.* does not fit: n_embd may be at most 32"),
+        ((Size(8, 3, 1), Size(32, 4, 2)), "does not fit: n_embd=8 is not divisible by n_head=3"),
+    ],
+)
+def test_bad_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        config(nesting=matgpt.between(*arguments))
+
+
+def test_names_are_no_range_to_draw_from():
+    with pytest.raises(ValueError, match="nesting=.*n_embd=8.* is no range"):
+        config(nesting=(8,)).draw(np.random.default_rng(0))

@@ -1,12 +1,18 @@
 """Texts, the split, and token files: what is streamed must equal what is encoded whole."""
 
+import gzip
 import hashlib
+import http.server
 import io
 import json
+import math
 import random
 import subprocess
 import sys
+import sysconfig
+import threading
 import urllib.error
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +20,15 @@ import pytest
 import torch
 
 from matgpt.commands.data import main
-from matgpt.text import corpus as texts
+from matgpt.text import download, sources
 from matgpt.text import token_files as data
-from matgpt.text.corpus import load_text, load_topics, split
-from matgpt.text.token_files import between_words, load_tokens, prepare, read
+from matgpt.text.batches import as_ids, batch, bits_per_byte
+from matgpt.text.corpus import find, load_text, load_topics, split
+from matgpt.text.sources import pieces
+from matgpt.text.token_files import between_words, load_tokens, prepare
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
+
+ROOT = Path(data.__file__).parents[2]
 
 
 @pytest.fixture
@@ -29,22 +39,41 @@ def offline(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
 
 
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `content` under every address; knows ranges, and breaks off after `limit` bytes."""
+
+    content, limit, ranges, asked = ("All:\nSpeak, speak.\n" * 9000).encode(), None, True, []
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.asked.append(wanted)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.ranges else 0
+        if start >= len(self.content):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(self.content) - start))
+        self.end_headers()
+        self.wfile.write(self.content[start : None if self.limit is None else start + self.limit])
+
+    def log_message(self, *args):
+        pass
+
+
 @pytest.fixture
 def served(monkeypatch):
-    """A network that serves `content`, whose checksum is the expected one. Calls are counted in `served.calls`."""
-    content = ("All:\nSpeak, speak.\n" * 9000).encode()
-
-    class Response(io.BytesIO):
-        headers = {"Content-Length": str(len(content))}
-
-    def urlopen(url, **kwargs):
-        urlopen.calls += 1
-        return Response(urlopen.content)
-
-    urlopen.calls, urlopen.content = 0, content
-    monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    monkeypatch.setattr(texts, "SHAKESPEARE_SHA256", hashlib.sha256(content).hexdigest())
-    return urlopen
+    """A server on this machine for all that is downloaded; what it serves is what the checksums expect."""
+    kind = type("Here", (Server,), {"asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    for name in download.DOWNLOADS:
+        end = download.DOWNLOADS[name].rpartition("/")[2]
+        monkeypatch.setitem(download.DOWNLOADS, name, f"http://127.0.0.1:{server.server_port}/{end}")
+        monkeypatch.setitem(download.SHA256, name, hashlib.sha256(kind.content).hexdigest())
+    yield kind
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 # ---- load_text
@@ -78,7 +107,7 @@ def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path):
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path):
     for name in ("shakespear", tmp_path, tmp_path / "none.txt"):
-        with pytest.raises(ValueError, match="'python-docs' or 'shakespeare'") as error:
+        with pytest.raises(ValueError, match="'python-docs', 'python-stdlib', .*'shakespeare'") as error:
             load_text(name)
         assert str(name) in str(error.value)
 
@@ -89,7 +118,7 @@ def test_offline_the_error_says_where_the_file_goes(offline, tmp_path):
     assert str(tmp_path / "texts" / "shakespeare.txt") in str(error.value) and "python-docs" in str(
         error.value
     )
-    assert not (tmp_path / "texts").exists()
+    assert not [path for path in (tmp_path / "texts").iterdir() if path.stat().st_size]
 
 
 def test_shakespeare_is_downloaded_once(served, tmp_path, capsys):
@@ -97,22 +126,144 @@ def test_shakespeare_is_downloaded_once(served, tmp_path, capsys):
     assert text.encode() == served.content
     assert [file.name for file in (tmp_path / "texts").iterdir()] == ["shakespeare.txt"]
     assert "100%" in capsys.readouterr().err
-    assert load_text("shakespeare", tmp_path / "texts") == text and served.calls == 1
+    assert load_text("shakespeare", tmp_path / "texts") == text and served.asked == [None]
+
+
+def test_enwik8_is_read_out_of_its_archive(served, tmp_path, monkeypatch):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("enwik8", "<page>naïve</page>\n" * 5000)
+    served.content = packed.getvalue()
+    monkeypatch.setitem(download.SHA256, "enwik8", hashlib.sha256(served.content).hexdigest())
+    assert load_text("enwik8", tmp_path) == "<page>naïve</page>\n" * 5000
+    assert [file.name for file in tmp_path.iterdir()] == ["enwik8.zip"]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_goes_on_where_it_broke_off(served, tmp_path, ranges):
+    served.limit, served.ranges = 70_000, ranges
+    with pytest.raises(ConnectionError, match="broke off after 70000 of 171000 bytes.*try again"):
+        load_text("tinystories", tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["tinystories.txt.partial"]
+    if ranges:
+        with pytest.raises(ConnectionError, match="broke off after 139999 of 171000"):
+            load_text("tinystories", tmp_path)
+    served.limit = None
+    assert load_text("tinystories", tmp_path).encode() == served.content
+    assert served.asked == [None, "bytes=69999-", *(["bytes=139998-"] if ranges else [])]
+    assert [file.name for file in tmp_path.iterdir()] == ["tinystories.txt"]
+
+
+def test_a_download_that_was_whole_when_its_process_died_is_kept(served, tmp_path):
+    (tmp_path / "shakespeare.txt.partial").write_bytes(served.content)
+    assert load_text("shakespeare", tmp_path).encode() == served.content
+    assert served.asked == [f"bytes={len(served.content) - 1}-"]
+
+
+def test_more_than_the_server_has_is_thrown_away(served, tmp_path):
+    (tmp_path / "shakespeare.txt.partial").write_bytes(served.content + b"more")
+    with pytest.raises(ConnectionError, match="416"):
+        load_text("shakespeare", tmp_path)
+    assert load_text("shakespeare", tmp_path).encode() == served.content and served.asked[-1] is None
+
+
+def test_of_many_that_ask_at_once_one_downloads(served, tmp_path):
+    found = []
+    many = [
+        threading.Thread(target=lambda: found.append(load_text("shakespeare", tmp_path))) for _ in range(5)
+    ]
+    for one in many:
+        one.start()
+    for one in many:
+        one.join()
+    assert found == [served.content.decode()] * 5 and len(served.asked) == 1
 
 
 def test_a_damaged_download_never_becomes_visible(served, tmp_path):
     served.content = served.content[:-1]
-    with pytest.raises(ValueError, match=f"https.*SHA-256 is {hashlib.sha256(served.content).hexdigest()}"):
+    with pytest.raises(ValueError, match=f"http.*SHA-256 is {hashlib.sha256(served.content).hexdigest()}"):
         load_text("shakespeare", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_file_is_named_and_left_alone(served, tmp_path):
     path = tmp_path / "shakespeare.txt"
-    path.write_text("not Shakespeare")
+    path.write_text("not Shakespeare", "utf-8")
     with pytest.raises(ValueError, match="SHA-256.*remove the file") as error:
         load_text("shakespeare", tmp_path)
-    assert str(path) in str(error.value) and path.read_text() == "not Shakespeare" and served.calls == 0
+    assert str(path) in str(error.value) and path.read_text("utf-8") == "not Shakespeare" and not served.asked
+
+
+def test_the_checksums_are_whole():
+    assert download.SHA256.keys() == download.DOWNLOADS.keys()
+    assert all(len(bytes.fromhex(digest)) == 32 for digest in download.SHA256.values())
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A standard library as Debian, python.org and pyenv might lay one out."""
+    files = {
+        "os.py": "import sys\n",
+        "json/__init__.py": "naïve = 1\n",
+        "json/empty.py": "",
+        "json/notes.txt": "no source",
+        "test/test_os.py": "assert 1\n",
+        "unittest/test/test_case.py": "assert 2\n",
+        "distutils/tests/test_a.py": "assert 3\n",
+        "idlelib/idle_test/test_b.py": "assert 4\n",
+        "unittest/case.py": "class Case: ...\n",
+        "_sysconfigdata__linux.py": "path = '/build'\n",
+        "config-3.11/python-config.py": "build\n",
+        "site-packages/other.py": "other\n",
+    }
+    for name, text in files.items():
+        (tmp_path / "lib" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lib" / name).write_text(text, "utf-8")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "lib")})
+    return tmp_path / "lib"
+
+
+def test_the_library_is_its_sources_without_tests(library, offline):
+    assert load_text("python-stdlib") == "naïve = 1\n\n\nimport sys\n\n\nclass Case: ...\n"
+    assert load_text("python-stdlib+tests").count("assert") == 4
+    assert "other" not in load_text("python-stdlib+tests") and "build" not in load_text("python-stdlib+tests")
+
+
+def test_a_python_without_its_sources_is_told_so(library):
+    for path in library.rglob("*.py"):
+        path.unlink()
+    with pytest.raises(ImportError, match="without the sources of its library.*python-stdlib") as error:
+        load_text("python-stdlib")
+    assert str(library) in str(error.value)
+
+
+def test_this_python_has_a_library():
+    paths = [source.path for source in find("python-stdlib")]
+    assert paths == sorted(paths) and len(paths) > 400
+    assert {"os.py", "mock.py"} <= {path.name for path in paths}
+    assert not [path for path in paths if {"test", "site-packages"} & set(path.parts[-3:-1])]
+
+
+@pytest.mark.parametrize("pack", ["gz", "zst"])
+def test_a_packed_file_is_unpacked(pack, tmp_path, small_chunks):
+    text = HOSTILE * 30
+    path = packed(tmp_path / f"my.txt.{pack}", text)
+    assert load_text(path) == text
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole)  # as parallel packers write, one frame behind the other
+    assert load_text(path) == text * 2
+    for damaged in (whole[:-9], whole[: len(whole) // 2], b"no archive" * 9):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"my\.txt\.{pack} cannot be read"):
+            load_text(path)
+
+
+def test_an_archive_of_several_files_is_no_text(tmp_path):
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a", "a")
+        archive.writestr("b", "b")
+    with pytest.raises(ValueError, match=r"two\.zip cannot be read: it holds 2 files and must hold one"):
+        load_text(tmp_path / "two.zip")
 
 
 # ---- split
@@ -145,6 +296,9 @@ def test_what_cannot_be_split_is_named():
             split(ids)
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         split(torch.zeros(2, 3))
+    for floats in ([0.5, 1.7, 2.2] * 9, torch.rand(30), np.zeros(30), [True] * 30, [1, 2.5] * 9):
+        with pytest.raises(ValueError, match="whole numbers, not of type (torch.)?(float|bool)"):
+            split(floats)
     for fraction in (0, 1, -0.1, float("nan")):
         with pytest.raises(ValueError, match=f"val_fraction={fraction} must be between 0 and 1"):
             split([1, 2, 3], fraction)
@@ -161,40 +315,231 @@ HOSTILE = (
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 4099)  # prime, so that characters and words are cut everywhere
+    monkeypatch.setattr(sources, "CHUNK", 4099)  # prime, so that characters and words are cut everywhere
+
+
+def packed(path, text):
+    """`text` in a file at `path`, packed as its name says."""
+    content = text.encode()
+    if path.suffix == ".gz":
+        content = gzip.compress(content)
+    elif path.suffix == ".zst":
+        content = pytest.importorskip("zstandard").ZstdCompressor().compress(content)
+    path.write_bytes(content)
+    return path
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Three files, the first of which ends inside a word, and the text that they make together."""
+    """Four texts, one of them empty and one packed."""
     docs = load_text("python-docs")
     parts = [docs[:50_003], HOSTILE * 20 + docs[50_003:80_000], "", docs[80_000:120_000] + HOSTILE]
-    paths = [tmp_path / f"{i}.txt" for i in range(len(parts))]
-    for path, part in zip(paths, parts):
-        path.write_bytes(part.encode())
-    return paths, "".join(parts)
+    names = ("0.txt", "1.txt", "2.txt", "3.txt.gz")
+    return [packed(tmp_path / name, part) for name, part in zip(names, parts)], parts
 
 
-def test_streamed_characters_equal_the_whole_text(corpus, small_chunks, tmp_path, capsys):
-    paths, text = corpus
+def cut(ids):
+    return (ids[: len(ids) - len(ids) // 10], ids[len(ids) - len(ids) // 10 :])
+
+
+def test_streamed_characters_equal_each_text_whole(corpus, small_chunks, tmp_path, capsys):
+    paths, parts = corpus
     meta = prepare(paths, tmp_path / "out", "char")
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
-    assert tokenizer == CharTokenizer.from_text(text)
-    for part, whole in zip((train_ids, val_ids), split(tokenizer.encode(text))):
-        assert isinstance(part, np.memmap) and np.array_equal(part, whole)
-    assert meta["n_tokens"] == len(text) and meta["sources"][1]["bytes"] == paths[1].stat().st_size
+    assert tokenizer == CharTokenizer.from_text("".join(parts))
+    whole = [cut(tokenizer.encode(part)) for part in parts]
+    for found, expected in zip((train_ids, val_ids), zip(*whole)):
+        assert isinstance(found, np.memmap) and found.tolist() == sum(expected, [])
+    assert (meta["n_train"], meta["n_val"]) == (len(train_ids), len(val_ids))
+    assert meta["sources"][1] == {"from": str(paths[1]), "files": 1, "bytes": paths[1].stat().st_size}
     assert "encoding: 100%" in capsys.readouterr().err
 
 
-def test_streamed_bpe_equals_the_whole_text(corpus, small_chunks, tmp_path, monkeypatch):
-    paths, text = corpus
+def test_streamed_bpe_equals_each_text_whole(corpus, small_chunks, tmp_path, monkeypatch):
+    paths, parts = corpus
     monkeypatch.setattr(data, "SAMPLE", 60_000)
     prepare(paths, tmp_path / "out", "bpe", 600)
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
-    assert tokenizer == BPETokenizer.train(text[:60_000], 600)
-    ids = tokenizer.encode(text)
-    assert np.array_equal(train_ids, ids[: len(train_ids)]) and np.array_equal(val_ids, ids[len(train_ids) :])
-    assert train_ids.dtype == np.uint16 and len(train_ids) == len(split(ids)[0])
+    assert tokenizer == BPETokenizer.train("".join(parts)[:60_000], 600) and train_ids.dtype == np.uint16
+    whole = [cut(tokenizer.encode(part)) for part in parts]
+    for found, expected in zip((train_ids, val_ids), zip(*whole)):
+        assert found.tolist() == sum(expected, [])
+
+
+def test_one_text_is_split_as_split_does(corpus, tmp_path):
+    (tmp_path / "t.txt").write_text("To be, or not to be. " * 999, "utf-8")
+    prepare([tmp_path / "t.txt"], tmp_path / "out", "char")
+    train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
+    for found, expected in zip((train_ids, val_ids), split(tokenizer.encode("To be, or not to be. " * 999))):
+        assert found.tolist() == expected.tolist()
+
+
+# ---- documents
+
+DOCUMENTS = [f"Document {i}\r\nis né." for i in range(400)]
+
+
+def held_out(document):
+    return int(hashlib.sha256(document.encode()).hexdigest(), 16) % 100 == 0
+
+
+def as_folder(folder, documents):
+    for i, document in enumerate(documents):
+        path = folder / f"{i % 7}" / f"{i:03}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(document.encode())
+    (folder / "0" / "notes.txt").write_text("not of the pattern", "utf-8")
+    (folder / "0" / ".hidden.md").write_text("hidden", "utf-8")
+    (folder / "0" / "empty.md").write_text("", "utf-8")
+    return folder
+
+
+def as_jsonl(path, documents):
+    rows = [
+        json.dumps({"id": 1, "body": document}, ensure_ascii=i % 2) for i, document in enumerate(documents)
+    ]
+    return packed(path, "\n\n".join([*rows, '{"body": ""}', '{"body": null}']))
+
+
+def as_parquet(path, documents):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = {"id": list(range(len(documents) + 2)), "body": [*documents, None, ""]}
+    parquet.write_table(pyarrow.table(table), path, row_group_size=90)
+    return path
+
+
+FORMS = {
+    "folder": as_folder,
+    "rows.jsonl": as_jsonl,
+    "rows.jsonl.gz": as_jsonl,
+    "rows.jsonl.zst": as_jsonl,
+    "rows.parquet": as_parquet,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tokenizer", ["char", "bpe"])
+def test_documents_are_split_by_their_content(form, tokenizer, small_chunks, tmp_path, capsys):
+    path = FORMS[form](tmp_path / form, DOCUMENTS)
+    prepare([path], tmp_path / "out", tokenizer, 300, pattern="*.md", column="body")
+    train_ids, val_ids, learnt = load_tokens(tmp_path / "out")
+    train, val = (learnt.decode(ids).split("\n\n")[:-1] for ids in (train_ids, val_ids))
+    assert sorted(val) == sorted(document for document in DOCUMENTS if held_out(document))
+    assert sorted(train + val) == sorted(DOCUMENTS) and 0 < len(val) < 20
+    if form != "folder":
+        assert train == [document for document in DOCUMENTS if not held_out(document)]
+    assert "encoding: 100%" in capsys.readouterr().err
+
+
+def test_the_split_does_not_depend_on_what_else_was_there(tmp_path):
+    validation = []
+    for name, documents in ("few", DOCUMENTS[:200]), ("many", DOCUMENTS[::-1]):
+        prepare([as_jsonl(tmp_path / f"{name}.jsonl", documents)], tmp_path / name, "char", column="body")
+        _, ids, tokenizer = load_tokens(tmp_path / name)
+        validation.append(set(tokenizer.decode(ids).split("\n\n")))
+    assert validation[0] < validation[1]
+
+
+def test_a_name_is_a_source_too(library, served, tmp_path, monkeypatch):
+    for i in range(200):
+        (library / f"module{i}.py").write_text(f"number = {i}\n", "utf-8")
+    monkeypatch.setattr(download, "DATA", tmp_path / "data")
+    prepare(["python-stdlib", "shakespeare"], tmp_path / "out", "char")
+    train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
+    assert "class Case" in tokenizer.decode(train_ids) and "assert" not in tokenizer.decode(train_ids)
+    assert "number = " in tokenizer.decode(val_ids) and "Speak, speak" in tokenizer.decode(val_ids)
+
+
+def test_stories_are_documents(served, tmp_path, monkeypatch, small_chunks):
+    monkeypatch.setattr(download, "DATA", tmp_path)
+    served.content = "\n<|endoftext|>\n".join(DOCUMENTS).encode()
+    monkeypatch.setitem(download.SHA256, "tinystories", hashlib.sha256(served.content).hexdigest())
+    prepare(["tinystories"], tmp_path / "out", "char")
+    train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
+    assert tokenizer.decode(train_ids) == "".join(f"{text}\n\n" for text in DOCUMENTS if not held_out(text))
+    assert tokenizer.decode(val_ids) == "".join(f"{text}\n\n" for text in DOCUMENTS if held_out(text))
+
+
+def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
+    folder = as_folder(tmp_path / "folder", DOCUMENTS)
+    (folder / "0" / "latin.md").write_bytes(b"caf\xe9")
+    with pytest.warns(UserWarning, match=r"left out: .*latin\.md is not UTF-8: the byte at offset 3 "):
+        prepare([folder], tmp_path / "out", "char", pattern="*.md")
+    train_ids, val_ids, _ = load_tokens(tmp_path / "out")
+    assert len(train_ids) + len(val_ids) == sum(len(document) + 2 for document in DOCUMENTS)
+
+
+@pytest.mark.parametrize(
+    "line, shown",
+    [
+        ("{", "'{'"),
+        ("[1]", r"'\[1\]'"),
+        ('"text"', "text"),
+        ('{"other": "x"}', "other"),
+        ('{"text": 5}', "5"),
+        ('{"text": "\\ud800"}', "ud800"),
+        ("[" * 100_000, r"\[\["),
+    ],
+)
+def test_a_row_without_text_is_named(line, shown, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "fine"}\n' * 2 + line, "utf-8")
+    with pytest.raises(ValueError, match=rf"rows\.jsonl, row 3: no text in column 'text' of .*{shown}"):
+        prepare([tmp_path / "rows.jsonl"], tmp_path / "out")
+
+
+def test_a_table_that_does_not_fit_is_named(tmp_path):
+    path = as_parquet(tmp_path / "rows.parquet", DOCUMENTS)
+    with pytest.raises(ValueError, match=r"rows\.parquet cannot be read: no column 'text' among id, body"):
+        prepare([path], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"rows\.parquet, row 1: no text in column 'id'"):
+        prepare([path], tmp_path / "out", column="id")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"rows\.parquet cannot be read"):
+        prepare([path], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name, package", [("t.parquet", "pyarrow"), ("t.txt.zst", "zstandard")])
+def test_a_package_that_is_missing_is_named(name, package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.parquet", None)
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(ImportError, match=rf"{name} takes the package {package}: pip install {package}"):
+        prepare([tmp_path / name], tmp_path / "out")
+
+
+def test_documents_too_few_for_a_hundredth_are_refused(tmp_path):
+    path = as_jsonl(tmp_path / "rows.jsonl", [text for text in DOCUMENTS if not held_out(text)][:9])
+    with pytest.raises(ValueError, match="and 0 for validation are too few.*one in a hundred"):
+        prepare([path], tmp_path / "out", column="body")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bits_per_byte():
+    text = "naïve 中文 " * 50
+    char, bpe = CharTokenizer.from_text(text), BPETokenizer.train(text, 300)
+    for tokenizer in (char, bpe):
+        ids = tokenizer.encode(text)
+        whole = len(ids) * 1.5 / math.log(2) / len(text.encode())
+        for same in (ids, np.array(ids, np.uint16), torch.tensor(ids)):
+            assert bits_per_byte(1.5, tokenizer, same) == pytest.approx(whole)
+    # a model that knows nothing needs eight bits for a byte, whatever its tokens
+    raw = BPETokenizer.train("a")
+    assert bits_per_byte(math.log(256), raw, raw.encode(text)) == pytest.approx(8)
+    with pytest.raises(ValueError, match="300"):
+        bits_per_byte(1.0, bpe, [0, 300])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
+def test_ids_of_any_type_are_checked_against_any_vocabulary(dtype):
+    ids = as_ids(np.arange(100, dtype=dtype), 8, 300)
+    x, y = batch(ids, np.array([0, 50]), 8, torch.device("cpu"))
+    assert x.dtype == y.dtype == torch.int64 and y[1].tolist() == list(range(51, 59))
+    with pytest.raises(ValueError, match="token id 99.*0 to 98"):
+        as_ids(ids, 8, 99)
+
+
+# ---- streams
 
 
 def test_cuts_between_words_change_no_token():
@@ -235,26 +580,46 @@ def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path):
 def test_a_stream_that_is_not_utf8_is_named_with_the_byte(content, offset, small_chunks, tmp_path):
     (tmp_path / "bad.txt").write_bytes(content)
     with pytest.raises(ValueError, match=rf"bad\.txt is not UTF-8: the byte at offset {offset} "):
-        list(read([tmp_path / "bad.txt"]))
+        list(pieces(tmp_path / "bad.txt"))
     for tokenizer in ("char", "bpe"):
         with pytest.raises(ValueError, match=f"offset {offset} "):
             prepare([tmp_path / "bad.txt"], tmp_path / "out", tokenizer)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.txt"]
 
 
-def test_a_run_that_was_cut_off_starts_cleanly(corpus, small_chunks, tmp_path):
-    left = tmp_path / "out.partial"
-    left.mkdir()
-    (left / "tokens.bin").write_bytes(b"of another run" * 1000)
-    (left / "stray").write_bytes(b"")
+def test_what_is_in_the_way_is_never_deleted(corpus, tmp_path):
+    for name in ("out", "out.partial"):
+        mine = tmp_path / name
+        mine.mkdir()
+        (mine / "notes").write_text("keep", "utf-8")
+        with pytest.raises(ValueError, match=f"{name} exists already"):
+            prepare(corpus[0], tmp_path / "out", "char")
+        assert (mine / "notes").read_text("utf-8") == "keep" and len(list(mine.iterdir())) == 1
+        mine.rename(tmp_path / f"{name}.away")
     prepare(corpus[0], tmp_path / "out", "char")
-    assert not left.exists()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "meta.json",
         "tokenizer.json",
-        "tokens.bin",
+        "train.bin",
+        "val.bin",
     ]
-    assert sum(map(len, load_tokens(tmp_path / "out")[:2])) == len(corpus[1])
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("tokenizer", ["chars", "BPE", None, 5])
+def test_an_unknown_tokenizer_is_named(tokenizer, corpus, tmp_path):
+    with pytest.raises(ValueError, match=f"tokenizer={tokenizer!r} must be 'bpe' or 'char'"):
+        prepare(corpus[0], tmp_path / "out", tokenizer)
+
+
+def test_no_source_is_no_text(tmp_path):
+    for tokenizer in ("char", "bpe"):
+        with pytest.raises(ValueError, match="empty|0 tokens"):
+            prepare([], tmp_path / "out", tokenizer)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=r"no file in .*folder fits the pattern '\*\.py'"):
+        prepare([tmp_path / "folder"], tmp_path / "out", pattern="*.py")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_run_leaves_nothing(corpus, small_chunks, tmp_path, monkeypatch):
@@ -267,20 +632,13 @@ def test_an_interrupted_run_leaves_nothing(corpus, small_chunks, tmp_path, monke
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 
 
-def test_an_existing_folder_is_never_touched(corpus, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("keep")
-    with pytest.raises(ValueError, match="out exists already"):
-        prepare(corpus[0], tmp_path / "out", "char")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
-
-
 @pytest.mark.parametrize("tokenizer", ["bpe", "char"])
 @pytest.mark.parametrize(
-    "content, message", [("", "empty|0 tokens is too short"), ("a", "1 tokens is too short")]
+    "content, message",
+    [("", "empty|0 tokens for training"), ("a", "1 tokens for training and 0 for validation are too few")],
 )
 def test_files_too_short_to_split_are_refused(tokenizer, content, message, tmp_path):
-    (tmp_path / "short.txt").write_text(content)
+    (tmp_path / "short.txt").write_text(content, "utf-8")
     with pytest.raises(ValueError, match=message):
         prepare([tmp_path / "short.txt"], tmp_path / "out", tokenizer)
     assert not (tmp_path / "out").exists()
@@ -288,7 +646,7 @@ def test_files_too_short_to_split_are_refused(tokenizer, content, message, tmp_p
 
 @pytest.fixture
 def prepared(tmp_path):
-    (tmp_path / "text.txt").write_text("To be, or not to be. " * 100)
+    (tmp_path / "text.txt").write_text("To be, or not to be. " * 100, "utf-8")
     prepare([tmp_path / "text.txt"], tmp_path / "out", "char")
     return tmp_path / "out"
 
@@ -296,40 +654,40 @@ def prepared(tmp_path):
 @pytest.mark.parametrize(
     "entry, value, message",
     [
-        ("n_tokens", 2101, "2101 tokens take 4202 bytes, but .*tokens.bin has 4200"),
-        ("n_train", 2100, "n_train=2100"),
-        ("n_train", 0, "n_train=0"),
-        ("n_train", "9", "n_train='9'"),
-        ("n_tokens", 2100.0, "n_tokens=2100.0"),
-        ("dtype", "float64", "float64"),
-        ("dtype", "nonsense", "nonsense"),
-        ("dtype", "uint32", "take 8400 bytes"),
-        ("format", 2, "format is 2"),
-        ("vocab_size", 65, "vocab_size=65"),
-        ("n_tokens", None, "n_tokens"),
+        ("n_train", 1891, "1891 tokens of uint16 are not what .*train.bin has, 3780 bytes"),
+        ("n_val", 209, "209 tokens of uint16 are not what .*val.bin has, 420 bytes"),
+        ("n_val", 0, "0 tokens"),
+        ("n_train", "9", "'9' tokens"),
+        ("n_train", 1890.0, "1890.0 tokens"),
+        ("n_train", None, "None tokens"),
+        ("dtype", "float64", "dtype is 'float64', not uint16 or uint32"),
+        ("dtype", [], "dtype is "),
+        ("dtype", "uint32", "1890 tokens of uint32"),
+        ("format", 1, "format is 1, not 2: make the folder anew"),
+        ("vocab_size", 65, "vocab_size is 65, not 10"),
     ],
 )
 def test_records_that_do_not_fit_are_refused_by_name(prepared, entry, value, message):
-    meta = json.loads((prepared / "meta.json").read_text())
+    meta = json.loads((prepared / "meta.json").read_bytes())
     meta[entry] = value
-    (prepared / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match=f"meta.json is damaged: .*{message}"):
+    (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
+    with pytest.raises(ValueError, match=f"meta.json is damaged or of another version: .*{message}"):
         load_tokens(prepared)
     del meta[entry]
-    (prepared / "meta.json").write_text(json.dumps(meta))
+    (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
     with pytest.raises(ValueError, match=f"no entry '{entry}'"):
         load_tokens(prepared)
 
 
 def test_files_that_are_missing_or_cut_are_refused_by_name(prepared, tmp_path):
-    tokens = (prepared / "tokens.bin").read_bytes()
-    (prepared / "tokens.bin").write_bytes(tokens[:-3])
-    with pytest.raises(ValueError, match=r"2100 tokens take 4200 bytes, but .*tokens\.bin has 4197"):
+    tokens = (prepared / "train.bin").read_bytes()
+    (prepared / "train.bin").write_bytes(tokens[:-3])
+    with pytest.raises(ValueError, match=r"1890 tokens of uint16 are not what .*train\.bin has, 3777"):
         load_tokens(prepared)
-    (prepared / "tokens.bin").unlink()
-    with pytest.raises(ValueError, match=r"tokens\.bin cannot be read"):
+    (prepared / "train.bin").unlink()
+    with pytest.raises(ValueError, match=r"train\.bin cannot be read"):
         load_tokens(prepared)
-    for damaged in (b"", b"{", b"[]", b"\xff"):
+    for damaged in (b"", b"{", b"[]", b"\xff", b"[" * 100_000):
         (prepared / "meta.json").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"meta\.json is damaged"):
             load_tokens(prepared)
@@ -344,10 +702,12 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared, tmp_path):
 
 
 def test_the_program_makes_token_files(tmp_path):
-    (tmp_path / "a.txt").write_text("To be, or not to be. " * 100)
+    (tmp_path / "a.txt").write_text("To be, or not to be. " * 100, "utf-8")
     done = subprocess.run(
         [
             sys.executable,
+            "-X",
+            "importtime",
             "-m",
             "matgpt",
             "data",
@@ -357,22 +717,27 @@ def test_the_program_makes_token_files(tmp_path):
             "--out",
             tmp_path / "out",
         ],
-        cwd=Path(data.__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert "tiktoken" in done.stderr  # packages for some kinds of files are imported for them alone
+    assert "pyarrow" not in done.stderr and "zstandard" not in done.stderr
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
-    assert f"{len(train_ids) + len(val_ids):,} tokens" in done.stdout
+    assert f"{len(train_ids):,} tokens for training and {len(val_ids):,}" in done.stdout
     assert tokenizer.decode(train_ids) + tokenizer.decode(val_ids) == "To be, or not to be. " * 100
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["none.txt", "--out", "out"], "no file 'none.txt'"),
+        (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
+        (["python-docs", "--out", "out"], "no corpus or file 'python-docs': give 'python-stdlib',"),
         (["text.txt"], "--out"),
-        (["--out", "out"], "files"),
+        (["--out", "out"], "paths"),
+        ([".", "--out", "out", "--pattern", "*.py"], "no file in . fits the pattern '*.py'"),
+        ([".", "--out", "out", "--pattern", "/etc/*"], "Non-relative patterns are unsupported"),
         (["text.txt", "--out", "."], "exists already"),
         (["text.txt", "--out", "out", "--vocab", "255"], "255 must be at least 256"),
         (["text.txt", "--out", "out", "--vocab", "many"], "many"),
@@ -381,7 +746,7 @@ def test_the_program_makes_token_files(tmp_path):
 )
 def test_a_bad_option_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text("some words " * 9)
+    Path("text.txt").write_text("some words " * 9, "utf-8")
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2

@@ -17,7 +17,10 @@ from .test_train import TEXT, program
 ROOT = Path(__file__).parent.parent
 IDS = np.random.default_rng(0).integers(0, 11, 2000)
 CONFIG = GPTConfig(11, 7, 12, 2, 2, nesting=(6, Size(6, 2, 1), Size(8, 2, 2)))
+WEIGHTS = dict(zip(CONFIG.sizes, (0.1, 0.2, 0.3, 0.4)))
 STEPS = 12
+
+pytestmark = pytest.mark.slow
 
 
 def batches(n):
@@ -37,8 +40,7 @@ def run(batch_size=4, **settings):
         0.01,
         progress=False,
         eval_interval=3,
-        warmup=2,
-        random_sizes=1,
+        warmup=0.2,
         eval_blocks=4,
         **settings,
     )
@@ -79,7 +81,7 @@ def test_gradients(folder):
     torch.manual_seed(0)
     model = MatryoshkaGPT(CONFIG)
     for _ in range(2):
-        matryoshka_backward(model, *batches(4), CONFIG.sizes, [0.1, 0.2, 0.3, 0.4])
+        matryoshka_backward(model, *batches(4), model.trunks(CONFIG.sizes), WEIGHTS)
     for rank in range(2):
         found = torch.load(folder / f"grad{rank}.pt")
         for p, gradient in zip(model.parameters(), found["gradients"], strict=True):
@@ -118,7 +120,8 @@ def test_batch_must_divide(folder):
 
 def test_torchrun(tmp_path):
     (tmp_path / "text").write_text(TEXT)
-    options = f"--corpus {tmp_path / 'text'} --nesting 4 8 --n-layer 1 --block-size 8 --steps 4 --batch-size 4".split()
+    shape = "--nesting 4 8 --n-layer 1 --block-size 8 --steps 4 --batch-size 4"
+    options = ["--corpus", str(tmp_path / "text"), *shape.split()]
     engine = [
         sys.executable,
         "-m",

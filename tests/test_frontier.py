@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, plot
+from matgpt.measure import shapes
 from matgpt.measure.shapes import Point, flops_per_token, mark_front
 
 
@@ -105,13 +107,13 @@ SYSTEMS = {
 @pytest.mark.parametrize("nesting", SYSTEMS.values(), ids=SYSTEMS.keys())
 def test_each_system_is_one_nesting_and_every_doll_of_it_learns(nesting):
     model = tiny(nesting)
-    history = matgpt.train(model, ids(), ids(), steps=40, batch_size=4, warmup=5, progress=False)
+    history = matgpt.train(model, ids(), ids(), steps=40, batch_size=4, progress=False)
     assert all(history.val[s][-1] < history.val[s][0] - 0.3 for s in model.sizes)
 
 
 def test_mix_n_match_dolls_run_though_none_was_trained():
     model = tiny(SYSTEMS["MatFormer: feedforward alone"])
-    matgpt.train(model, ids(), ids(), steps=40, batch_size=4, warmup=5, progress=False)
+    matgpt.train(model, ids(), ids(), steps=40, batch_size=4, progress=False)
     mixed = Size(32, 4, 3, (16, 64, 128))
     assert mixed not in model.sizes
     assert matgpt.evaluate(model, ids(), mixed) < 2.0 < torch.tensor(11.0).log()
@@ -141,3 +143,107 @@ def test_the_picture_holds_every_family_however_many():
             line.get_xdata()[0] == cheapest for line in ax.lines
         )
         plot.close(figure)
+
+
+# ---- the best size of a range
+
+
+def ranged(variant=MatryoshkaGPT):
+    torch.manual_seed(0)
+    return variant(
+        GPTConfig(11, 8, 32, 4, 3, nesting=matgpt.between(Size(8, 1, 1, 16), Size(32, 4, 3), multiple_of=4))
+    )
+
+
+@pytest.fixture
+def known_loss(monkeypatch):
+    """In the place of evaluating: a loss that falls along every axis, and what was measured."""
+    measured = []
+
+    def evaluate(model, ids, size, max_blocks=None):
+        measured.append(size)
+        return 9 - size.n_embd**0.5 - size.n_layer**0.4 - 0.01 * size.n_inner**0.5
+
+    monkeypatch.setattr(shapes, "evaluate", evaluate)
+    return measured
+
+
+@pytest.mark.parametrize("name, share", [("params", 0.1), ("flops", 0.3), ("bytes", 0.5), ("params", 1)])
+def test_best_size_follows_the_front_of_a_range(known_loss, name, share):
+    model = ranged()
+    most = share * shapes.costs(model, model.config.full)[name]
+    best = matgpt.best_size(model, val_ids=ids(), **{f"max_{name}": most})
+    tried, rng = len(set(known_loss)), np.random.default_rng(0)
+    assert shapes.costs(model, best)[name] <= most and tried <= 9
+    assert share < 1 or best == model.config.full
+    for size in {model.config.draw(rng) for _ in range(1000)}:
+        if shapes.costs(model, size)[name] <= most:
+            assert shapes.evaluate(model, None, best) < shapes.evaluate(model, None, size) + 0.35
+
+
+def test_best_size_keeps_all_budgets_at_once(known_loss):
+    model = ranged()
+    best = matgpt.best_size(model, max_params=9000, max_flops=12000, max_bytes=30000, val_ids=ids())
+    found = shapes.costs(model, best)
+    assert found["params"] <= 9000 and found["flops"] <= 12000 and found["bytes"] <= 30000
+    assert found["bytes"] == sum(p.nbytes for p in model.slice(best).parameters())
+
+
+def test_best_size_by_latency(known_loss, monkeypatch):
+    """As if a layer took 2 ms, and a dimension 0.1."""
+    monkeypatch.setattr(shapes, "milliseconds", lambda model, size: 2 * size.n_layer + 0.1 * size.n_embd)
+    model = ranged()
+    assert matgpt.best_size(model, max_ms=5.3, val_ids=ids()) == Size(32, 4, 1)
+    assert matgpt.best_size(model, max_ms=7.3, val_ids=ids()) == Size(32, 4, 2)
+    with pytest.raises(ValueError, match="no doll fits max_ms=2.7: the least is 2.8 milliseconds"):
+        matgpt.best_size(model, max_ms=2.7, val_ids=ids())
+    named = tiny((Size(8, 1, 1), Size(16, 2, 2)))
+    points = matgpt.frontier(named, ids(), latency=True)
+    assert [p.ms for p in points] == pytest.approx([2.8, 5.6, 9.2])
+    assert (
+        matgpt.best_size(points, max_ms=6)
+        == matgpt.best_size(named, max_ms=6, val_ids=ids())
+        == Size(16, 2, 2)
+    )
+    with pytest.raises(ValueError, match="max_ms=6: points hold no ms"):
+        matgpt.best_size(matgpt.frontier(named, ids()), max_ms=6)
+
+
+@pytest.mark.parametrize("variant", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
+def test_best_size_of_a_model_without_a_stub(variant):
+    model = ranged(variant).train()
+    most = 0.6 * shapes.costs(model, model.config.full)["flops"] if variant is MatryoshkaGPT else None
+    best = matgpt.best_size(model, max_flops=most, max_ms=1e6, val_ids=ids())
+    assert model.config.fit(best) and model.training
+    assert most is None or shapes.costs(model, best)["flops"] <= most
+    assert shapes.milliseconds(model, best) > 0
+
+
+def test_a_budget_too_small_for_a_range_names_the_least():
+    least = shapes.costs(ranged(), Size(8, 1, 1, 16))["params"]
+    with pytest.raises(ValueError, match=f"no doll fits max_params=10: the least is {least} parameters"):
+        matgpt.best_size(ranged(), max_params=10, val_ids=ids())
+
+
+def test_a_loss_that_is_no_number_is_never_best():
+    nan, good = (Point(Size(n, 1, 1), n, n, loss) for n, loss in ((8, float("nan")), (16, 3.0)))
+    assert matgpt.best_size([nan, good]) == matgpt.best_size([good, nan]) == good.size
+    assert [p.on_front for p in mark_front([nan, good])] == [False, True]
+    with pytest.raises(ValueError, match="no loss is a number"):
+        matgpt.best_size([nan])
+
+
+def test_a_range_is_trained_and_resumed(tmp_path):
+    whole, interrupted = ranged(), ranged()
+    options = dict(batch_size=2, progress=False, eval_blocks=2, checkpoint_dir=tmp_path)
+
+    def stop(history):
+        if history.steps[-1]:
+            raise KeyboardInterrupt
+
+    matgpt.train(interrupted, ids(), ids(), 6, **options, eval_interval=3, on_evaluation=stop)
+    matgpt.train(interrupted, ids(), ids(), 6, **options, eval_interval=3, resume=True)
+    del options["checkpoint_dir"]
+    history = matgpt.train(whole, ids(), ids(), 6, **options, eval_interval=3)
+    assert history.steps == [0, 3, 6] and list(history.val) == list(whole.sizes)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), interrupted.parameters()))

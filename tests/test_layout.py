@@ -13,7 +13,7 @@ ROOT = Path(matgpt.__file__).parent
 PUBLIC = {name: getattr(matgpt, name) for name in matgpt.__all__}
 # from the ground up; a room imports from those before it, and from itself
 FLOORS = [
-    ("config", "nested", "embedding", "attention", "feedforward", "residual"),
+    ("sizes", "ranges", "config", "nested", "embedding", "attention", "feedforward", "residual"),
     ("generation", "plot"),
     ("model",),
     ("files.atomic",),

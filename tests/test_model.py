@@ -12,7 +12,7 @@ same = dict(rtol=1e-9, atol=1e-9)  # of two ways to compute one thing in double 
 
 
 def read_by_doll(model, size, idx):
-    """For each parameter, which of its entries `size` reads for `idx`: the table of corners, written out anew."""
+    """For each parameter, which of its entries `size` reads for `idx`: the corners, written out anew."""
     c, masks = model.config, {}
     output_only = isinstance(model, MatryoshkaEmbeddingsGPT)
     trunk = c.full if output_only else size
@@ -97,7 +97,7 @@ def reference(weights, idx, size, config):
 
 
 def test_every_doll_is_a_gpt2(drawn, build):
-    """With one size the model is a plain GPT-2; a smaller doll is one whose weights are scaled to its width."""
+    """With one size the model is a plain GPT-2; a smaller doll has its weights scaled to its width."""
     model = build(MatryoshkaGPT, drawn.config)
     for size in (drawn.config.full, drawn.size):
         expected = reference(model.state_dict(), drawn.idx, size, drawn.config)
@@ -258,7 +258,7 @@ def test_output_only_model_has_no_slice():
 
 
 def assert_tied(model, idx):
-    """One tensor with a row a token; a row changed where the token is not read changes its logit, no other."""
+    """One tensor with a row a token; one changed where the token is not read changes its logit alone."""
     vocab_size = model.config.vocab_size
     assert [n for n, p in model.named_parameters(remove_duplicate=False) if len(p) == vocab_size] == [
         "embedding.token"
@@ -359,3 +359,45 @@ def test_bad_generate(small, idx, settings, message):
     idx = torch.tensor(idx)
     with pytest.raises(ValueError, match=message):
         small.generate(idx if idx.numel() else idx.long(), **{"max_new_tokens": 2, **settings})
+
+
+# ---- what only training sees
+
+
+def test_projections_into_the_residual_start_smaller_the_deeper_the_model():
+    torch.manual_seed(0)
+    for depth in (1, 8):
+        model = MatryoshkaGPT(GPTConfig(65, 8, 128, 4, depth))
+        for name, p in model.named_parameters():
+            if p.dim() > 1 and not name.endswith("bias"):
+                std = 0.02 / math.sqrt(2 * depth) if ".proj." in name else 0.02
+                assert p.std().item() == pytest.approx(std, rel=0.05), name
+
+
+@pytest.mark.parametrize(
+    "place", ["embedding", "attention weights", "attention branch", "feedforward branch"]
+)
+def test_dropout_is_in_four_places(place, monkeypatch):
+    torch.manual_seed(0)
+    model, idx = MatryoshkaGPT(GPTConfig(11, 8, 16, 2, 1, dropout=0.5)), torch.tensor([[1, 2, 3, 4]])
+    block, attend = model.blocks[0], F.scaled_dot_product_attention
+    asked, plain = [], model.eval()(idx)
+
+    def without_dropout(q, k, v, dropout_p, is_causal):
+        asked.append(dropout_p)
+        return attend(q, k, v, is_causal=is_causal)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", without_dropout)
+    layers = {
+        "embedding": model,
+        "attention branch": block.attention,
+        "feedforward branch": block.feedforward,
+    }
+    for name, layer in layers.items():
+        if name != place:
+            monkeypatch.setattr(layer.dropout, "forward", lambda x: x)
+    assert torch.equal(model.eval()(idx), plain) and asked == [0.0]
+    if place == "attention weights":
+        assert torch.equal(model.train()(idx), plain) and asked[-1] == 0.5
+    else:
+        assert not torch.allclose(model.train()(idx), plain)

@@ -1,13 +1,11 @@
-"""A GPT-2 that is trained already becomes nested: what matters goes to the front, dolls learn from the whole."""
-
-import json
+"""A GPT-2 that is trained already becomes nested: what matters goes to the front, dolls learn from it."""
 
 import numpy as np
 import pytest
 import torch
 
 import matgpt
-from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, evaluate, export_gpt2, load, nest, save
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, evaluate, export_gpt2, load, save
 from matgpt.__main__ import main
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 from matgpt.training.nesting import importance, reorder
@@ -53,7 +51,7 @@ def test_what_the_model_does_not_read_goes_to_the_end(build):
 
 def test_dolls_learn_and_the_full_one_stays(plain):
     weights = [p.clone() for p in plain.parameters()]
-    model = nest(plain, NESTING, IDS, IDS[:200], steps=80, batch_size=8, progress=False)
+    model = matgpt.nest(plain, NESTING, IDS, IDS[:200], steps=80, batch_size=8, progress=False)
     assert model.sizes == (*NESTING, plain.config.full) and not model.training
     history, was = model.history, evaluate(plain, IDS[:200])
     for size in NESTING:
@@ -65,7 +63,9 @@ def test_dolls_learn_and_the_full_one_stays(plain):
 
 
 def test_a_budget_of_flops_and_a_seed(plain):
-    run = lambda seed: nest(plain, NESTING, IDS, IDS, flops=2e8, batch_size=4, seed=seed, progress=False)
+    run = lambda seed: matgpt.nest(
+        plain, NESTING, IDS, IDS, flops=2e8, batch_size=4, seed=seed, progress=False
+    )
     a, b, c = run(1), run(1), run(2)
     assert 2e8 <= a.history.flops[-1] < 3e8 and a.history == b.history != c.history
     assert torch.equal(a.embedding.token, b.embedding.token)
@@ -73,15 +73,15 @@ def test_a_budget_of_flops_and_a_seed(plain):
 
 def test_errors_name_what_is_wrong(plain, tmp_path):
     with pytest.raises(ValueError, match="n_embd may be at most 32"):
-        nest(plain, [Size(64, 1, 1)], IDS, IDS)
+        matgpt.nest(plain, [Size(64, 1, 1)], IDS, IDS)
     with pytest.raises(ValueError, match="nowhere"):
-        nest(tmp_path / "nowhere", NESTING, IDS, IDS)
+        matgpt.nest(tmp_path / "nowhere", NESTING, IDS, IDS)
     with pytest.raises(ValueError, match="MatryoshkaEmbeddingsGPT"):
-        nest(MatryoshkaEmbeddingsGPT(plain.config), NESTING, IDS, IDS)
+        matgpt.nest(MatryoshkaEmbeddingsGPT(plain.config), NESTING, IDS, IDS)
     with pytest.raises(ValueError, match="train_ids"):
-        nest(plain, NESTING, IDS[:5], IDS)
+        matgpt.nest(plain, NESTING, IDS[:5], IDS)
     with pytest.raises(ValueError, match="steps=0"):
-        nest(plain, NESTING, IDS, IDS, steps=0)
+        matgpt.nest(plain, NESTING, IDS, IDS, steps=0)
 
 
 def command(*arguments):
@@ -90,8 +90,8 @@ def command(*arguments):
 
 def options(tmp_path):
     (tmp_path / "text").write_text(TEXT)
-    line = f"--corpus {tmp_path / 'text'} --nesting 8,1,1 16,2,2 --steps 4 --batch-size 4 --out {tmp_path / 'out'}"
-    return line.split()
+    files = f"--corpus {tmp_path / 'text'} --out {tmp_path / 'out'}"
+    return f"{files} --nesting 8,1,1 16,2,2 --steps 4 --batch-size 4".split()
 
 
 def test_the_command_on_a_folder_of_matgpt(plain, tmp_path, capsys):
@@ -106,7 +106,9 @@ def test_the_command_on_a_folder_of_matgpt(plain, tmp_path, capsys):
 def test_the_command_on_a_gpt2_of_transformers_and_its_dolls_leave(tmp_path, capsys):
     tokenizer = BPETokenizer.train(TEXT, 270)
     torch.manual_seed(0)
-    export_gpt2(MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 16, 32, 4, 2)), tmp_path / "gpt2", tokenizer=tokenizer)
+    export_gpt2(
+        MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 16, 32, 4, 2)), tmp_path / "gpt2", tokenizer=tokenizer
+    )
     command(tmp_path / "gpt2", *options(tmp_path))
     model, kept = load(tmp_path / "out")
     assert kept.encode(TEXT) == tokenizer.encode(TEXT) and kept.tokens == tokenizer.tokens
@@ -124,4 +126,3 @@ def test_the_command_says_what_is_wrong(plain, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command(tmp_path / "plain", *options(tmp_path))
     assert "tokenizer.json" in capsys.readouterr().err
-    (tmp_path / "plain" / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}, "merges": []}}))

@@ -25,13 +25,19 @@ def parameters_cell(notebook):
     return cells[0]
 
 
+def with_small_parameters(name, folder):
+    """The notebook with a small cell behind the one tagged `parameters`."""
+    notebook = nbformat.read(ROOT / name, as_version=4)
+    cell = nbformat.v4.new_code_cell(SMALL[name].format(folder=folder))
+    notebook.cells.insert(parameters_cell(notebook) + 1, cell)
+    return notebook
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = nbformat.read(ROOT / name, as_version=4)
-    small = SMALL[name].format(folder=str(tmp_path))
-    notebook.cells.insert(parameters_cell(notebook) + 1, nbformat.v4.new_code_cell(small))
+    notebook = with_small_parameters(name, folder=str(tmp_path))
     NotebookClient(
         notebook, timeout=170, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
     ).execute()

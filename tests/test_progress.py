@@ -1,36 +1,77 @@
 import IPython.display
-import pytest
 
 import matgpt
+from matgpt.training import progress
 from matgpt.training.progress import Progress
 
 
 def test_a_slider_shows_what_it_is_moved_to_and_nothing_before(monkeypatch):
-    shown, widgets = [], []
-    monkeypatch.setattr(IPython.display, "display", lambda *w: widgets.extend(w))
+    shown, displayed = [], []
+    monkeypatch.setattr(IPython.display, "display", displayed.append)
     matgpt.slider(shown.append, [("small", 8), ("large", 16)], "size")
-    choice, output = widgets
+    choice, output = displayed[0].children
     assert shown == [] and choice.value == 8
     choice.value = 16
     choice.value = 8
     assert shown == [16, 8]
 
 
+def test_sliders_of_several_axes_show_the_values_of_all(monkeypatch):
+    shown, displayed = [], []
+    monkeypatch.setattr(IPython.display, "display", displayed.append)
+    matgpt.slider(lambda *values: shown.append(values), {"width": [8, 16], "layers": [1, 2]})
+    width, layers, _ = displayed[0].children
+    assert (width.description, layers.description) == ("width", "layers") and shown == []
+    layers.value = 2
+    width.value = 16
+    assert shown == [(8, 2), (16, 2)]
+
+
+def test_a_page_without_widgets_shows_a_sentence_in_the_sliders_place(monkeypatch):
+    displayed = []
+    monkeypatch.setattr(IPython.display, "display", displayed.append)
+    matgpt.slider(print, [8, 16])
+    formats, _ = IPython.core.formatters.DisplayFormatter().format(displayed[0])
+    assert formats["text/plain"] == "A slider: run this cell in a live notebook to move it."
+    assert "model_id" in formats["application/vnd.jupyter.widget-view+json"]
+
+
 def test_the_bar_counts_to_the_end_and_shows_the_loss_of_every_size(capsys):
     history = matgpt.History((matgpt.Size(8, 1, 1), matgpt.Size(16, 1, 1)))
-    with Progress(3, history) as bar:
-        bar.stepped(2)
-        history.steps.append(2)
-        for i, size in enumerate(history.sizes):
-            history.val[size].append(1.25 + i)
+    with Progress(3, unit="GFLOP") as bar:
+        bar.reached(2)
+        history.add(2, {size: (9.0, 1.25 + i) for i, size in enumerate(history.sizes)})
         bar.evaluated(history)
-        bar.stepped(3)
+        bar.reached(4)  # a last step may go beyond the budget
     written = capsys.readouterr().err
-    assert "3/3" in written and "val 1.250 2.250" in written
+    assert "2/3" in written and "3/3" in written and "4/3" not in written
+    assert "GFLOP" in written and "val 1.250 2.250" in written
 
 
-@pytest.mark.parametrize("show", [False])
-def test_no_bar_where_none_is_wanted(show, capsys):
-    with Progress(3, show=show) as bar:
-        bar.stepped(3)
+def test_no_bar_where_none_is_wanted(capsys):
+    with Progress(3, show=False) as bar:
+        bar.reached(3)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_shows_one_line_and_one_figure_that_are_drawn_anew(monkeypatch):
+    shown = []
+
+    class Shown:
+        def __init__(self, content):
+            shown.append([content])
+
+        def update(self, content, raw=False):
+            shown[-1 if not raw else 0].append(content)
+
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(IPython.display, "display", lambda content, **options: Shown(content))
+    history = matgpt.History((matgpt.Size(8, 1, 1),))
+    with Progress(2) as bar:
+        for step in (0, 1, 2):
+            history.add(step, {history.sizes[0]: (2.0, 1.0)})
+            bar.evaluated(history)
+            bar.reached(step)
+    line, figure = shown
+    assert "2/2" in line[-1]["text/plain"]
+    assert len(figure) == 2, "from the second evaluation on"

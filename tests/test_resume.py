@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from matgpt import DivergedError, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, train
+from matgpt import DivergedError, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, between, train
 from matgpt.files import atomic
 from matgpt.training import loop as training
 from matgpt.training.state import uninterrupted
@@ -29,7 +29,7 @@ STEPS = 16
 
 
 def run(on_step=None, variant=MatryoshkaGPT, config=CONFIG, ids=IDS, **settings):
-    """A short run with all in it that is random: weights, batches, sizes, dropout.
+    """A short run with all in it that is random: weights, batches, dolls, dropout.
 
     on_step: called with the number of steps before it, where weights are new and the step is not yet counted.
     """
@@ -37,14 +37,15 @@ def run(on_step=None, variant=MatryoshkaGPT, config=CONFIG, ids=IDS, **settings)
     model, numbers, make = variant(config), count(), training.make_optimizers
 
     def make_optimizers(*args):
-        optimizer = make(*args)
+        optimizers = make(*args)
+        step = optimizers.step
         if on_step:
-            optimizer[-1].register_step_post_hook(lambda *_: on_step(next(numbers)))
-        return optimizer
+            optimizers.step = lambda read: (step(read), on_step(next(numbers)))
+        return optimizers
 
-    settings = {"eval_interval": 3, "warmup": 2, "random_sizes": 1, "eval_blocks": 4, "lr": 0.02, **settings}
+    settings = {"steps": STEPS, "eval_interval": 3, "warmup": 0.125, "eval_blocks": 4, "lr": 0.02, **settings}
     with patch.object(training, "make_optimizers", make_optimizers):
-        history = train(model, ids[:1800], ids[1800:], STEPS, 4, progress=False, **settings)
+        history = train(model, ids[:1800], ids[1800:], batch_size=4, progress=False, **settings)
     return model, history
 
 
@@ -97,9 +98,30 @@ def test_interrupted_and_resumed(variant, tmp_path):
     assert same(run(**state), result)  # it was done
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_budget_of_flops_resumed(optimizer, tmp_path):
+    settings = dict(steps=None, flops=2e7, eval_interval=None, optimizer=optimizer)
+    whole = run(**settings)
+    steps = whole[1].steps
+    assert len(steps) == 11 and len({*np.diff(whole[1].flops)}) > 2, "steps of several prices"
+    state = dict(checkpoint_dir=tmp_path, resume=True, **settings)
+    assert run(**state, on_step=press(3))[1].spent < run(**state, on_evaluation=stop(steps[4]))[1].spent
+    found = run(**state)
+    assert same(found, whole) and found[1].spent == whole[1].spent
+
+
+@pytest.mark.xfail(reason="RunState writes no range as JSON", raises=TypeError)
+def test_a_range_resumed(tmp_path):
+    """What is drawn from it follows from seed and step, too."""
+    config = GPTConfig(11, 7, 12, 2, 2, nesting=between(Size(4, 1, 1), Size(12, 2, 2), 4))
+    state = dict(config=config, checkpoint_dir=tmp_path, resume=True)
+    assert run(**state, on_step=press(10))[1].steps == [0, 3, 6, 9]
+    assert same(run(**state), run(config=config))
+
+
 def test_interrupt_is_held_back_where_weights_change(whole, tmp_path):
     model, history = run(checkpoint_dir=tmp_path, on_step=press(7))
-    assert history.steps == [0, 3, 6] and not model.training
+    assert history.steps == [0, 3, 6] and model.training
     newest = torch.load(states(tmp_path)[-1], weights_only=True)
     assert newest["step"] == 8 and all(
         torch.equal(newest["model"][n], p) for n, p in model.state_dict().items()
@@ -116,7 +138,7 @@ def test_uninterrupted():
         done.append("behind")
     assert done == ["inside"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(ZeroDivisionError), uninterrupted():
-        1 / 0
+        raise ZeroDivisionError
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with patch.object(signal, "getsignal", lambda _: signal.SIG_IGN), uninterrupted():
         pass
@@ -131,6 +153,7 @@ def test_uninterrupted():
     assert done[-1] == "thread"
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
     """SIGKILL in writes (half written, written, renamed), in steps, and whenever the clock says."""
     done = subprocess.run(
@@ -184,8 +207,9 @@ def test_state_runs_no_code(tmp_path):
         (dict(seed=1), "seed was 0, is 1$"),
         (dict(lr=0.01), "lr was 0.02, is 0.01$"),
         (dict(loss_weights=[1, 1, 1, 2]), "loss_weights was"),
-        (dict(random_sizes=None), "random_sizes was 1, is"),
-        (dict(eval_interval=4, warmup=3), "warmup was 2, is 3; eval_interval was 3, is 4$"),
+        (dict(optimizer="adamw"), "optimizer was muon, is adamw$"),
+        (dict(steps=None, flops=1e9), "steps was 16, is None; flops was None, is 1000000000.0$"),
+        (dict(eval_interval=4, warmup=0.25), "warmup was 0.125, is 0.25; eval_interval was 3, is 4$"),
         (dict(ids=np.roll(IDS, 1)), "train_ids was 1800 tokens .*; val_ids was 200 tokens"),
         (dict(config=GPTConfig(11, 7, 12, 2, 2, nesting=(6,))), "nesting was .*; dropout was 0.1, is 0.0"),
         (dict(variant=MatryoshkaEmbeddingsGPT), "model was MatryoshkaGPT, is MatryoshkaEmbeddingsGPT$"),
@@ -224,7 +248,7 @@ def test_full_disk(whole, tmp_path, monkeypatch):
     real, calls = os.fsync, count()
 
     def fsync(descriptor):
-        if next(calls) == 6:  # two calls a write: the check of the folder, step 0, step 3, and now
+        if next(calls) == 4:  # two calls a write: step 0, step 3, and now
             raise OSError(28, "No space left on device")
         real(descriptor)
 
@@ -241,13 +265,13 @@ def test_diverged_leaves_the_last_state(whole, tmp_path):
     def spoil(model, *args):
         losses = real(model, *args)
         if next(calls) == 7:
-            losses[0] += float("nan")
+            losses[CONFIG.full] = torch.tensor(float("nan"))
         return losses
 
     real, calls = training.matryoshka_backward, count()
-    with patch.object(training, "matryoshka_backward", spoil):
-        with pytest.raises(DivergedError, match="step 7.*lr=0.02") as error:
-            run(checkpoint_dir=tmp_path)
+    stopped = pytest.raises(DivergedError, match="step 7.*lr=0.02")
+    with patch.object(training, "matryoshka_backward", spoil), stopped as error:
+        run(checkpoint_dir=tmp_path)
     assert error.value.history.steps == [0, 3, 6]
     assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
 

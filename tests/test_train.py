@@ -5,10 +5,22 @@ import re
 import pytest
 import torch
 
-from matgpt import History, MatryoshkaEmbeddingsGPT, Size, evaluate, load, split
+import matgpt.commands.train as command
+from matgpt import (
+    GPTConfig,
+    History,
+    MatryoshkaEmbeddingsGPT,
+    MatryoshkaGPT,
+    Size,
+    evaluate,
+    load,
+    save,
+    split,
+)
 from matgpt.__main__ import main
 from matgpt.training import threads
 
+LOSSES = r"4,1,2: \d\.\d{4}  8,1,1,9: \d\.\d{4}  8,1,2: \d\.\d{4}"
 TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(2500))
 
 
@@ -28,19 +40,61 @@ def options(tmp_path):
 def test_a_run(options, tmp_path, capsys):
     program(*options)
     lines = capsys.readouterr().out.splitlines()
-    loss = r"\d\.\d{4}"
+    assert re.fullmatch(rf"step 0/20, 0.00e\+00 FLOPs, validation loss {LOSSES}", lines[-4])
     assert re.fullmatch(
-        rf"step  0/20  validation loss 4,1,2: {loss}  8,1,1,9: {loss}  8,1,2: {loss}", lines[-4]
+        rf"step 20/20, \d\.\d\de\+\d\d FLOPs, validation loss {LOSSES}  [\d,.]+ GFLOP/s  00:00 left",
+        lines[-2],
     )
-    assert re.fullmatch(rf"step 20/20  .* 8,1,2: {loss}  [\d,]+ tokens/s  00:00 left", lines[-2])
+    assert lines[-1] == f"kept in {tmp_path / 'out'}"
     model, tokenizer = load(tmp_path / "out")
     assert model.sizes == (Size(4, 1, 2), Size(8, 1, 1, 9), Size(8, 1, 2)) and tokenizer.decode([0]) == "\n"
     history = History.load(tmp_path / "out" / "history.json")
     assert history.steps == [0, 10, 20]
     assert evaluate(model, split(tokenizer.encode(TEXT))[1], 4) == pytest.approx(history.val[4][-1], abs=1e-6)
+    assert history.flops[0] == 0 < history.flops[1] < history.flops[2] == history.spent
     assert (tmp_path / "out" / "losses.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_budget_of_flops(options, tmp_path, capsys):
+    at = options.index("--steps")
+    del options[at : at + 2]
+    program(*options, "--flops", "1e7")
+    *_, last, end = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"step \d+, 1\.\d\de\+07 FLOPs, .*{LOSSES}  .* GFLOP/s  00:00 left", last)
+    assert end.startswith("kept in")
+    history = History.load(tmp_path / "out" / "history.json")
+    assert history.spent == history.flops[-1] >= 1e7 and len(history.steps) > 2
+
+
+def test_interrupted_and_resumed(options, tmp_path, capsys, monkeypatch):
+    """The model that an interrupted run left is its own to replace."""
+
+    def interrupt(log, history):
+        raise KeyboardInterrupt
+
+    program(*options[:-1], tmp_path / "whole")
+    with monkeypatch.context() as context:
+        context.setattr(command.Log, "__call__", interrupt)
+        program(*options)
+    assert "interrupted: --resume goes on" in capsys.readouterr().out
+    program(*options, "--resume")
+    assert "kept in" in capsys.readouterr().out
+    models = [load(tmp_path / name)[0] for name in ("whole", "out")]
+    assert all(map(torch.equal, *(model.parameters() for model in models)))
+
+
+def test_a_folder_that_holds_another_model_is_used_only_if_forced(options, tmp_path, capsys):
+    save(MatryoshkaGPT(GPTConfig(5, 4, 4, 1, 1)), tmp_path / "out")
+    for more in ([], ["--resume"]):
+        with pytest.raises(SystemExit):
+            program(*options, *more)
+        assert "already holds MatryoshkaGPT" in (error := capsys.readouterr().err) and "--force" in error
+    assert load(tmp_path / "out")[0].config.n_embd == 4
+    program(*options, "--steps", "2", "--force")
+    assert load(tmp_path / "out")[0].config.n_embd == 8
+
+
+@pytest.mark.slow
 def test_stopped_and_resumed(options, tmp_path, capsys):
     program(*options)
     model, _ = load(tmp_path / "out")
@@ -69,8 +123,8 @@ def test_bpe_variant_and_weights(options, tmp_path):
         "1",
         "0",
         "2",
-        "--random-sizes",
-        "1",
+        "--optimizer",
+        "adamw",
         "--dropout",
         "0.1",
         "--steps",
@@ -99,7 +153,8 @@ def test_bpe_variant_and_weights(options, tmp_path):
         (["--lr", "-1"], "lr=-1"),
         (["--seed", "-1"], "seed=-1"),
         (["--loss-weights", "1"], "loss_weights"),
-        (["--random-sizes", "-1"], "random_sizes=-1"),
+        (["--flops", "1e9"], "--flops: not allowed with argument --steps"),
+        (["--optimizer", "sgd"], "sgd"),
         (["--threads", "0"], "threads=0"),
         (["--corpus", "nowhere"], "nowhere"),
         (["--corpus", "."], "tokenizer.json"),
@@ -124,7 +179,8 @@ def test_help_states_every_default(capsys):
     options = re.split(r"\n  (?=-)", capsys.readouterr().out.split("options:")[1])[2:]
     assert len(options) > 20
     for option in options:
-        assert option.startswith("--out") or "(default:" in " ".join(option.split()), option
+        none = option.startswith(("--out", "--resume", "--force", "--flops", "--compile"))
+        assert none or "(default:" in " ".join(option.split()), option
 
 
 def test_diverging_is_one_line(options, capsys):
@@ -147,3 +203,17 @@ def test_slow_threads(slower, said, monkeypatch):
     monkeypatch.setattr(threads.torch, "set_num_threads", lambda value: n.__setitem__(0, value))
     advice = threads.slow_threads()
     assert n == [4] and (advice is None if said is None else said in advice)
+
+
+def test_another_model_is_replaced_only_by_force(tmp_path, capsys):
+    save(MatryoshkaGPT(GPTConfig(5, 4, 8, 2, 1)), tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "text.txt").write_text("abcdefgh" * 40)
+    options = ["--corpus", tmp_path / "text.txt", "--out", tmp_path, "--nesting", 8, "--n-head", 2]
+    options += ["--n-layer", 1, "--block-size", 4, "--steps", 2]
+    with pytest.raises(SystemExit):
+        program(*options)
+    assert "already holds MatryoshkaGPT (config.json, model.safetensors)" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    program(*options, "--force")
+    assert load(tmp_path)[0].config.vocab_size == 8

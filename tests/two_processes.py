@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from matgpt import MatryoshkaGPT
 from matgpt.training.loss import matryoshka_backward
-from tests.test_distributed import CONFIG, batches, run
+from tests.test_distributed import CONFIG, WEIGHTS, batches, run
 
 
 def together(folder, name, work):
@@ -53,7 +53,8 @@ def gradients(folder, rank):
         )[1],
     )
     for _ in range(2):  # gradients add up, as without processes
-        matryoshka_backward(model, x[:, rank::2], y[:, rank::2], CONFIG.sizes, [0.1, 0.2, 0.3, 0.4])
+        trunks = model.module.trunks(CONFIG.sizes)
+        matryoshka_backward(model, x[:, rank::2], y[:, rank::2], trunks, WEIGHTS)
     torch.save(
         {"gradients": [p.grad for p in model.parameters()], "reductions": reductions},
         folder / f"grad{rank}.pt",

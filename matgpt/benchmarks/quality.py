@@ -1,14 +1,14 @@
-"""What a big model loses when it is nested, at the same price: a whole family for the FLOPs of its largest alone.
+"""What a big model loses when it is nested: a whole family for the price of its largest member alone.
 
-A budget C is given in steps of the full model alone with batches of --batch-size. The full model alone gets all of C,
-at its best learning rate and batch; one nested run gets C, tuned alike by its full doll. Each smaller doll stands
-beside a twin: its shape trained alone, on as many tokens as the full model alone read, at its best rate.
+A budget C counts steps of the full model alone with batches of --batch-size. That model gets all of C, at its
+best learning rate and batch; one nested run gets C too, tuned alike by its full doll. Each smaller doll has a
+twin beside it: its shape alone, on as many tokens as the full model alone read, at its best rate.
 """
 
 import math
 import statistics
 import sys
-from itertools import product
+from functools import cache
 
 import torch
 
@@ -17,8 +17,8 @@ from ..config import GPTConfig, parse_doll
 from ..measure.evaluation import evaluate
 from ..model import MatryoshkaGPT
 from ..training.loop import DivergedError, train
-from ..training.optimizer import corners, default_lr, make_optimizers
-from ..training.schedule import price
+from ..training.optimizer import default_lr, make_optimizers
+from ..training.price import corners, price
 from .common import corpus, device, digest, kept, markdown, mean_sd, minutes, report
 
 
@@ -38,7 +38,7 @@ def add_arguments(parser):
         "--rates",
         type=float,
         nargs="+",
-        default=[0.5, 0.7, 1, 1.4],
+        default=[0.35, 0.5, 0.7, 1, 1.4],
         help="multiples of the default rate, tried",
     )
     add("--batches", type=int, nargs="+", default=[8, 12, 20], help="batch sizes, tried with each rate")
@@ -50,115 +50,105 @@ def run(args):
     if args.quick:
         args.budget, args.seeds, args.rates, args.batches = 100, args.seeds[:1], [1], [12]
         args.out += "-quick"
-    train_ids, val_ids, tokenizer = data = corpus(args.corpus)
-    full = GPTConfig(
-        tokenizer.vocab_size, args.block_size, args.n_embd, args.n_head, args.n_layer,
-        nesting=[parse_doll(doll) for doll in args.nesting],
-    )  # fmt: skip
-    bench = Bench(args, data, digest(train_ids, val_ids))
-    flops = args.budget * bench.step_flops(full)
-    alone = bench.tune(full.doll(full.full), flops, args.rates, args.batches)
-    nested = bench.tune(full, flops, args.rates, args.batches)
+    train_ids, val_ids, tokenizer = corpus(args.corpus)
+    shape = dict(block_size=args.block_size, n_embd=args.n_embd, n_head=args.n_head, n_layer=args.n_layer)
+    full = GPTConfig(tokenizer.vocab_size, **shape, nesting=[parse_doll(doll) for doll in args.nesting])
+    bench = Bench(args, train_ids, val_ids)
+    flops = args.budget * bench.step_flops(full.doll(full.full))
+    alone = bench.tune(full.doll(full.full), args.rates, args.batches, flops=flops)
+    nested = bench.tune(full, args.rates, args.batches, flops=flops)
     tokens = alone["runs"][0]["tokens"]
-    twins = {
-        size: bench.tune(full.doll(size), None, args.rates + [2, 2.8], [12], tokens)
-        for size in full.sizes[:-1]
-    }
+    twins = {size: bench.tune(full.doll(size), args.rates, [12], tokens=tokens) for size in full.sizes[:-1]}
     show(args, full, {**twins, full.full: alone}, nested)
 
 
 class Bench:
-    """Runs of one corpus and optimizer, each kept in the folder."""
+    """Runs on one corpus with one optimizer, each kept in the folder."""
 
-    def __init__(self, args, data, corpus):
-        self.args, self.data, self.corpus = args, data, corpus
+    def __init__(self, args, *ids):
+        self.args, self.ids, self.corpus = args, ids, digest(*ids)
 
     def step_flops(self, config):
-        """Price of a step of the full model alone, its optimizer's share with it."""
-        model, config = MatryoshkaGPT(config.doll(config.full)), config.doll(config.full)
+        """Price of a step of this model alone at --batch-size, its optimizer's share with it."""
+        model = MatryoshkaGPT(config)
         optimizers = make_optimizers(self.args.optimizer, model, 0.0, 0.0)
         passes = price(model, [[config.full]]) * self.args.batch_size * config.block_size
         return passes + optimizers.flops(corners(config, config.full))
 
     def one(self, config, seed, **settings):
-        """Train one model: {"losses": {size: nats over the whole validation text}, "seconds", "tokens", "flops"}."""
-        train_ids, val_ids, _ = self.data
+        """Train a model: {"losses": {size: nats over all of val}, "seconds", "tokens", "flops"}."""
         settings = dict(optimizer=self.args.optimizer, seed=seed, **settings)
         shape = {**vars(config), "nesting": [str(size) for size in config.sizes]}
 
         def compute():
             torch.manual_seed(seed)
             model = MatryoshkaGPT(config).to(device())
-            ends = dict(eval_interval=10**9, eval_blocks=1, progress=sys.stderr.isatty())
-            history = train(model, train_ids, val_ids, **settings, **ends)
-            losses = {str(size): evaluate(model, val_ids, size) for size in model.sizes}
-            read = history.steps[-1] * settings["batch_size"] * config.block_size
-            return dict(losses=losses, seconds=history.seconds, tokens=read, flops=history.flops[-1])
+            few = dict(eval_interval=10**9, eval_blocks=1, progress=sys.stderr.isatty())
+            history = train(model, *self.ids, **settings, **few)
+            losses = {str(size): evaluate(model, self.ids[1], size) for size in model.sizes}
+            tokens = history.steps[-1] * settings["batch_size"] * config.block_size
+            return dict(losses=losses, seconds=history.seconds, tokens=tokens, flops=history.flops[-1])
 
         print(f"{' / '.join(shape['nesting'])}, {settings}", flush=True)
         try:
             found = kept(self.args.out, dict(corpus=self.corpus, config=shape, train=settings), compute)
         except DivergedError:
-            return dict(losses={str(size): math.inf for size in config.sizes}, seconds=0, tokens=0, flops=0)
+            return dict(losses={str(size): math.inf for size in config.sizes})
         print("   " + "  ".join(f"{size}: {loss:.4f}" for size, loss in found["losses"].items()), flush=True)
         return found
 
-    def tune(self, config, flops, rates, batches, tokens=None):
-        """The rate and batch of the lowest loss of the largest doll on the first seed, and all seeds' runs there.
+    def tune(self, config, rates, batches, flops=None, tokens=None):
+        """Rate and batch of the lowest loss of the largest doll on the first seed, and the runs of all seeds.
 
         From the middle of the grid, neighbours are tried until none is better.
         """
-        tried, seeds = {}, self.args.seeds
+
+        @cache
+        def loss(cell):
+            return self.one(config, self.args.seeds[0], **settings(cell))["losses"][str(config.full)]
 
         def settings(cell):
-            rate, size = rates[cell[0]] * default_lr(config), batches[cell[1]]
-            budget = (
-                dict(flops=flops) if tokens is None else dict(steps=round(tokens / size / config.block_size))
-            )
-            return dict(lr=float(f"{rate:.3g}"), batch_size=size, **budget)
+            lr, size = float(f"{rates[cell[0]] * default_lr(config):.3g}"), batches[cell[1]]
+            steps = None if tokens is None else round(tokens / size / config.block_size)
+            return dict(lr=lr, batch_size=size, steps=steps, flops=flops)
 
-        def loss(cell):
-            if cell not in tried:
-                tried[cell] = self.one(config, seeds[0], **settings(cell))["losses"][str(config.full)]
-            return tried[cell]
+        def near(cell):
+            for i, j in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)):
+                if 0 <= cell[0] + i < len(rates) and 0 <= cell[1] + j < len(batches):
+                    yield cell[0] + i, cell[1] + j
 
-        best = (len(rates) // 2, len(batches) // 2)
-        while True:
-            near = [
-                (best[0] + i, best[1] + j) for i, j in product((-1, 0, 1), repeat=2) if abs(i) + abs(j) < 2
-            ]
-            better = min((c for c in near if 0 <= c[0] < len(rates) and 0 <= c[1] < len(batches)), key=loss)
-            if better == best:
-                break
-            best = better
-        chosen = settings(best)
-        return {**chosen, "tried": len(tried), "runs": [self.one(config, seed, **chosen) for seed in seeds]}
+        best = None, (len(rates) // 2, len(batches) // 2)
+        while best[0] != best[1]:
+            best = best[1], min(near(best[1]), key=loss)
+        chosen = settings(best[0])
+        return {**chosen, "runs": [self.one(config, seed, **chosen) for seed in self.args.seeds]}
 
 
 def show(args, full, alone, nested):
-    rows, losses = [], lambda found, size: [run["losses"][str(size)] for run in found["runs"]]
+    """The table and the figure."""
+
+    def losses(found, size):
+        return [run["losses"][str(size)] for run in found["runs"]]
+
+    rows, name = [], f"quality-{args.optimizer}-{args.budget:g}"
+    whole = nested["runs"][0]
     for size in full.sizes:
         twin, doll, cost = losses(alone[size], size), losses(nested, size), alone[size]["runs"][0]
-        rows.append([
-            size, f"{full.num_params(size):,}", f"{mean_sd(twin)} ({alone[size]['lr']:g}, {alone[size]['batch_size']})",
-            mean_sd(doll), f"{statistics.mean(doll) - statistics.mean(twin):+.3f}",
-            f"{cost['flops'] / nested['runs'][0]['flops']:.2f}", minutes(cost["seconds"]),
-        ])  # fmt: skip
-    table = markdown(
-        ["doll", "parameters", "alone (lr, batch)", "nested", "difference", "price alone", "time"], rows
+        best = f"{mean_sd(twin)} ({alone[size]['lr']:g}, {alone[size]['batch_size']})"
+        loses = f"{statistics.mean(doll) - statistics.mean(twin):+.3f}"
+        paid = f"{cost['flops'] / whole['flops']:.2f}", minutes(cost["seconds"])
+        rows.append([size, f"{full.num_params(size):,}", best, mean_sd(doll), loses, *paid])
+    header = ["doll", "parameters", "alone (lr, batch)", "nested", "difference", "price alone", "time alone"]
+    together = sum(found["runs"][0]["flops"] for found in alone.values()) / whole["flops"]
+    text = (
+        f"{args.corpus}, {args.optimizer}, C = {args.budget:g} steps of the full model alone, seeds "
+        f"{args.seeds}; validation loss, nats per token over the whole validation text, mean ± sd.\n"
+        f"One nested run (lr {nested['lr']:g}, batch {nested['batch_size']}) takes "
+        f"{minutes(whole['seconds'])}; all models alone cost {together:.2f} times as much.\n\n"
     )
-    price_of_all = sum(alone[size]["runs"][0]["flops"] for size in full.sizes) / nested["runs"][0]["flops"]
-    report(
-        args.out, f"quality-{args.optimizer}-{args.budget:g}",
-        f"{args.corpus}, {args.optimizer}, C = {args.budget:g} steps of the full model alone, seeds {args.seeds}; "
-        "validation loss, nats per token over the whole validation text, mean ± sd. One nested run, lr "
-        f"{nested['lr']:g}, batch {nested['batch_size']}, {minutes(nested['runs'][0]['seconds'])}, price 1; the models "
-        f"trained alone {price_of_all:.2f} together.\n\n{table}",
-    )  # fmt: skip
-    figure = plot.loss_against_params(
-        {size: full.num_params(size) for size in full.sizes},
-        {size: losses(nested, size) for size in full.sizes},
-        {size: losses(alone[size], size) for size in full.sizes},
-    )
-    figure.savefig(f"{args.out}/quality-{args.optimizer}-{args.budget:g}.png", dpi=150)
+    report(args.out, name, text + markdown(header, rows))
+    params = {size: full.num_params(size) for size in full.sizes}
+    dolls = {size: losses(nested, size) for size in full.sizes}
+    figure = plot.loss_against_params(params, dolls, {size: losses(alone[size], size) for size in full.sizes})
+    figure.savefig(f"{args.out}/{name}.png", dpi=150)
     plot.close(figure)

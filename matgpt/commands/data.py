@@ -1,30 +1,36 @@
-"""python -m matgpt data: turn text files, of any size, into token files."""
+"""python -m matgpt data: turn texts, of any size, into token files."""
 
 import argparse
 
+from ..text.corpus import CORPORA
 from ..text.token_files import prepare
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m matgpt data",
-        description="Turn UTF-8 text files, of any size, into memory-mapped token files.",
+        description="Turn texts, of any size, into memory-mapped token files. Validation is one document "
+        "in a hundred, by a hash of its content, and the last tenth of a text that is named itself.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("files", nargs="+", help="text files, taken as one text in this order")
-    parser.add_argument(
-        "--tokenizer", choices=("bpe", "char"), default="bpe", help="byte pairs or characters"
+    add = parser.add_argument
+    add(
+        "paths",
+        nargs="+",
+        help="UTF-8 texts; folders, whose files are documents; .jsonl and .parquet files, whose rows are; "
+        f"packed (.gz, .zst) or not; or a corpus: {', '.join(CORPORA[1:])}",
     )
-    parser.add_argument("--vocab", type=int, default=4096, help="tokens to learn, at least 256; bpe only")
-    parser.add_argument("--out", required=True, help="folder to make; it must not exist yet")
-    options = parser.parse_args(arguments)
-    if options.vocab < 256:
-        parser.error(f"argument --vocab: {options.vocab} must be at least 256, one token for each byte")
+    add("--pattern", default="*", help='of the files in folders, such as "*.py"')
+    add("--column", default="text", help="of .jsonl and .parquet files")
+    add("--tokenizer", choices=("bpe", "char"), default="bpe", help="byte pairs or characters")
+    add("--vocab", type=int, default=4096, help="tokens to learn, at least 256; bpe only")
+    add("--out", required=True, help="folder to make; it must not exist yet")
+    args = parser.parse_args(arguments)
     try:
-        meta = prepare(options.files, options.out, options.tokenizer, options.vocab)
-    except (ValueError, OSError) as error:
+        meta = prepare(args.paths, args.out, args.tokenizer, args.vocab, args.pattern, args.column)
+    except (ValueError, OSError, ImportError, NotImplementedError) as error:
         parser.error(str(error))
     print(
-        f"{options.out}: {meta['n_tokens']:,} tokens of a vocabulary of {meta['vocab_size']:,}, the first "
-        f"{meta['n_train']:,} for training"
+        f"{args.out}: a vocabulary of {meta['vocab_size']:,}, {meta['n_train']:,} tokens for training and "
+        f"{meta['n_val']:,} for validation"
     )

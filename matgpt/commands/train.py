@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .. import plot
 from ..config import GPTConfig, Size, parse_doll, positive
-from ..files.checkpoint import save
+from ..files.checkpoint import held, save
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens
@@ -91,11 +91,13 @@ def make_config(args, vocab_size):
     """The full model is as wide, and has as many heads and layers, as the largest doll."""
     nesting = [parse_doll(doll) for doll in args.nesting or ("32", "64", "128")]
     named = [doll for doll in nesting if isinstance(doll, Size)]
-    shape = dict(
-        n_embd=args.n_embd or max(doll.n_embd if isinstance(doll, Size) else doll for doll in nesting),
-        n_head=args.n_head or max((doll.n_head for doll in named), default=4),
-        n_layer=args.n_layer or max((doll.n_layer for doll in named), default=4),
+    largest = dict(
+        n_embd=max(doll.n_embd if isinstance(doll, Size) else doll for doll in nesting),
+        n_head=max((doll.n_head for doll in named), default=4),
+        n_layer=max((doll.n_layer for doll in named), default=4),
     )
+    given = {name: getattr(args, name) for name in largest if getattr(args, name) is not None}
+    shape = {**largest, **given}
     return GPTConfig(vocab_size, args.block_size, **shape, nesting=nesting, dropout=args.dropout)
 
 
@@ -137,10 +139,18 @@ class Log:
 
 def run(args, rank):
     out = Path(args.out)
+    # a model beside the state of a run is that run's own, which train resumes or refuses to begin anew
+    if not args.force and held(out) and not any(out.glob("step-*.pt")):
+        raise ValueError(
+            f"--out {out} already holds {held(out)}: name another folder, or replace it, --force"
+        )
     if args.threads is not None:
         torch.set_num_threads(positive("threads", args.threads))
     if args.steps is None and args.flops is None:
         args.steps = 2000
+    runs = list(out.glob("step-*.pt"))  # of which `train` has more to say
+    if not (args.resume or args.force or runs) and (kept := held(out)):
+        raise ValueError(f"{out} already holds {kept}: name another folder, or --force")
     device = make_device(args.device)
     train_ids, val_ids, tokenizer = read_corpus(args)
     config = make_config(args, tokenizer.vocab_size)
@@ -168,7 +178,7 @@ def run(args, rank):
         checkpoint_dir=out,
     )
     if rank == 0:
-        save(model, out, tokenizer)
+        save(model, out, tokenizer, overwrite=True)
         history.save(out / "history.json")
         plot.losses(history).savefig(out / "losses.png", dpi=120)
         end = history.steps and (

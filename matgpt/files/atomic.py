@@ -1,22 +1,38 @@
-"""Files that are read or replaced as a whole."""
+"""Files that are read or replaced as a whole, and folders that one process at a time writes to."""
 
+import errno
+import json
 import os
+from contextlib import contextmanager
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
 
 
 def write(path, data):
     """Write bytes so that `path` holds, whatever happens, either what it held before or all of `data`."""
-    temporary = path.with_name(path.name + ".tmp")
+    write_all({path: data})
+
+
+def write_all(files):
+    """The same for {path: bytes} of one folder: no file is replaced before the disk has all of them."""
+    new = {path: path.with_name(f"{path.name}.matgpt-{os.getpid()}.tmp") for path in files}
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, data in files.items():
+            with open(new[path], "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in new.items():
+            os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for temporary in new.values():
+            temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the new name itself lasts once its folder is on the disk
-        folder = os.open(path.parent, os.O_RDONLY)
+    if os.name == "posix":  # the new names themselves last once their folder is on the disk
+        folder = os.open(next(iter(files)).parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
@@ -24,8 +40,44 @@ def write(path, data):
 
 
 def read(path):
-    """The bytes of a file; ValueError, naming it, if it is not there."""
+    """The bytes of a file; ValueError, naming it, if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def parsed(path, what):
+    """What a JSON file holds; all that is found wrong with it in the block is a ValueError that names it."""
+    data = read(path)
+    try:
+        yield json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON (truncated?): {error}") from None
+    except ValueError as error:
+        raise error if str(path.parent) in str(error) else ValueError(f"{path}: {error}") from None
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{path} is not {what}: {error!r}") from None
+
+
+def lock(path):
+    """Lock `path` against other processes, until the file that is returned is closed or this process ends.
+
+    Raises ValueError, naming the other process, if one has locked it; OSError if it cannot be written.
+    """
+    file = open(path, "a+")  # noqa: SIM115
+    try:
+        if os.name == "posix":
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            file.seek(2**30)  # behind the text, which others shall read
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:  # other errors are those of file systems without locks
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            file.seek(0)
+            with file:
+                raise ValueError(f"{path.parent} is in use by process {file.read()}") from None
+    file.truncate(0)
+    print(os.getpid(), end="", file=file, flush=True)
+    return file

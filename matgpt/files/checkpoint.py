@@ -1,7 +1,9 @@
-"""Folders that keep a model: written atomically, read strictly, and never run as code."""
+"""Folders that keep a model: written as a whole, read strictly, and never run as code."""
 
 import dataclasses
+import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
@@ -9,83 +11,143 @@ import torch
 
 from ..config import GPTConfig, Size
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..ranges import Between
 from ..text.tokenizer import load_tokenizer
-from .atomic import read, write
+from .atomic import parsed, read, write_all
 
 FORMAT = 1
 MODELS = {model.__name__: model for model in (MatryoshkaGPT, MatryoshkaEmbeddingsGPT)}
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
-def save(model, folder, tokenizer=None):
+def save(model, folder, tokenizer=None, overwrite=False):
     """Keep a model in `folder`: config.json, model.safetensors and, if given, its tokenizer.
 
-    Each file is replaced atomically. Raises ValueError if the tokenizer does not fit the model, OSError if
-    the folder cannot be written.
+    Without a tokenizer, one that is there stays. overwrite: replace another model in the folder.
+    Raises ValueError for a tokenizer (given or there) that does not fit the model, or, unless told to
+    overwrite, where other files would be replaced; OSError, with nothing changed, if there is no room.
     """
-    folder = Path(folder)
-    check_vocabulary(model.config, tokenizer, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, (model, weights) = Path(folder), unwrapped(model)
+    if type(model) not in MODELS.values():
+        raise ValueError(f"save keeps a {' or a '.join(MODELS)}, not a {type(model).__name__}")
     config = {"format": FORMAT, "model": type(model).__name__, "config": dataclasses.asdict(model.config)}
-    weights = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
-    write(folder / "config.json", json.dumps(config, indent=2).encode())
-    write(folder / "model.safetensors", safetensors.torch.save(weights))
-    if tokenizer is None:
-        (folder / "tokenizer.json").unlink(missing_ok=True)  # of another model, kept here before
-    else:
-        tokenizer.save(folder)
+    files = {"config.json": json.dumps(config, indent=2).encode()}
+    if tokenizer is not None:
+        files["tokenizer.json"] = tokenizer.to_json()
+    elif (folder / "tokenizer.json").exists():
+        tokenizer = load_tokenizer(folder)
+        files["tokenizer.json"] = read(folder / "tokenizer.json")
+    check_vocabulary(model.config, tokenizer, folder)
+    weights = {name: p.cpu().contiguous() for name, p in weights.items()}
+    beside = " ".join(f"{name} {digest(data)}" for name, data in files.items())
+    files["model.safetensors"] = safetensors.torch.save(weights, {"beside": beside})
+    replace(folder, files, overwrite)
 
 
 def load(folder):
     """The model kept in `folder`, on the CPU and ready to use (eval mode), and its tokenizer or None.
 
     Raises ValueError, naming the file and what is wrong with it, for a folder or file that is missing,
-    truncated, of an unknown format version, or that does not hold exactly the weights of its configuration.
+    truncated, of an unknown format version, that does not hold exactly the weights of its configuration, or
+    that is not of the same `save` as the others.
     """
     folder = Path(folder)
-    model = read_config(folder / "config.json")
-    path = folder / "model.safetensors"
-    try:
-        weights = safetensors.torch.load(read(path))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is truncated or damaged: {error}") from None
-    try:
-        # assigned, not copied: the weights keep the type that they were saved in
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not hold the weights of {path.parent / 'config.json'}: {error}"
-        ) from None
-    tokenizer = None
-    if (folder / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(folder)
-        check_vocabulary(model.config, tokenizer, folder)
-    return model.eval(), tokenizer
-
-
-def read_config(path):
-    """A model without memory for its weights (on the meta device), as config.json describes it."""
-    try:
-        kept = json.loads(read(path))
+    path, file = folder / "config.json", folder / "model.safetensors"
+    with parsed(path, "a configuration") as kept:
         if kept["format"] != FORMAT:
             raise ValueError(f"{path} has format version {kept['format']!r}; this program reads {FORMAT}")
         if kept["model"] not in MODELS:
             raise ValueError(f"{path} names the model {kept['model']!r}; known are {', '.join(MODELS)}")
-        config = kept["config"]
-        config = GPTConfig(**{**config, "nesting": [Size(**size) for size in config["nesting"]]})
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON (truncated?): {error}") from None
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a configuration: {error!r}") from None
-    except ValueError as error:
-        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
-    with torch.device("meta"):
-        return MODELS[kept["model"]](config)
+        config, (weights, beside) = kept["config"], read_weights(file)
+        check_depth(config["n_layer"], weights, "blocks.{}.norm1.weight", file)
+        config = GPTConfig(**{**config, "nesting": read_nesting(config["nesting"])})
+        model = on_meta(MODELS[kept["model"]], config)
+    try:
+        # assigned, not copied: the weights keep the type that they were saved in
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{file} does not hold the weights of {path}: {error}") from None
+    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
+    check_vocabulary(config, tokenizer, folder)
+    for name in ("config.json", "tokenizer.json"):
+        if name in beside and (folder / name).exists() and digest(read(folder / name)) not in beside:
+            raise ValueError(f"{folder / name} is not the file that was saved with {file.name}")
+    return model.eval(), tokenizer
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def unwrapped(model):
+    """(model, {name: weight}) without what torch.compile puts around the model, or around parts of it."""
+    weights = {name.replace("_orig_mod.", ""): p.detach() for name, p in model.state_dict().items()}
+    return getattr(model, "_orig_mod", model), weights
+
+
+def on_meta(kind, config):
+    """A model without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except (RuntimeError, TypeError):  # more numbers than 64 bits can count
+        raise ValueError(f"no memory has room for the weights of {config}") from None
+
+
+def read_weights(path):
+    """({name: tensor}, what `save` noted of the files beside it); ValueError, naming it, for a bad file."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:  # clones depend on the file no more
+            weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            if any(p.is_complex() for p in weights.values()):
+                raise ValueError("complex numbers are no weights")
+            return weights, (file.metadata() or {}).get("beside", "")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    except Exception as error:
+        raise ValueError(f"{path} is truncated or damaged: {error}") from None
+
+
+def check_depth(n_layer, weights, name, path):
+    """ValueError if a block has no weight of that `name`, before anything as long as n_layer is made."""
+    found = 0
+    while name.format(found) in weights:
+        found += 1
+    if n_layer > found:
+        raise ValueError(
+            f"{path} does not hold the weights of n_layer={n_layer}: {name.format(found)} is missing"
+        )
+
+
+def read_nesting(kept):
+    """A nesting, named Sizes or all that lie between two, from what `dataclasses.asdict` makes of it."""
+    if isinstance(kept, dict):
+        smallest, largest = Size(**kept["smallest"]), Size(**kept["largest"])
+        return Between(smallest, largest, kept["multiple_of"])
+    return [Size(**size) for size in kept]
 
 
 def check_vocabulary(config, tokenizer, folder):
     """ValueError if the tokenizer does not know exactly the tokens of the model."""
-    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+    want = config.vocab_size
+    if tokenizer is not None and (have := tokenizer.vocab_size) != want:
+        raise ValueError(f"{folder}: the tokenizer has {have} tokens, the model vocab_size={want}")
+
+
+def held(folder):
+    """What a folder holds under the names of a model's files, in words; "" if nothing."""
+    names, kind = [name for name in FILES if (folder / name).exists()], None
+    with suppress(ValueError), parsed(folder / "config.json", "a configuration") as config:
+        kind = config.get("model") or config.get("model_type")
+    return f"{kind or 'files of another'} ({', '.join(names)})" if names else ""
+
+
+def replace(folder, files, overwrite):
+    """Write {name: bytes} to a folder; ValueError if others would be lost by it, unless `overwrite`."""
+    paths = {folder / name: data for name, data in files.items()}
+    if not overwrite and any(path.exists() and read(path) != data for path, data in paths.items()):
         raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"the model vocab_size={config.vocab_size}"
+            f"{folder} already holds {held(folder)}: name another folder, or pass overwrite=True"
         )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_all(paths)

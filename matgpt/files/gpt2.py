@@ -1,4 +1,4 @@
-"""Dolls leave as GPT-2 checkpoints of `transformers` (which is not needed for it), any GPT-2 comes in to be nested."""
+"""Dolls leave as GPT-2 checkpoints of `transformers` (not needed for it), any GPT-2 comes in to be nested."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ from ..config import GPTConfig, inner_sizes
 from ..model import MatryoshkaGPT
 from ..nested import corner
 from ..text.tokenizer import BPETokenizer
-from .atomic import read, write
-from .checkpoint import check_vocabulary
-from .gpt2_tokenizer import tokenizer_files
+from .atomic import parsed
+from .checkpoint import check_depth, check_vocabulary, on_meta, read_weights, replace, unwrapped
+from .gpt2_tokenizer import check_tokenizer, tokenizer_files
 
 NAMES = {  # ours, theirs
     "embedding.token": "wte.weight",
@@ -57,28 +57,21 @@ def theirs(name, p):
 def padded(doll):
     """(config, {name: tensor}, eps, head): the doll in the corner of a GPT-2 that is otherwise 0.
 
-    GPT-2 knows one feedforward width, has biases, and wants n_embd = n_head * head_size. Units, biases, heads and
-    dimensions of a head that are 0 change nothing, once queries are scaled for the wider head. Where no number of
-    heads divides the width with room for each, the width grows by a factor k: on a residual of mean 0, LayerNorm
-    is then sqrt(k) times the same, if eps is k times smaller. So the mean goes from all that writes to the
-    residual; the readout would notice, and this GPT-2 has a `head` (V, n_embd) of its own, else None.
+    GPT-2 knows one feedforward width, has biases, and wants n_embd = n_head * head_size. Units, biases, heads
+    and dimensions of a head that are 0 change nothing, once queries are scaled for the wider head. Where no
+    number of heads divides the width with room for each, the width grows by a factor k: on a residual of
+    mean 0, LayerNorm is then sqrt(k) times the same, if eps is k times smaller. So the mean goes from all
+    that writes to the residual; the readout would notice, and this GPT-2 has a `head` (V, n_embd) of its own.
     """
-    config, weights = doll.config, doll.state_dict()
-    d, h, s = config.n_embd, config.n_head, config.head_size_of(config.full)
+    config, weights = doll.config, unwrapped(doll)[1]
+    d, h, s = config.n_embd, config.n_head, config.head_size
     fits = [n for n in range(h, d + 1) if d % n == 0 and d // n >= s]
     width, n_head = (d, fits[0]) if fits else (h * -(-d // h), h)
-    wide = dataclasses.replace(
-        config,
-        n_embd=width,
-        n_head=n_head,
-        head_size=None,
-        bias=True,
-        nesting=None,
-        n_inner=max(inner_sizes(config.n_inner, config.n_layer)),
-    )
-    with torch.device("meta"):
-        shapes = {name: p.shape for name, p in MatryoshkaGPT(wide).state_dict().items()}
-    out = {name: torch.zeros(shape, dtype=doll.embedding.token.dtype) for name, shape in shapes.items()}
+    inner = max(inner_sizes(config.n_inner, config.n_layer))
+    shape = dict(n_embd=width, n_head=n_head, head_size=None, n_inner=inner, bias=True, nesting=None)
+    wide = dataclasses.replace(config, **shape)
+    shapes = on_meta(MatryoshkaGPT, wide).to(weights["embedding.token"].dtype).state_dict()
+    out = {name: torch.zeros_like(p, device="cpu") for name, p in shapes.items()}
     for name, p in weights.items():
         if width > d and (name.startswith("embedding") or "proj" in name):
             p = p - p.mean(int(name.startswith("embedding")), keepdim=True)  # over the axis of the residual
@@ -92,16 +85,20 @@ def padded(doll):
 
 
 @torch.no_grad()
-def export_gpt2(model, path, size=None, tokenizer=None):
+def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     """Write one doll to the folder `path`, as transformers' GPT2LMHeadModel.from_pretrained reads it.
 
-    The logits are the same to rounding, for every Size: shapes that GPT-2 does not know are padded with zeros.
-    tokenizer: if it is a BPETokenizer, AutoTokenizer.from_pretrained(path) will encode as it does.
-    Raises ValueError for a size that does not fit, a smaller size of an output-only model, or a tokenizer of
-    another vocabulary; OSError if the folder cannot be written.
+    The logits are the same to rounding, for every Size: shapes that GPT-2 does not know are padded with 0.
+    tokenizer: if it is a BPETokenizer, AutoTokenizer.from_pretrained(path) will encode as it does; without
+        one, what is there of a tokenizer stays.
+    overwrite: replace another model in the folder.
+    Raises ValueError for a size that does not fit, a smaller size of an output-only model, a tokenizer (given
+    or there) of another vocabulary, or, unless told to overwrite, where other files would be replaced;
+    OSError, with nothing changed, if there is no room.
     """
-    path, full = Path(path), model.config.resolve(size) == model.config.full
+    path, model = Path(path), unwrapped(model)[0]
     check_vocabulary(model.config, tokenizer, path)
+    full = model.config.resolve(size) == model.config.full
     config, weights, eps, head = padded(model if full else model.slice(size))
     tensors = {} if head is None else {"lm_head.weight": head}
     for name, p in weights.items():
@@ -110,69 +107,53 @@ def export_gpt2(model, path, size=None, tokenizer=None):
     settings = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "vocab_size": config.vocab_size,
         "n_positions": config.block_size,
-        "n_embd": config.n_embd,
-        "n_head": config.n_head,
-        "n_layer": config.n_layer,
-        "n_inner": config.n_inner,
+        **{name: getattr(config, name) for name in ("vocab_size", "n_embd", "n_head", "n_layer", "n_inner")},
         "activation_function": "gelu_new",
         "layer_norm_epsilon": eps,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
         "tie_word_embeddings": head is None,
-        "bos_token_id": None,
-        "eos_token_id": None,
+        **dict.fromkeys(("bos_token_id", "eos_token_id")),
     }
-    path.mkdir(parents=True, exist_ok=True)
-    write(path / "config.json", json.dumps(settings, indent=2).encode())
-    write(path / "model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
-    files = tokenizer_files(tokenizer, config.block_size) if isinstance(tokenizer, BPETokenizer) else {}
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (path / name).unlink(missing_ok=True)  # of another model, kept here before
-        if name in files:
-            write(path / name, json.dumps(files[name], ensure_ascii=False).encode())
+    files = {"config.json": settings}
+    if isinstance(tokenizer, BPETokenizer):
+        files |= tokenizer_files(tokenizer, config.block_size)
+    else:
+        check_tokenizer(path / "tokenizer.json", config.vocab_size)
+    files = {name: json.dumps(file, indent=2, ensure_ascii=False).encode() for name, file in files.items()}
+    replace(path, files | {"model.safetensors": safetensors.torch.save(tensors, {"format": "pt"})}, overwrite)
 
 
 def import_gpt2(path, nesting=None):
-    """A folder that holds a GPT-2 of transformers (config.json, model.safetensors) -> MatryoshkaGPT, to train on.
+    """A folder that holds a GPT-2 of transformers (config.json, model.safetensors) as a MatryoshkaGPT.
 
     The full doll's logits are those of the checkpoint; the smaller ones of `nesting`, as in `GPTConfig`, mean
     nothing until they are trained. Weights become float32; the dropout is its resid_pdrop.
     Raises ValueError, naming it, for what this GPT-2 does not have (another activation, a head of its own),
     for a missing, unknown or differently shaped weight, and for weights in pickle files, which can run code.
     """
-    path = Path(path)
-    try:
-        found = json.loads(read(path / "config.json"))
+    path, file = Path(path), Path(path) / "model.safetensors"
+    with parsed(path / "config.json", "a configuration") as found:
         for name, allowed in SUPPORTED.items():
             if found.get(name, allowed[0]) not in allowed:
-                raise ValueError(f"{path}: {name}={found[name]!r} is not supported; allowed is {allowed}")
+                raise ValueError(f"{path}: {name}={found[name]!r:.60} is not supported: allowed is {allowed}")
         shape = [found[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
+        if not file.exists() and (path / "pytorch_model.bin").exists():
+            raise ValueError(
+                f"{path / 'pytorch_model.bin'} is a pickle, which can run code: have transformers write "
+                f"{file} with save_pretrained"
+            )
+        weights = {
+            name.removeprefix("transformer."): p.float()
+            for name, p in read_weights(file)[0].items()
+            if not name.endswith((".attn.bias", ".attn.masked_bias"))
+        }  # the causal mask, as older versions kept it
+        check_depth(shape[-1], weights, "h.{}.ln_1.weight", file)
         config = GPTConfig(*shape, nesting, found.get("n_inner"), dropout=found.get("resid_pdrop", 0.1))
-    except KeyError as error:
-        raise ValueError(f"{path / 'config.json'} lacks {error}") from None
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path / 'config.json'} is not a GPT-2 configuration: {error}") from None
-    file = path / "model.safetensors"
-    if not file.exists() and (path / "pytorch_model.bin").exists():
-        raise ValueError(
-            f"{path / 'pytorch_model.bin'} is a pickle, which can run code: have transformers write "
-            f"{file} with save_pretrained"
-        )
-    try:
-        weights = safetensors.torch.load(read(file))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{file} is truncated or damaged: {error}") from None
-    weights = {
-        name.removeprefix("transformer."): p.float()
-        for name, p in weights.items()
-        if not name.endswith((".attn.bias", ".attn.masked_bias"))
-    }  # the causal mask, as older versions kept it
+        model, state = on_meta(MatryoshkaGPT, config), {}
     head = weights.pop("lm_head.weight", None)
     if head is not None and not torch.equal(head, weights.get("wte.weight", head[:0])):
         raise ValueError(f"{file}: lm_head.weight is not the token embedding; only a tied head is supported")
-    with torch.device("meta"):
-        model, state = MatryoshkaGPT(config), {}
     for name, p in model.state_dict().items():
         other, shape = theirs(name, p)
         if other not in weights or weights[other].shape != shape.shape:
@@ -184,3 +165,11 @@ def import_gpt2(path, nesting=None):
         raise ValueError(f"{file}: {next(iter(weights))} is no weight of a GPT-2 of {config.n_layer} layers")
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def is_gpt2(folder):
+    """Whether the folder holds a GPT-2 of transformers, by its config.json."""
+    try:
+        return "model_type" in json.loads((Path(folder) / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False  # whoever loads it says what is wrong

@@ -1,10 +1,9 @@
-"""A BPETokenizer in the file format of the library `tokenizers`, for AutoTokenizer of transformers; and back."""
+"""A BPETokenizer in the file format of the library `tokenizers`, as transformers reads it; and back."""
 
-import json
 from pathlib import Path
 
 from ..text.tokenizer import BPETokenizer
-from .atomic import read
+from .atomic import parsed
 
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 REST = [b for b in range(256) if b not in PRINTABLE]  # GPT-2 shows these as the characters from 256 on
@@ -12,74 +11,65 @@ SHOWN = {b: chr(b) for b in PRINTABLE} | {b: chr(256 + i) for i, b in enumerate(
 
 
 def read_tokenizer(folder):
-    """The BPETokenizer of a GPT-2 folder of transformers, from its tokenizer.json.
+    """The BPETokenizer of a GPT-2 folder of transformers, by its tokenizer.json.
 
-    Raises ValueError if the file is missing, or holds anything but byte-level BPE that merges by rising id.
+    Raises ValueError if that is missing, or is anything but byte-level BPE that merges by rising id.
     """
     path, byte = Path(folder) / "tokenizer.json", {c: b for b, c in SHOWN.items()}
-    try:
-        kept = json.loads(read(path))
-        vocab, special = dict(kept["model"]["vocab"]), {t["content"]: t["id"] for t in kept["added_tokens"]}
-        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in kept["model"]["merges"]]
-        made = [vocab["".join(merge)] for merge in merges]
-        ids = {token: i for token, i in vocab.items() if token not in special}
-        if made != sorted(made) or sorted({**ids, **special}.values()) != list(range(len({**ids, **special}))):
-            raise ValueError("its merges or ids are not in a row")
-        tokens, ends = (sorted(some, key=some.get) for some in (ids, special))
-        if special and min(special.values()) < len(tokens):
-            raise ValueError("a special token stands before an ordinary one")
-        return BPETokenizer([bytes(byte[c] for c in token) for token in tokens], ends)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} holds no tokenizer of GPT-2's kind: {error}") from None
+    with parsed(path, "a tokenizer of GPT-2") as kept:
+        model, special = kept["model"], {token["content"]: token["id"] for token in kept["added_tokens"]}
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        ids = {token: i for token, i in model["vocab"].items() if token not in special}
+        made = [ids["".join(merge)] for merge in merges]
+        tokens = [*sorted(ids, key=ids.get), *sorted(special, key=special.get)]
+        in_a_row = [{**ids, **special}[token] for token in tokens] == list(range(len(tokens)))
+        # tiktoken merges what has the lowest id, transformers what stands first among the merges
+        if not in_a_row or sorted(set(made)) != list(dict.fromkeys(made)):
+            raise ValueError("its tokens do not stand in the order of their merges, special ones last")
+        return BPETokenizer(
+            [bytes(byte[c] for c in token) for token in tokens[: len(ids)]], tokens[len(ids) :]
+        )
 
 
 def tokenizer_files(tokenizer, block_size):
     """{file name: JSON object}, by which AutoTokenizer.from_pretrained encodes as `tokenizer` does."""
     text = lambda token: "".join(SHOWN[b] for b in token)
-    ids = {token: i for i, token in enumerate(tokenizer.tokens)}
-    merges = []
-    for (
-        token
-    ) in tokenizer.tokens:  # tiktoken joins two neighbours if the whole is a token, however it was learnt
+    ids, merges = {token: i for i, token in enumerate(tokenizer.tokens)}, []
+    for token in ids:  # tiktoken joins two neighbours if the whole is a token, however it was learnt
         cuts = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in ids and token[i:] in ids]
-        merges += [
-            f"{text(a)} {text(b)}" for a, b in sorted(cuts, key=lambda cut: (ids[cut[0]], ids[cut[1]]))
-        ]
+        cuts.sort(key=lambda cut: (ids[cut[0]], ids[cut[1]]))
+        merges += [f"{text(a)} {text(b)}" for a, b in cuts]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    ends = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": block_size,
-        "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,
-        **(ends if ends["eos_token"] in tokenizer.special_tokens else {}),
-    }
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    special = list(enumerate(tokenizer.special_tokens, len(ids)))
+    end = "<|endoftext|>"
     return {
-        "tokenizer_config.json": config,
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": block_size,
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,
+            **({"bos_token": end, "eos_token": end} if end in tokenizer.special_tokens else {}),
+        },
         "tokenizer.json": {
             "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "normalizer": None,
-            "post_processor": None,
-            "added_tokens": [
-                {"id": i, "content": token, **flags, "special": True}
-                for i, token in enumerate(tokenizer.special_tokens, len(ids))
-            ],
+            "added_tokens": [{"id": i, "content": token, **flags} for i, token in special],
             "pre_tokenizer": level,
             "decoder": level,
             "model": {
                 "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
                 "ignore_merges": True,
                 "vocab": {text(token): i for token, i in ids.items()},
                 "merges": merges,
             },
         },
     }
+
+
+def check_tokenizer(path, vocab_size):
+    """ValueError if there is a tokenizer.json at `path` that has not `vocab_size` tokens."""
+    if path.exists():
+        with parsed(path, "a tokenizer of GPT-2") as found:
+            tokens = {*found["model"]["vocab"], *(token["content"] for token in found["added_tokens"])}
+            if len(tokens) != vocab_size:
+                raise ValueError(f"the tokenizer there has {len(tokens)} tokens, the model {vocab_size=}")

@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from ..config import positive
+from ..nested import evaluating
 from ..text.batches import as_ids, batch
+
+MOST_LOGITS = 2**26  # at once: a quarter of a gigabyte in float32
 
 
 class BySize(dict):
@@ -27,9 +30,23 @@ def precision(x):
 
 
 def cross_entropy(model, x, y, size=None):
-    """Mean cross-entropy of one doll, nats per token."""
+    """Mean cross-entropy of one doll, nats per token; taken in float32 where weights are shorter."""
     with precision(x):
-        return F.cross_entropy(model(x, size).flatten(0, 1), y.flatten())
+        logits = model(x, size).flatten(0, 1)
+        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y.flatten())
+
+
+def blocks(model, ids, max_blocks, batch_size):
+    """Inputs and targets (B, T), of blocks of `ids` that do not overlap: all, or some evenly spaced."""
+    config, T = model.config, model.config.block_size
+    ids = as_ids(ids, T, config.vocab_size)
+    starts = np.arange(0, len(ids) - T, T)
+    if max_blocks is not None and positive("max_blocks", max_blocks) < len(starts):
+        starts = starts[np.linspace(0, len(starts) - 1, max_blocks).astype(int)]
+    # with a large vocabulary, logits of fewer texts at once
+    B = min(positive("batch_size", batch_size), max(1, MOST_LOGITS // (T * config.vocab_size)))
+    for some in np.split(starts, range(B, len(starts), B)):
+        yield batch(ids, some, T, model.embedding.token.device)
 
 
 @torch.no_grad()
@@ -39,17 +56,9 @@ def evaluate(model, ids, size=None, max_blocks=None, batch_size=64):
     Reads blocks of block_size tokens that do not overlap: all of them, or `max_blocks` evenly spaced.
     Raises ValueError for a text shorter than one block or a size that does not fit.
     """
-    T, device = model.config.block_size, model.embedding.token.device
-    ids, batch_size = as_ids(ids, T, model.config.vocab_size), positive("batch_size", batch_size)
-    starts = np.arange(0, len(ids) - T, T)
-    if max_blocks is not None and max_blocks < len(starts):
-        starts = starts[np.linspace(0, len(starts) - 1, positive("max_blocks", max_blocks)).astype(int)]
-    was_training = model.training
-    model.eval()
-    try:
-        total = 0.0
-        for some in np.split(starts, range(batch_size, len(starts), batch_size)):
-            total += cross_entropy(model, *batch(ids, some, T, device), size).item() * len(some)
-        return total / len(starts)
-    finally:
-        model.train(was_training)
+    total = read = 0
+    with evaluating(model):
+        for x, y in blocks(model, ids, max_blocks, batch_size):
+            total += cross_entropy(model, x, y, size).item() * len(x)
+            read += len(x)
+    return total / read

@@ -1,13 +1,24 @@
-"""Dolls smaller along every dimension: lattices of sizes, their cost, and the best shape for a budget."""
+"""What a doll costs, and the best shape for a budget."""
 
-from dataclasses import dataclass
+import functools
+import math
+import time
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from statistics import median
 
-from ..config import Size, inner_sizes, positive
+import numpy as np
+import torch
+
+from ..model import MatryoshkaGPT, NestedGPT
+from ..nested import evaluating
+from ..ranges import Between
+from ..sizes import Size, inner_sizes, positive
 from .evaluation import evaluate
 
 
 def lattice(n_embd, n_layer, head_size, n_inner_ratio=(4,)):
-    """A Size for every width, depth and feedforward ratio; heads keep their size, so width w has w // head_size.
+    """A Size for every width, depth and feedforward ratio; heads keep their size, so w has w // head_size.
 
     Raises ValueError if an axis is empty or a width is not a multiple of head_size.
     """
@@ -17,12 +28,8 @@ def lattice(n_embd, n_layer, head_size, n_inner_ratio=(4,)):
     for d in n_embd:
         if positive("n_embd", d) % positive("head_size", head_size):
             raise ValueError(f"n_embd={d} is not a multiple of head_size={head_size}")
-    return tuple(
-        Size(d, d // head_size, l, d * positive("n_inner_ratio", ratio))
-        for d in n_embd
-        for l in n_layer
-        for ratio in n_inner_ratio
-    )
+    shapes = ((d, l, positive("n_inner_ratio", r)) for d in n_embd for l in n_layer for r in n_inner_ratio)
+    return tuple(Size(d, d // head_size, l, d * ratio) for d, l, ratio in shapes)
 
 
 def flops_per_token(config, size=None, trunk=None):
@@ -37,21 +44,48 @@ def flops_per_token(config, size=None, trunk=None):
     trunk = config.resolve(size if trunk is None else trunk)
     d, a = trunk.n_embd, trunk.n_head * config.head_size_of(trunk)
     for f in inner_sizes(trunk.n_inner, trunk.n_layer):
-        weights += (
-            4 * a * d + 2 * d * f + 2 * a * config.block_size
-        )  # the last: q·k and the weighted sum of v
+        # the last: q·k and the weighted sum of v
+        weights += 4 * a * d + 2 * d * f + 2 * a * config.block_size
     return 2 * weights
+
+
+UNITS = dict(params="parameters", flops="FLOPs", ms="milliseconds", bytes="bytes")
+
+
+@torch.no_grad()
+def milliseconds(model, size=None, rounds=15):
+    """Milliseconds of one forward pass of one token, the median of several, by the doll sliced out."""
+    doll, size = (model.slice(size), None) if isinstance(model, MatryoshkaGPT) else (model, size)
+    token, seconds = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.token.device), []
+    with evaluating(doll):
+        for _ in range(rounds):
+            start = time.perf_counter()
+            doll(token, size)[0, 0, 0].item()  # which waits for a GPU
+            seconds.append(time.perf_counter() - start)
+    return 1e3 * median(seconds)
+
+
+def costs(model, size, latency=False):
+    """What a doll costs, as a `Point` names it; milliseconds only where asked for."""
+    params, flops = model.num_params(size), flops_per_token(model.config, size, model.trunk_size(size))
+    memory = params * model.embedding.token.element_size()
+    return dict(params=params, flops=flops, bytes=memory, ms=milliseconds(model, size) if latency else None)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One doll measured: parameters, FLOPs per token, validation loss (nats), whether nothing beats it."""
+    """One doll measured: parameters, FLOPs per token, validation loss (nats), whether nothing beats it.
+
+    Where it was measured on a model, also the bytes of its weights and, if asked for, `milliseconds`.
+    """
 
     size: Size
     params: int
     flops: int
     loss: float
     on_front: bool = False
+    bytes: int | None = None
+    ms: float | None = None
 
     def beats(self, other):
         """No dearer in parameters or FLOPs, no worse in loss, and better in one of them."""
@@ -61,46 +95,72 @@ class Point:
 
 def mark_front(points):
     """The same points, smallest first, with `on_front` set for those that no other point beats."""
-    return [
-        Point(p.size, p.params, p.flops, p.loss, not any(q.beats(p) for q in points))
-        for p in sorted(points, key=lambda p: (p.params, p.flops))
-    ]
+    on_front = lambda p: not (math.isnan(p.loss) or any(q.beats(p) for q in points))
+    return [replace(p, on_front=on_front(p)) for p in sorted(points, key=lambda p: (p.params, p.flops))]
 
 
-def frontier(model, val_ids, sizes=None, max_blocks=None):
+def frontier(model, val_ids, sizes=None, max_blocks=None, latency=False):
     """Measure dolls: a `Point` for each of `sizes` (default: the nesting), smallest first.
 
-    sizes may name any Size that fits, trained or not. max_blocks: as for `evaluate`.
+    sizes may name any Size that fits, trained or not. max_blocks: as for `evaluate`. latency: measure `ms`.
     """
     sizes = [model.config.resolve(s) for s in (model.sizes if sizes is None else sizes)]
-    return mark_front(
-        [
-            Point(
-                s,
-                model.num_params(s),
-                flops_per_token(model.config, s, model.trunk_size(s)),
-                evaluate(model, val_ids, s, max_blocks),
-            )
-            for s in sizes
-        ]
-    )
+    losses = [evaluate(model, val_ids, s, max_blocks) for s in sizes]
+    return mark_front([Point(s, loss=loss, **costs(model, s, latency)) for s, loss in zip(sizes, losses)])
 
 
-def best_size(points, max_params=None, max_flops=None):
-    """The Size with the lowest loss within a budget of parameters and of FLOPs per token.
+def best_size(points, max_params=None, max_flops=None, max_ms=None, max_bytes=None, val_ids=None):
+    """The Size with the lowest loss within a budget: of parameters, FLOPs or milliseconds a token, bytes.
 
-    Raises ValueError, naming the cheapest doll, if none fits.
+    points: what `frontier` measured; or a model, of which a few dolls are measured on the text `val_ids`.
+    Raises ValueError, naming the least that a doll takes, if none fits.
     """
-    fitting = [
-        p
-        for p in points
-        if (max_params is None or p.params <= max_params) and (max_flops is None or p.flops <= max_flops)
-    ]
+    limits = dict(params=max_params, flops=max_flops, ms=max_ms, bytes=max_bytes)
+    limits = {name: most for name, most in limits.items() if most is not None}
+    points = search(points, val_ids, limits) if isinstance(points, NestedGPT) else points
+    points = [p for p in points if not math.isnan(p.loss)]
+    if not points:
+        raise ValueError("points is empty, or no loss is a number: measure some dolls with frontier first")
+    for name, most in limits.items():
+        if any(getattr(p, name) is None for p in points):
+            raise ValueError(
+                f"max_{name}={most}: points hold no {name}; frontier(..., latency=True) measures it"
+            )
+    fitting = [p for p in points if all(getattr(p, name) <= most for name, most in limits.items())]
     if not fitting:
-        if not points:
-            raise ValueError("points is empty: measure some dolls with frontier first")
-        raise ValueError(
-            f"no doll fits max_params={max_params}, max_flops={max_flops}: the smallest has "
-            f"{min(p.params for p in points)} parameters, the cheapest {min(p.flops for p in points)} FLOPs"
-        )
+        asked = ", ".join(f"max_{name}={most}" for name, most in limits.items())
+        least = ", ".join(f"{min(getattr(p, name) for p in points)} {UNITS[name]}" for name in limits)
+        raise ValueError(f"no doll fits {asked}: the least is {least}")
     return min(fitting, key=lambda p: p.loss).size
+
+
+def search(model, val_ids, limits):
+    """Points of the dolls that promise most within `limits`; if none fits, of small ones, without a loss.
+
+    Of all that fit the better half is measured on twice as much text, until two are left. In a range, those
+    that count are the widest of each depth and feedforward: a doll is no better than one that contains it.
+    """
+    cost = functools.cache(lambda size: costs(model, size, "ms" in limits))
+    fits = lambda size: all(cost(size)[name] <= most for name, most in limits.items())
+    found = widest(model.config, fits) if isinstance(model.config.nesting, Between) else model.sizes
+    found = {(model.trunk_size(size), size.n_embd): size for size in found}.values()  # each forward once
+    sizes, blocks = [size for size in found if fits(size)], 16
+    if not sizes:
+        return [Point(s, loss=math.inf, **cost(s)) for s in found]
+    while True:
+        points = [Point(s, loss=evaluate(model, val_ids, s, blocks), **cost(s)) for s in sizes]
+        points.sort(key=lambda p: math.inf if math.isnan(p.loss) else p.loss)
+        if len(points) <= 2:
+            return points
+        sizes, blocks = [p.size for p in points[: (len(points) + 1) // 2]], 2 * blocks
+
+
+def widest(config, fits):
+    """For each depth and three feedforward ratios of a range, the widest Size that fits, or the narrowest."""
+    low, high, ratios = config.nesting.smallest, config.nesting.largest, config.nesting.inner_ratios
+    shares = lambda n: [(i + 0.5) / n for i in range(n)]
+    widths = shares((high.n_embd - low.n_embd) // config.nesting.multiple_of + 1)
+    for layers in shares(high.n_layer - low.n_layer + 1):
+        for ratio in np.linspace(*ratios, 3):
+            way = [config.nesting.at(config.head_size, t, t, layers, ratio) for t in widths]
+            yield way[max(0, bisect_left(way, True, key=lambda size: not fits(size)) - 1)]

@@ -1,4 +1,6 @@
-"""Token ids as the models read them: checked, and cut into blocks."""
+"""Token ids as the models read them: checked, cut into blocks, and counted in bytes of text."""
+
+import math
 
 import numpy as np
 import torch
@@ -27,3 +29,11 @@ def batch(ids, starts, block_size, device):
     if device.type == "cuda":
         block = block.pin_memory().to(device, non_blocking=True)
     return block[..., :-1], block[..., 1:]
+
+
+def bits_per_byte(nats_per_token, tokenizer, ids):
+    """A loss on ids (N,) in bits for each byte of their text: so models with different tokenizers compare."""
+    sizes = np.array([len(tokenizer.decode_bytes([i])) for i in range(tokenizer.vocab_size)])
+    ids = as_ids(ids, 0, tokenizer.vocab_size)
+    n_bytes = sum(int(sizes[ids[i : i + 2**20]].sum()) for i in range(0, len(ids), 2**20))  # maps are long
+    return nats_per_token / math.log(2) * len(ids) / n_bytes

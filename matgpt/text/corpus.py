@@ -1,48 +1,43 @@
-"""Texts, their split into training and validation, and token files that are read without being loaded."""
+"""The texts that have a name, and the split of a text into training and validation."""
 
-import hashlib
-import http.client
-import os
-import urllib.request
+import re
+import sysconfig
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from ..files.atomic import write
+from .download import DOWNLOADS, fetch
+from .sources import END, Source, pieces, texts
 
-CORPORA = ("python-docs", "shakespeare")
-DATA = Path(__file__).parents[2] / "data"
-SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+BUILT = "(site|dist)-packages/|_sysconfigdata|config-"
+STDLIB = {  # name: what is left out, such as what a build wrote about itself
+    "python-stdlib": rf"{BUILT}|(.*/)?(test|tests|idle_test)/",
+    "python-stdlib+tests": BUILT,
+}
+CORPORA = ("python-docs", *STDLIB, *DOWNLOADS)
 
 
 def load_text(name_or_path, data_dir=None):
-    """The text of "python-docs" (in every Python), "shakespeare" (downloaded once into `data_dir`, by default the
-    folder data/ of this repository) or the UTF-8 file of that path.
+    """The text of a corpus, or of the UTF-8 file of that path, which may be packed (.gz, .zst, .zip).
 
-    Raises ValueError for a file that is missing, damaged or not UTF-8, ConnectionError if the download fails, and
-    ImportError if this Python came without its documentation.
+    "python-docs" and "python-stdlib" ("python-stdlib+tests": with its tests) come with Python; "shakespeare",
+    "enwik8" and "tinystories" are downloaded once into `data_dir`, by default the folder data/ of this
+    repository. Raises ValueError for a file that is missing, damaged or not UTF-8, ConnectionError if the
+    download fails, and ImportError if this Python came without its documentation or sources.
     """
     if name_or_path == "python-docs":
-        return "\n\n".join(load_topics().values())
-    if name_or_path == "shakespeare":
-        return _shakespeare(Path(data_dir or DATA) / "shakespeare.txt")
-    path = Path(name_or_path)
+        return END.join(load_topics().values())
+    if name_or_path in STDLIB:
+        return "".join(text for file in find(name_or_path) for _, text in texts(file)).removesuffix(END)
+    path = fetch(name_or_path, data_dir) if name_or_path in DOWNLOADS else Path(name_or_path)
     if not path.is_file():
-        raise ValueError(
-            f"there is no corpus or file {str(path)!r}: give {' or '.join(map(repr, CORPORA))}, "
-            "or the path of a UTF-8 text"
-        )
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, error.start) from None
+        raise unknown(path)
+    return "".join(pieces(path))
 
 
 def load_topics():
-    """Topics of the language reference that Python carries: name -> text, sorted by name. ImportError without it."""
+    """Topics of the language reference in Python, name -> text, sorted by name. ImportError without it."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -53,61 +48,51 @@ def load_topics():
     return {name: topics[name] for name in sorted(topics)}
 
 
+def find(name_or_path, pattern="*"):
+    """The sources behind a name or path: of a folder its files that fit `pattern`, sorted, none hidden."""
+    path = fetch(name_or_path) if name_or_path in DOWNLOADS else Path(name_or_path)
+    left_out = r"(.*/)?\."
+    if name_or_path in STDLIB:
+        path, pattern, left_out = Path(sysconfig.get_paths()["stdlib"]), "*.py", STDLIB[name_or_path]
+    elif path.is_file():
+        return [Source.of(path, "stories" if name_or_path == "tinystories" else "text")]
+    elif not path.is_dir():
+        raise unknown(path, CORPORA[1:])
+    found = [
+        Source.of(file, "document")
+        for file in sorted(path.rglob(pattern))
+        if not re.match(left_out, file.relative_to(path).as_posix()) and file.is_file()
+    ]
+    if name_or_path in STDLIB and not found:
+        raise ImportError(
+            f'this Python came without the sources of its library ("python-stdlib"; none are in {path}): '
+            "use the one of python.org or conda, or load_text with the path of a file"
+        )
+    if not found:
+        raise ValueError(f"no file in {path} fits the pattern {pattern!r}")
+    return found
+
+
+def unknown(path, known=CORPORA):
+    known = ", ".join(map(repr, known))
+    return ValueError(f"there is no corpus or file {str(path)!r}: give {known}, or the path of a UTF-8 text")
+
+
 def split(ids, val_fraction=0.1):
     """(training, validation): contiguous, validation is the last `val_fraction` of ids (N,).
 
-    A list becomes an int64 tensor; tensors, arrays and memory-mapped files are cut without copying. Raises ValueError
-    where a part would be empty.
+    A list becomes an int64 tensor; tensors, arrays and memory-mapped files are cut without copying. Raises
+    ValueError where a part would be empty, and for what are no whole numbers.
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction={val_fraction!r} must be between 0 and 1")
     if not isinstance(ids, (torch.Tensor, np.ndarray)):
-        ids = torch.tensor(ids, dtype=torch.int64)
+        ids = torch.tensor(ids)
     if ids.ndim != 1:
         raise ValueError(f"ids must be one row, (N,), not of shape {tuple(ids.shape)}")
     n_train = len(ids) - int(len(ids) * val_fraction)
     if not 0 < n_train < len(ids):
         raise ValueError(f"a corpus of {len(ids)} tokens is too short to split: a part would be empty")
+    if "int" not in str(ids.dtype):
+        raise ValueError(f"token ids must be whole numbers, not of type {ids.dtype}")
     return ids[:n_train], ids[n_train:]
-
-
-def _shakespeare(path):
-    """The text kept in `path`, which is downloaded first if there is no such file."""
-    kept = path.exists()
-    data = path.read_bytes() if kept else _download(SHAKESPEARE_URL, path)
-    found = hashlib.sha256(data).hexdigest()
-    if found != SHAKESPEARE_SHA256:
-        raise ValueError(
-            f"{path if kept else SHAKESPEARE_URL} is not TinyShakespeare: its SHA-256 is {found} and must "
-            f"be {SHAKESPEARE_SHA256}{'; remove the file, and it is downloaded again' if kept else ''}"
-        )
-    if not kept:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        own = path.with_name(f"{path.name}.{os.getpid()}")  # several processes may download at once
-        write(own, data)
-        own.replace(path)
-    return data.decode()
-
-
-def _download(url, path):
-    """The bytes behind `url`, under a progress bar. Raises ConnectionError, which says what to do about `path`."""
-    data = bytearray()
-    try:
-        with urllib.request.urlopen(url, timeout=30) as response:
-            size = int(response.headers.get("Content-Length", 0))
-            with tqdm(total=size or None, desc=path.name, unit="B", unit_scale=True) as bar:
-                while piece := response.read(2**16):
-                    data += piece
-                    bar.update(len(piece))
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(
-            f'could not download {url} ({error}): put that file at {path}, or use "python-docs", '
-            "which needs no network"
-        ) from error
-    return bytes(data)
-
-
-def not_utf8(path, at):
-    return ValueError(
-        f"{path} is not UTF-8: the byte at offset {at} cannot be decoded; convert the file first"
-    )

@@ -1,6 +1,6 @@
 """Token files: texts larger than memory, encoded once and mapped from the disk."""
 
-import codecs
+import itertools
 import json
 import os
 import re
@@ -11,64 +11,54 @@ import numpy as np
 from tqdm import tqdm
 
 from ..files.atomic import write
-from .corpus import not_utf8, split
-from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
+from .corpus import find
+from .sources import texts
+from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer, named
 
-FORMAT = 1  # of token files
-CHUNK = 2**20  # bytes of a text that are read at once
+FORMAT = 2  # of token files
 SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token files learn their BPE
 
 
-def prepare(paths, out, tokenizer="bpe", vocab_size=4096):
-    """Encode UTF-8 files, one behind the other as if they were one text, into memory-mapped token files in `out`.
+def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="text"):
+    """Encode texts, one behind the other, into memory-mapped token files in `out`. Returns its meta.json.
 
-    The ids are those of encoding the whole text at once, yet only a chunk of it is in memory. A "char" tokenizer is
-    made in a first pass over all of it, a "bpe" one learns from its first SAMPLE characters. `out` appears complete
-    or not at all: what a killed run left, in `out`.partial, is removed by the next. Returns what meta.json says.
-    Raises ValueError for files that are missing or not UTF-8, and for an `out` that exists.
+    `paths` are names of corpora, folders (each file that fits `pattern` is a document), .jsonl and .parquet
+    files (each text in `column` is one) and UTF-8 texts; all but .parquet may be packed as .gz or .zst. For
+    validation is one document in a hundred, by a hash of its content, and the last tenth of a text that is
+    named itself. Only a piece, or a document, is in memory. A "char" tokenizer is made in a first pass, a
+    "bpe" one learns from the first SAMPLE characters.
+
+    `out` appears complete or not at all. It must not exist, nor must `out`.partial, where it grows: what a
+    killed run left there is not removed. Raises ValueError for that and for what cannot be read.
     """
-    paths, out = [Path(path) for path in paths], Path(out)
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"there is no file {str(path)!r}")
-    if out.exists():
-        raise ValueError(f"{out} exists already: remove it or choose another folder")
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
+    if tokenizer not in ("bpe", "char"):
+        raise ValueError(f"tokenizer={tokenizer!r} must be 'bpe' or 'char'")
+    out = Path(out)
+    partial = out.parent / f"{out.name}.partial"
+    for folder in (out, partial):
+        if folder.exists():
+            raise ValueError(f"{folder} exists already: remove it or choose another folder")
+    found = [(str(path), find(path, pattern)) for path in paths]
+    sources = [source for _, files in found for source in files]
     partial.mkdir(parents=True)
     try:
-        if tokenizer == "char":
-            characters = set()
-            for text in read(paths, "finding the characters"):
-                characters.update(text)
-            tokenizer = CharTokenizer("".join(sorted(characters)))
-            texts = read(paths, "encoding")
-        else:
-            sample = ""
-            for text in read(paths):
-                sample += text
-                if len(sample) >= SAMPLE:
-                    break
-            tokenizer = BPETokenizer.train(sample[:SAMPLE], vocab_size)
-            texts = between_words(read(paths, "encoding"))
+        tokenizer = learn(tokenizer, sources, column, vocab_size)
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-        n = 0
-        with open(partial / "tokens.bin", "wb") as file:
-            for text in texts:
-                ids = np.array(tokenizer.encode(text), dtype)
-                file.write(ids.data)
-                n += len(ids)
-            file.flush()
-            os.fsync(file.fileno())
-        n_train = len(split(np.broadcast_to(0, n))[0])
+        n_train, n_val = encode(read(sources, column, "encoding"), tokenizer, dtype, partial)
+        if not n_train or not n_val:
+            raise ValueError(
+                f"{n_train} tokens for training and {n_val} for validation are too few: give more documents, "
+                "of which one in a hundred is for validation, or a text itself, of which the last tenth is"
+            )
         meta = {
             "format": FORMAT,
             "dtype": np.dtype(dtype).name,
             "vocab_size": tokenizer.vocab_size,
-            "n_tokens": n,
             "n_train": n_train,
-            "sources": [{"file": str(path), "bytes": path.stat().st_size} for path in paths],
+            "n_val": n_val,
+            "sources": [
+                {"from": name, "files": len(files), "bytes": n_bytes(files)} for name, files in found
+            ],
         }
         tokenizer.save(partial)
         write(partial / "meta.json", json.dumps(meta, indent=1).encode())
@@ -79,38 +69,57 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096):
     return meta
 
 
-def read(paths, label=None):
-    """The text of UTF-8 files in pieces of about a MiB; with a `label`, under a bar that counts bytes."""
-    with tqdm(
-        total=sum(path.stat().st_size for path in paths),
-        desc=label,
-        unit="B",
-        unit_scale=True,
-        disable=label is None,
-    ) as bar:
-        for path in paths:
-            decoder, at = codecs.getincrementaldecoder("utf-8")(), 0
-            with open(path, "rb") as file:
-                while True:
-                    data = file.read(CHUNK)
-                    held = len(decoder.getstate()[0])  # bytes of a character that began in the last piece
-                    try:
-                        text = decoder.decode(data, final=not data)
-                    except UnicodeDecodeError as error:
-                        raise not_utf8(path, at - held + error.start) from None
-                    if text:
-                        yield text
-                    if not data:
-                        break
-                    at += len(data)
-                    bar.update(len(data))
+def n_bytes(sources):
+    return sum(source.path.stat().st_size for source in sources)
+
+
+def read(sources, column, label=None):
+    """(source, its texts) of each source; with a `label`, under a bar that counts bytes on the disk."""
+    end = 0
+    with tqdm(total=n_bytes(sources), desc=label, unit="B", unit_scale=True, disable=not label) as bar:
+        for source in sources:
+            yield source, texts(source, column, bar.update)
+            end += n_bytes([source])
+            bar.update(end - bar.n)  # of a table, one column alone is read
+
+
+def learn(kind, sources, column, vocab_size):
+    """The tokenizer of all characters, or of the byte pairs in the first SAMPLE of them."""
+    label = "finding the characters" if kind == "char" else None
+    pieces = (text for _, found in read(sources, column, label) for _, text in found)
+    if kind == "char":
+        return CharTokenizer("".join(sorted(set(itertools.chain.from_iterable(pieces)))))
+    sample = ""
+    while len(sample) < SAMPLE and (text := next(pieces, "")):
+        sample += text
+    return BPETokenizer.train(sample[:SAMPLE], vocab_size)
+
+
+def encode(sources, tokenizer, dtype, folder):
+    """Write train.bin and val.bin; returns how many ids are in each."""
+    bpe, size = isinstance(tokenizer, BPETokenizer), np.dtype(dtype).itemsize
+    with open(folder / "train.bin", "w+b") as train, open(folder / "val.bin", "wb") as val:
+        for source, found in sources:
+            start = train.tell()
+            if bpe and source.kind == "text":
+                found = ((None, text) for text in between_words(text for _, text in found))
+            for part, text in found:
+                (val if part == "val" else train).write(np.array(tokenizer.encode(text), dtype).data)
+            if source.kind == "text":  # its last tenth
+                end = train.tell()
+                cut = train.seek(end - (end - start) // size // 10 * size)
+                shutil.copyfileobj(train, val)
+                train.truncate(train.seek(cut))
+        for file in (train, val):
+            file.flush()
+            os.fsync(file.fileno())
+        return train.tell() // size, val.tell() // size
 
 
 def between_words(texts):
-    """The same text, cut only where no BPE token can reach across: before a blank or newline behind a character that
-    is not white space. No alternative of GPT2_SPLIT matches across it, and none that ends there looks further.
-
-    A text without any such place is held in memory until its end.
+    """The same text, cut only where no BPE token can reach across: before a blank or newline behind what is
+    not white space. No alternative of GPT2_SPLIT matches across it, and none that ends there looks further. A
+    text without any such place is held in memory until its end.
     """
     held = []
     for text in texts:
@@ -126,34 +135,27 @@ def between_words(texts):
 
 
 def load_tokens(folder):
-    """(train_ids, val_ids, tokenizer) of a folder that `python -m matgpt data` made; ids (N,) are mapped, not loaded.
+    """(train_ids, val_ids, tokenizer) of a folder that `python -m matgpt data` made; ids (N,) are mapped.
 
     Raises ValueError, naming the file and what is wrong, where one is missing, damaged or of another length.
     """
-    path, tokens = Path(folder) / "meta.json", Path(folder) / "tokens.bin"
+    path = Path(folder) / "meta.json"
     tokenizer = load_tokenizer(folder)
-    try:
+    with named(path):
         meta = json.loads(path.read_bytes())
-        if meta["format"] != FORMAT:
-            raise ValueError(f"its format is {meta['format']!r}, and this version reads {FORMAT}")
-        dtype, n, n_train = np.dtype(meta["dtype"]), meta["n_tokens"], meta["n_train"]
-        if dtype not in (np.uint16, np.uint32) or not type(n) is type(n_train) is int or not 0 < n_train < n:
-            raise ValueError(
-                f"dtype={meta['dtype']!r}, n_tokens={n!r}, n_train={n_train!r} do not fit together"
-            )
-        if meta["vocab_size"] != tokenizer.vocab_size:
-            raise ValueError(
-                f"vocab_size={meta['vocab_size']!r}, but the tokenizer has {tokenizer.vocab_size} tokens"
-            )
-        if tokens.stat().st_size != n * dtype.itemsize:
-            raise ValueError(
-                f"{n} tokens take {n * dtype.itemsize} bytes, but {tokens} has {tokens.stat().st_size}"
-            )
-    except OSError as error:
-        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except KeyError as error:
-        raise ValueError(f"{path} is damaged: it has no entry {error}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    ids = np.memmap(tokens, dtype, mode="r")
-    return ids[:n_train], ids[n_train:], tokenizer
+        sizes, types = [tokenizer.vocab_size], ["uint16", "uint32"]
+        for entry, allowed in (("format", [FORMAT]), ("vocab_size", sizes), ("dtype", types)):
+            if meta[entry] not in allowed:
+                allowed = " or ".join(map(str, allowed))
+                raise ValueError(f"its {entry} is {meta[entry]!r}, not {allowed}: make the folder anew")
+        parts = [
+            (Path(folder) / f"{part}.bin", meta["dtype"], meta[f"n_{part}"]) for part in ("train", "val")
+        ]
+        return *itertools.starmap(mapped, parts), tokenizer
+
+
+def mapped(path, dtype, n):
+    size = path.stat().st_size
+    if type(n) is not int or n < 1 or size != n * np.dtype(dtype).itemsize:
+        raise ValueError(f"{n!r} tokens of {dtype} are not what {path} has, {size} bytes")
+    return np.memmap(path, dtype, mode="r")

@@ -1,27 +1,18 @@
 """Text to token ids and back: one id a character, or byte-pair encoding (BPE) on tiktoken."""
 
 import base64
-import heapq
+import contextlib
 import json
 import operator
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
-import regex
 import tiktoken
 
 from ..files.atomic import write
+from .merges import GPT2_SPLIT, learn
 
 FILE = "tokenizer.json"
-
-# How GPT-2 cuts a text into the words that are merged. `{1,100000}` stands for its `+`: tiktoken's regex engine
-# runs out of stack on a run of a million blanks, and only runs longer than this are cut otherwise than by GPT-2.
-GPT2_SPLIT = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
-    r"|\s++$|\s{1,100000}(?!\S)|\s"
-)
-
-LONGEST = 32  # bytes; training cuts longer words, since its time grows with the length (DNA, writing without blanks)
 
 
 class Tokenizer:
@@ -33,13 +24,17 @@ class Tokenizer:
     def __repr__(self):
         return f"{type(self).__name__}({self.vocab_size} tokens)"
 
+    def to_json(self):
+        """What `save` writes, as bytes."""
+        return json.dumps(self._state(), indent=1, ensure_ascii=False).encode()
+
     def save(self, folder):
         """Write `folder`/tokenizer.json, readable and atomically. Raises OSError if it cannot be written."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write(Path(folder) / FILE, json.dumps(self._state(), indent=1, ensure_ascii=False).encode())
+        write(Path(folder) / FILE, self.to_json())
 
     def _checked(self, ids):
-        """Ids, a list, an array or a tensor, all (N,), as a list of ints. Raises ValueError outside the vocabulary."""
+        """Ids, a list, array or tensor, (N,), as a list of ints. ValueError outside the vocabulary."""
         ids = ids.tolist() if hasattr(ids, "tolist") else ids
         try:
             ids = [operator.index(i) for i in ids]
@@ -58,25 +53,22 @@ class CharTokenizer(Tokenizer):
 
     def __init__(self, characters):
         """Raises ValueError for no character, one that occurs twice, or a lone surrogate."""
-        _utf8(characters)
+        _check_text(characters)
         if not characters:
             raise ValueError("a vocabulary needs at least one character, and the text is empty")
-        twice = [c for c, n in Counter(characters).items() if n > 1]
-        if twice:
-            raise ValueError(
-                f"each character of a vocabulary must occur once, and {twice[0]!r} occurs more often"
-            )
+        _check_unlike(characters)
         self.characters, self.vocab_size = characters, len(characters)
         self._ids = {c: i for i, c in enumerate(characters)}
 
     @classmethod
     def from_text(cls, text):
-        """The tokenizer of the characters of `text`, sorted. Raises ValueError for no text or a lone surrogate."""
-        _utf8(text)
+        """The tokenizer of the characters of `text`, sorted. ValueError for no text or a lone surrogate."""
+        _check_text(text)
         return cls("".join(sorted(set(text))))
 
     def encode(self, text):
-        """Ids (N,) of the N characters of `text`. Raises ValueError for a character that is not in the vocabulary."""
+        """Ids (N,) of the N characters of `text`. Raises ValueError for one that is not in the vocabulary."""
+        _check_text(text)
         try:
             return [self._ids[c] for c in text]
         except KeyError:
@@ -100,8 +92,8 @@ class CharTokenizer(Tokenizer):
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-pair encoding: id i is the bytes `tokens[i]`, and of two neighbours the pair with the lowest id merges
-    first. All 256 single bytes are tokens, so any text can be encoded and comes back exactly.
+    """Byte-pair encoding: id i is the bytes `tokens[i]`, and the pair with the lowest id merges first. All
+    256 single bytes are tokens, so any text can be encoded and comes back exactly.
 
     `special_tokens` get the ids behind these; no text is encoded to them, not even one that looks like them.
     """
@@ -115,11 +107,7 @@ class BPETokenizer(Tokenizer):
         missing = [b for b in range(256) if bytes([b]) not in ranks]
         if missing:  # tiktoken would panic on it, which no `except Exception` catches
             raise ValueError(f"BPE needs all 256 single bytes among its tokens: byte {missing[0]} is missing")
-        if len(ranks) + len(special) < self.vocab_size or b"" in ranks:
-            twice = [
-                token for token, n in Counter(self.tokens + self.special_tokens).items() if n > 1 or not token
-            ]
-            raise ValueError(f"each BPE token must be unlike the others and not empty: {twice[0]!r}")
+        _check_unlike(self.tokens + self.special_tokens)
         self._encoding = tiktoken.Encoding(
             "matgpt", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=special
         )
@@ -128,56 +116,17 @@ class BPETokenizer(Tokenizer):
     def train(cls, text, vocab_size=1024):
         """Learn the vocabulary from `text`: the most frequent pair becomes a token, again and again.
 
-        It ends earlier, with fewer tokens than `vocab_size`, where no pair occurs twice. The same text gives the
-        same tokens. Raises ValueError for a `vocab_size` below 256 or a lone surrogate.
+        It ends before `vocab_size` where no pair occurs twice. The same text gives the same tokens. Raises
+        ValueError for a `vocab_size` below 256 or a lone surrogate.
         """
         if vocab_size < 256:
             raise ValueError(f"vocab_size={vocab_size} must be at least 256, one token for each byte")
-        _utf8(text)
-        tokens = [bytes([b]) for b in range(256)]
-        # A text has far fewer different words than words: merge each once, and let its pairs count as often as it.
-        counted = Counter()
-        for word, n in Counter(regex.findall(GPT2_SPLIT, text)).items():
-            word = word.encode()
-            for i in range(0, len(word), LONGEST):
-                counted[word[i : i + LONGEST]] += n
-        words, times = [list(word) for word in counted], list(counted.values())
-        counts, where = (
-            Counter(),
-            defaultdict(set),
-        )  # of a pair of ids: its occurrences, and the words that hold it
-        for w, word in enumerate(words):
-            for pair in zip(word, word[1:]):
-                counts[pair] += times[w]
-                where[pair].add(w)
-        queue = [(-n, pair) for pair, n in counts.items()]
-        heapq.heapify(queue)
-        while queue and len(tokens) < vocab_size:
-            n, pair = heapq.heappop(queue)
-            if counts[pair] != -n:  # other merges took some of its occurrences: back in line
-                if counts[pair] > 1:
-                    heapq.heappush(queue, (-counts[pair], pair))
-                continue
-            if n > -2:
-                break
-            new, grown = len(tokens), set()
-            tokens.append(tokens[pair[0]] + tokens[pair[1]])
-            for w in where.pop(pair):
-                for old in zip(words[w], words[w][1:]):
-                    counts[old] -= times[w]
-                words[w] = _merge(words[w], pair, new)
-                for fresh in zip(words[w], words[w][1:]):
-                    counts[fresh] += times[w]
-                    if new in fresh:
-                        where[fresh].add(w)
-                        grown.add(fresh)
-            for fresh in grown:
-                heapq.heappush(queue, (-counts[fresh], fresh))
-        return cls(tokens)
+        _check_text(text)
+        return cls(learn(text, vocab_size))
 
     @classmethod
     def gpt2(cls):
-        """GPT-2's own 50,257 tokens, which tiktoken downloads once. Raises ConnectionError without a network."""
+        """GPT-2's own 50,257 tokens, which tiktoken downloads once. ConnectionError without a network."""
         try:
             encoding = tiktoken.get_encoding("gpt2")
         except OSError as error:  # as are all errors of the library that tiktoken downloads with
@@ -193,7 +142,7 @@ class BPETokenizer(Tokenizer):
 
     def encode(self, text):
         """Ids (N,) of `text`. Raises ValueError for a lone surrogate, which is no character."""
-        _utf8(text)  # tiktoken would put U+FFFD in its place
+        _check_text(text)  # tiktoken would put U+FFFD in its place
         return self._encoding.encode_ordinary(text)
 
     def decode(self, ids):
@@ -204,12 +153,8 @@ class BPETokenizer(Tokenizer):
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids):
-        """Bytes of ids (N,), which may begin or end inside a character. Raises ValueError as `decode` does."""
+        """Bytes of ids (N,), which may begin or end inside a character. ValueError as `decode` has it."""
         return self._encoding.decode_bytes(self._checked(ids))
-
-    def token_bytes(self, id):
-        """Bytes of one token. Raises ValueError for an id outside the vocabulary."""
-        return self.decode_bytes([id])
 
     def _state(self):
         return {
@@ -223,58 +168,50 @@ class BPETokenizer(Tokenizer):
 def load_tokenizer(folder):
     """The tokenizer that was saved in `folder`.
 
-    Raises ValueError, naming the file and what is wrong with it, if it is missing, damaged or of another kind.
+    Raises ValueError, naming the file and what is wrong, if it is missing, damaged or of another kind.
     """
     path = Path(folder) / FILE
-    try:
+    with named(path):
         state = json.loads(path.read_bytes())
-        match state:
-            case {"type": "char", "vocab_size": size, "characters": str(characters), **rest}:
-                tokenizer = CharTokenizer(characters)
-            case {
-                "type": "bpe",
-                "vocab_size": size,
-                "special_tokens": [*special],
-                "tokens": [*tokens],
-                **rest,
-            }:
-                if not all(isinstance(token, str) for token in special + tokens):
-                    raise ValueError("a token is not a string")
-                tokenizer = BPETokenizer(
-                    [base64.b64decode(token, validate=True) for token in tokens], special
-                )
-            case {"type": "char" | "bpe" as kind}:
-                raise ValueError(f"an entry of type {kind!r} is missing or not of its kind")
-            case {"type": kind}:
-                raise ValueError(f"its type is {kind!r:.60}, which must be 'char' or 'bpe'")
-            case _:
-                raise ValueError("it has no entry 'type', which must be 'char' or 'bpe'")
-        if rest:
-            raise ValueError(f"unknown entry {next(iter(rest))!r}")
-        if size != tokenizer.vocab_size:
-            raise ValueError(f"vocab_size is {size!r:.60}, but it lists {tokenizer.vocab_size} tokens")
-    except OSError as error:
-        raise ValueError(f"tokenizer {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"tokenizer {path} is damaged: {error}") from error
+        kind = state.get("type") if isinstance(state, dict) else None
+        if kind == "char":
+            tokenizer = CharTokenizer(state["characters"])
+        elif kind == "bpe":
+            tokens = [base64.b64decode(token, validate=True) for token in state["tokens"]]
+            tokenizer = BPETokenizer(tokens, state["special_tokens"])
+        else:
+            raise ValueError(f"its type is {kind!r:.60}, which must be 'char' or 'bpe'")
+        own = tokenizer._state()
+        for entry in own | state:  # as it would be saved again, no more and no less
+            found, due = state.get(entry, "nothing"), own.get(entry, "nothing")
+            if found != due:
+                raise ValueError(f"{entry} is {found!r:.60}, where {due!r:.60} belongs")
     return tokenizer
 
 
-def _merge(word, pair, new):
-    """`word`, a list of ids, with each occurrence of `pair` replaced by the one id `new`."""
-    merged, i = [], 0
-    while i < len(word):
-        if word[i] == pair[0] and i + 1 < len(word) and word[i + 1] == pair[1]:
-            merged.append(new)
-            i += 2
-        else:
-            merged.append(word[i])
-            i += 1
-    return merged
+@contextlib.contextmanager
+def named(path):
+    """Whatever goes wrong while `path` is read and checked becomes a ValueError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: it has no entry {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or of another version: {error}") from error
 
 
-def _utf8(text):
-    """Raises ValueError, naming it, for a lone surrogate."""
+def _check_unlike(tokens):
+    wrong = [token for token, n in Counter(tokens).items() if n > 1 or not token]
+    if wrong:
+        raise ValueError(f"tokens must be unlike each other and not empty, which {wrong[0]!r} is not")
+
+
+def _check_text(text):
+    """Raises ValueError, naming it, for a lone surrogate or what is no text at all."""
+    if not isinstance(text, str):
+        raise ValueError(f"a text must be a str, not {type(text).__name__}: {text!r:.60}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import Size
-from ..files.atomic import write
+from ..files.atomic import parsed, write
 from ..measure.evaluation import BySize
 
 
@@ -13,9 +13,10 @@ from ..measure.evaluation import BySize
 class History:
     """What `train` measured: one entry an evaluation in `steps`, `flops` and each list of `train` and `val`.
 
-    Losses are mean cross-entropies in nats per token, by Size (or by a width that names one). `flops` are those
-    of the steps until then: forward and backward passes and the optimizer's own; `spent` are those until now.
-    `seconds` are those spent in steps, evaluation left out; they are not kept, since no two runs have the same.
+    Losses are mean cross-entropies in nats per token, by Size (or by a width that names one). `flops` are
+    those of the steps until then: forward and backward passes and the optimizer's own; `spent` are those
+    until now. `seconds` are those spent in steps, evaluation left out; they are not kept, since no two runs
+    have the same.
     """
 
     sizes: tuple[Size, ...]
@@ -62,7 +63,9 @@ class History:
     @classmethod
     def load(cls, path):
         """What `save` kept. Raises ValueError, naming the file, if it is missing or holds no history."""
-        try:
-            return cls.from_dict(json.loads(Path(path).read_bytes()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no history: {error!r}") from None
+        with parsed(Path(path), "a history") as kept:
+            history = cls.from_dict(kept)
+            columns = [*history.train.values(), *history.val.values()]
+            if any(len(column) != len(history.steps) for column in columns):
+                raise ValueError("it has not as many losses as steps")
+            return history

@@ -14,9 +14,10 @@ from ..measure.evaluation import evaluate
 from ..text.batches import as_ids, batch
 from .history import History
 from .loss import check_weights, matryoshka_backward
-from .optimizer import default_lr, learning_rate, make_optimizers, union
+from .optimizer import default_lr, learning_rate, make_optimizers
+from .price import price, union
 from .progress import Progress, in_notebook
-from .schedule import Schedule, price
+from .schedule import Schedule
 from .state import RunState, uninterrupted
 from .threads import slow_threads
 
@@ -41,14 +42,14 @@ class Run:
         distributed = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         if settings["batch_size"] % self.world:
-            raise ValueError(
-                f"batch_size={settings['batch_size']} must be divisible by the number of processes, {self.world}"
-            )
+            wanted = f"must be divisible by the number of processes, {self.world}"
+            raise ValueError(f"batch_size={settings['batch_size']} {wanted}")
         self.parallel = DistributedDataParallel(model) if self.world > 1 else model
         self.optimizers = make_optimizers(
             settings["optimizer"], model, settings["lr"], settings["weight_decay"]
         )
-        self.schedule = Schedule(model)
+        weights = settings["loss_weights"]
+        self.schedule = Schedule(model, [size for size in model.sizes if weights[size]])
         self.history, self.done = History(model.sizes, lr=settings["lr"]), 0
 
     def spent(self):
@@ -120,7 +121,7 @@ class Run:
 
 
 def check(model, settings):
-    """Settings of `train` with their defaults filled in. ValueError, naming the value, for one out of range."""
+    """Settings of `train` with their defaults filled in. ValueError, naming it, for a value out of range."""
     s = dict(settings)
     if s["steps"] is not None and s["flops"] is not None:
         raise ValueError(f"steps={s['steps']!r} and flops={s['flops']!r}: give one budget, not both")
@@ -135,6 +136,8 @@ def check(model, settings):
         if s[name] is not None and (not isinstance(s[name], numbers.Real) or not 0 <= s[name] < end):
             below = "" if end == math.inf else f" and below {end:g}"
             raise ValueError(f"{name}={s[name]!r} must be a number of at least 0{below}")
+    if s["flops"] == 0:
+        raise ValueError(f"flops={s['flops']!r} must be more than 0")
     if not isinstance(s["seed"], numbers.Integral) or s["seed"] < 0:
         raise ValueError(f"seed={s['seed']!r} must be a whole number of at least 0")
     s["loss_weights"] = check_weights(s["loss_weights"], model.sizes)
@@ -147,9 +150,10 @@ def follow(run, val_ids, progress=True, on_evaluation=None, kept=None):
         print(advice)  # the program says it itself
     mode = run.model.training
     run.model.train()
+    run.model.zero_grad()  # of another's backward pass
     gpu = [run.device] if run.device.type == "cuda" else []
     steps, flops = run.settings["steps"], run.settings["flops"]
-    total, unit = (steps, "step") if flops is None else (round(flops / 1e9), "GFLOP")
+    total, unit = (steps, "step") if flops is None else (max(1, round(flops / 1e9)), "GFLOP")
     bar = Progress(total, progress and run.rank == 0, unit)
     with bar, torch.random.fork_rng(gpu):
         try:
@@ -172,6 +176,8 @@ def follow(run, val_ids, progress=True, on_evaluation=None, kept=None):
         finally:
             run.optimizers.zero_grad()
             run.model.train(mode)
+            if kept:
+                kept.close()
     return run.history
 
 
@@ -199,13 +205,14 @@ def train(
 ):
     """Train every doll of the nesting in one run; returns a `History`.
 
-    A step trains the largest doll, and others that its `Schedule` draws, each on batch_size x block_size tokens of
-    its own; sizes whose blocks run together (one width, several depths) read the same ones.
-    Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where torch.distributed is
-    initialized, each process takes its share of the batch, and the first one writes.
+    A step trains the largest doll, and others that its `Schedule` draws, each on batch_size x block_size
+    tokens of its own; sizes whose blocks run together (one width, several depths) read the same ones.
+    Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where torch.distributed
+    is initialized, each process takes its share of the batch, and the first one writes.
 
     steps, flops: the budget, one of the two (2,000 steps if neither is given). FLOPs are those of forward and
-        backward passes and of the optimizer; the last step may go beyond them. Schedules follow the share spent.
+        backward passes and of the optimizer; the last step may go beyond them. Schedules follow the share
+        spent.
     lr: peak learning rate, after the share `warmup` of the budget and before a linear fall to zero; None:
         1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
@@ -231,7 +238,10 @@ def train(
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
     run, kept = Run(model, train_ids, settings), None
     if checkpoint_dir is not None and run.rank == 0:
-        kept = RunState(checkpoint_dir, resume, model, train_ids, val_ids, **settings)
+        weights = list(settings["loss_weights"].values())
+        kept = RunState(
+            checkpoint_dir, resume, model, train_ids, val_ids, **{**settings, "loss_weights": weights}
+        )
     if resume:
         run.restore(kept and kept.restore())
     return follow(run, val_ids, progress, on_evaluation, kept)

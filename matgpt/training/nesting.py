@@ -1,20 +1,22 @@
 """Nest a GPT-2 that is trained already: what matters moves to the front, then dolls learn from the whole."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..files.checkpoint import load
-from ..files.gpt2 import import_gpt2
+from ..files.gpt2 import import_gpt2, is_gpt2
 from ..measure.evaluation import cross_entropy, precision
 from ..measure.shapes import flops_per_token
 from ..model import MatryoshkaGPT
 from ..text.batches import as_ids, batch
 from .loop import Run, check, follow
+from .optimizer import default_lr
+from .price import price
 from .schedule import Schedule
+
+SHARE = 0.3  # of the FLOPs of a step of the full doll, for each doll
 
 AXES = {  # what each axis of a weight counts: d dimensions of the residual, h heads, f hidden units; . stays
     "embedding.token": ".d",
@@ -41,10 +43,10 @@ def axes(name):
 
 
 def importance(model, ids, seed=0, batches=16, batch_size=4):
-    """{"d": (D,), "0.h": (H,), "0.f": (F,), ...}: how much the loss would move without each dimension, head, unit.
+    """{"d": (D,), "0.h": (H,), "0.f": (F,), ...}: how the loss would move without each.
 
-    The mean square, over small batches, of the first-order guess: the sum of weight x gradient over the weights
-    that read it (1906.10771).
+    The mean square, over small batches, of the first-order guess: the sum of weight x gradient over the
+    weights that read that dimension of the residual, head, or hidden unit (1906.10771).
     """
     T, scores, rng = model.config.block_size, {}, np.random.default_rng(seed)
     for _ in range(batches):
@@ -71,12 +73,14 @@ def reorder(model, scores):
 
 
 class Turns(Schedule):
-    """Every doll from the first step to the last; there is no growing, since the full one is grown."""
+    """All dolls from the first step to the last, since the full one is grown.
 
-    SHARES = 1, 1, 0.5, 0.3
+    Each gets the same FLOPs, SHARE of a step of the full one, or less where that is a turn in each step.
+    """
 
     def draw(self, spent, rng):
-        turns = [trunk for trunk, p in zip(self.trunks, self.SHARES) if rng.random() < p]
+        dearest, turn = price(self.model, [self.trunks[-1]]), lambda chance: rng.random() < chance
+        turns = [trunk for trunk in self.trunks if turn(SHARE * dearest / price(self.model, [trunk]))]
         return turns[::-1] or self.trunks[-1:]
 
 
@@ -85,46 +89,60 @@ class Lesson(Run):
 
     def __init__(self, model, teacher, ids, settings):
         super().__init__(model, ids, settings)
-        self.teacher, self.schedule = teacher, Turns(model)
+        self.teacher, self.schedule = teacher, Turns(model, model.sizes)
 
     def read(self, trunks, rng):
-        x, y = super().read(trunks[:1], rng)
-        if self.teacher is not None:
-            with torch.no_grad(), precision(x):
-                y = self.teacher(x[0]).float().softmax(-1)[None]
-            self.history.spent += flops_per_token(self.model.config) * x.numel() * self.world
+        x, _ = super().read(trunks[:1], rng)
+        with torch.no_grad(), precision(x):
+            y = self.teacher(x[0]).float().softmax(-1)[None]
+        self.history.spent += flops_per_token(self.model.config) * x.numel() * self.world
         return [a.expand(len(trunks), *a.shape[1:]) for a in (x, y)]
 
 
-def is_gpt2(folder):
-    """Whether the folder holds a GPT-2 of transformers, by its config.json."""
-    try:
-        return "model_type" in json.loads((Path(folder) / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return False  # whoever loads it says what is wrong
+def nest(
+    model_or_path,
+    nesting,
+    train_ids,
+    val_ids,
+    steps=None,
+    *,
+    flops=None,
+    batch_size=6,
+    lr=None,
+    seed=0,
+    eval_interval=None,
+    eval_blocks=256,
+    progress=True,
+    on_evaluation=None,
+):
+    """A nested model whose full doll is the given GPT-2, nearly; its `history` is an attribute.
 
-
-def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, flops=None, batch_size=12, lr=None,
-         optimizer="muon", weight_decay=0.0, full_weight=1.0, eval_interval=None, eval_blocks=256, seed=0, progress=True, on_evaluation=None):
+    model_or_path: a MatryoshkaGPT, which is left as it is; or a folder that `save` kept, or a GPT-2 of
+        transformers, as `import_gpt2` reads it. It is the teacher: what all dolls learn are its predictions.
+    nesting: the dolls, as in `GPTConfig`. They begin as corners of the model, once its heads, hidden units
+        and dimensions stand in the order of their importance. Dropout is 0.
+    steps, flops: the budget, as in `train`; the teacher's passes count.
+    lr: peak learning rate of AdamW; None: half of that of `train`.
+    All else is as in `train`, and so are the errors.
+    """
     teacher = model_or_path
     if not isinstance(teacher, torch.nn.Module):
         teacher = import_gpt2(teacher) if is_gpt2(teacher) else load(teacher)[0]
     if not isinstance(teacher, MatryoshkaGPT):
-        raise ValueError(f"{type(teacher).__name__} has no dolls to nest: only a MatryoshkaGPT has")
+        raise ValueError(f"model_or_path is a {type(teacher).__name__}: only a MatryoshkaGPT holds dolls")
     config = dataclasses.replace(teacher.config, nesting=nesting, dropout=0.0)
     T, V = config.block_size, config.vocab_size
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
     model = MatryoshkaGPT(config).to(teacher.embedding.token)
     model.load_state_dict(teacher.state_dict())
-    settings = dict(steps=steps, flops=flops, batch_size=batch_size, lr=lr, seed=seed, optimizer=optimizer,
-                    warmup=0.05, weight_decay=weight_decay, grad_clip=1.0, eval_interval=eval_interval, eval_blocks=eval_blocks,
-                    loss_weights=[1.0] * (len(config.sizes) - 1) + [full_weight])
-    settings = check(model, settings)
+    lr = default_lr(config) / 2 if lr is None else lr
+    budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
+    moves = dict(lr=lr, optimizer="adamw", warmup=0.05, weight_decay=0.0, grad_clip=1.0)
+    looks = dict(loss_weights=None, eval_interval=eval_interval, eval_blocks=eval_blocks)
+    settings, mode = check(model, {**budget, **moves, **looks}), teacher.training
     reorder(model, importance(model, train_ids, seed))
-    mode = teacher.training
-    teacher.eval()
     try:
-        run = Lesson(model, teacher, train_ids, settings)
+        run = Lesson(model, teacher.eval(), train_ids, settings)
         model.history = follow(run, val_ids, progress, on_evaluation)
     finally:
         teacher.train(mode)

@@ -1,45 +1,28 @@
 """How weights move: Muon for matrices, AdamW for the rest, each on the corner that a step's dolls read."""
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
-from ..model import MatryoshkaGPT
 from ..nested import NestedLinear, corner
 
 ITERATIONS = 5
 
 
-@lru_cache
-def corners(config, size):
-    """{parameter: the shape of the corner that this doll reads}, without those of which it reads nothing."""
-    with torch.device("meta"):
-        return {name: p.shape for name, p in MatryoshkaGPT(config.doll(size)).named_parameters()}
-
-
-def union(config, sizes):
-    """The corners that several dolls read together, axis by axis the longest of theirs."""
-    found = {}
-    for size in sizes:
-        for name, shape in corners(config, size).items():
-            found[name] = tuple(map(max, shape, found.get(name, shape)))
-    return found
-
-
-def as_matrices(shape, qkv):
-    """(matrices, outputs, inputs) of a weight: queries, keys and values are a matrix each."""
-    n = 3 if qkv else 1
-    outputs = 3 if qkv else 1  # axes of the outputs
-    return n, math.prod(shape[:outputs]) // n, math.prod(shape[outputs:])
+def as_matrices(layer, shape):
+    """(matrices, outputs, inputs) of a corner of a layer's weight: queries, keys and values are one each."""
+    inputs = math.prod(shape[-len(layer.in_shape) :])
+    matrices = 3 if len(layer.out_shape) == 3 else 1
+    return matrices, math.prod(shape) // inputs // matrices, inputs
 
 
 def orthogonalize(x):
     """Nearly the nearest semi-orthogonal matrix to each of x (n, rows, columns): singular values 0.7 to 1.2.
 
-    The quintic Newton-Schulz iteration, and its coefficients, of Muon (https://kellerjordan.github.io/posts/muon).
+    The quintic Newton-Schulz iteration, and its coefficients, of Muon
+    (https://kellerjordan.github.io/posts/muon).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = x.size(-2) > x.size(-1)
@@ -52,7 +35,7 @@ def orthogonalize(x):
 
 
 def even(x):
-    """Orthogonalized matrices x (n, rows, columns), the rows of a tall one, columns of a wide one, equally long.
+    """Orthogonalized x (n, rows, columns), the rows of a tall matrix, columns of a wide one, equally long.
 
     In a feedforward these are its hidden units. There are fewer dimensions than units, so these share them
     out, and those that several dolls read, with their larger gradients, would move twice as far as the rest.
@@ -68,33 +51,30 @@ class Muon(torch.optim.Optimizer):
     """Momentum made orthogonal, then even, for the matrices of the blocks; the rest is AdamW's.
 
     Every matrix has rows = outputs and columns = inputs, whatever axes it is stored with (torch.optim.Muon
-    takes two axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square of
-    0.2 * lr, about that of AdamW's, so that both take one learning rate (2502.16982, section 2.2).
+    takes two axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square
+    of 0.2 * lr, about that of AdamW's, so that both take one learning rate (2502.16982, section 2.2).
     """
 
     def __init__(self, model, lr, weight_decay, momentum=0.95):
-        layers = {
-            f"{name}.weight": layer
-            for name, layer in model.named_modules()
-            if isinstance(layer, NestedLinear)
-        }
-        self.names = {layer.weight: name for name, layer in layers.items()}
-        super().__init__(list(self.names), dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, NestedLinear)]
+        self.layers = {f"{name}.weight": layer for name, layer in layers if layer.weight.requires_grad}
+        group = {"params": [layer.weight for layer in self.layers.values()]}  # none, if all are frozen
+        super().__init__([group], dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
 
     @torch.no_grad()
     def step(self, read):
         """read: {parameter: shape}, the corner that moves; what lies outside stays as it is."""
         group, alike = self.param_groups[0], {}
         lr, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
-        for w, name in self.names.items():
-            if name not in read or w.grad is None:
-                continue
-            average = self.state[w].setdefault("momentum", torch.zeros_like(w))
-            w, grad, average = (corner(x, *read[name]) for x in (w, w.grad, average))
-            average.lerp_(grad, 1 - momentum)
-            shape = as_matrices(w.shape, "qkv" in name)
-            ahead = grad.lerp(average, momentum).reshape(shape)  # Nesterov's look ahead
-            alike.setdefault(shape, []).append((w, ahead))
+        for name, layer in self.layers.items():
+            w = layer.weight
+            if name in read and w.grad is not None:
+                average = self.state[w].setdefault("momentum", torch.zeros_like(w))
+                w, grad, average = (corner(x, *read[name]) for x in (w, w.grad, average))
+                average.lerp_(grad, 1 - momentum)
+                shape = as_matrices(layer, w.shape)
+                ahead = grad.lerp(average, momentum).reshape(shape)  # Nesterov's look ahead
+                alike.setdefault(shape, []).append((w, ahead))
         for (_, outputs, inputs), some in alike.items():  # weights of one shape make one batch of matrices
             weights, ahead = zip(*some)
             steps = even(orthogonalize(torch.cat(ahead))).split([len(matrices) for matrices in ahead])
@@ -104,11 +84,11 @@ class Muon(torch.optim.Optimizer):
                 )
 
     def flops(self, read):
-        """Multiplications and additions of the iteration: 4 r² c + 2 r³ for each matrix of r rows, c columns, r <= c."""
+        """FLOPs of the iteration: each time 4 r² c + 2 r³ for a matrix of r rows and c columns, r <= c."""
         total = 0
-        for name in self.names.values():
+        for name, layer in self.layers.items():
             if name in read:
-                n, *sides = as_matrices(read[name], "qkv" in name)
+                n, *sides = as_matrices(layer, read[name])
                 r, c = sorted(sides)
                 total += n * ITERATIONS * (4 * r * r * c + 2 * r**3)
         return total
@@ -200,17 +180,17 @@ class Optimizers(list):
 
 
 def make_optimizers(kind, model, lr, weight_decay):
-    """ "muon": Muon for the matrices of the blocks and AdamW for the rest; "adamw": AdamW for all, as nanoGPT.
+    """Muon for the matrices of the blocks and AdamW for the rest ("muon"), or AdamW for all ("adamw").
 
     Matrices and embeddings decay, biases and norms do not. Frozen parameters are left alone.
     """
     if kind not in ("muon", "adamw"):
         raise ValueError(f'optimizer={kind!r} must be "muon" or "adamw"')
     optimizers = Optimizers([Muon(model, lr, weight_decay)] if kind == "muon" else [])
-    taken = optimizers[0].names if optimizers else {}
-    optimizers.append(
-        AdamW([(n, p) for n, p in model.named_parameters() if p not in taken], lr, weight_decay)
-    )
+    taken = optimizers[0].layers if optimizers else {}
+    moving = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    rest = [(name, p) for name, p in moving if name not in taken]
+    optimizers.append(AdamW(rest, lr, weight_decay))
     return optimizers
 
 

@@ -1,40 +1,33 @@
 """Which dolls a step trains: one idea for families, for ranges, and for growing."""
 
-from ..measure.shapes import flops_per_token
+from ..ranges import Between
+from .price import price
 
 SHARE = 0.05  # of the largest doll's FLOPs that are spent on each other doll
-GROWTH = (
-    0.1  # a doll joins once this share of what the one below it costs, in budgets of the full doll, is spent
-)
-
-
-def price(model, trunks):
-    """FLOPs per token of a training step: forward, and twice as much backward (2001.08361, section 2.1).
-
-    trunks: lists of sizes, of which the first runs the blocks of the others; these cost their readout alone.
-    """
-    config = model.config
-    readouts = sum(2 * config.vocab_size * size.n_embd for _, *others in trunks for size in others)
-    return 3 * (readouts + sum(flops_per_token(config, t[0], model.trunk_size(t[0])) for t in trunks))
+GROWTH = 0.1  # a doll joins once this share of the price of the one below it, in the full one's, is spent
 
 
 class Schedule:
     """The trunks that a step trains: always the largest that has joined, and others by chance.
 
-    Small dolls cost next to nothing, and teach the corner that the large ones start from: so the cheapest starts
-    alone, and each next one joins a little later. From then on it takes part in as many steps as SHARE of the
-    largest one's FLOPs pay for: cheap dolls in nearly all, dear ones seldom.
+    Small dolls cost next to nothing, and teach the corner that the large ones start from: so the cheapest
+    starts alone, and each next one joins a little later. From then on it takes part in as many steps as
+    SHARE of the largest one's FLOPs pay for: cheap dolls in nearly all, dear ones seldom. Once the full
+    doll of a range has joined, a Size drawn from all of it stands in for each but the smallest (1903.05134,
+    section 3.2).
     """
 
-    def __init__(self, model):
-        self.trunks = sorted(model.trunks(model.sizes), key=lambda trunk: price(model, [trunk]))
-        self.prices = [price(model, [trunk]) for trunk in self.trunks]
-        self.joins = [GROWTH * below / self.prices[-1] for below in [0, *self.prices[:-1]]]
+    def __init__(self, model, sizes):
+        self.model = model
+        self.trunks = sorted(model.trunks(sizes), key=lambda trunk: price(model, [trunk]))
+        prices = [price(model, [trunk]) for trunk in self.trunks]
+        self.joins = [GROWTH * below / prices[-1] for below in [0, *prices[:-1]]]
 
     def draw(self, spent, rng):
         """The trunks of a step, largest first, when the share `spent` of the budget is."""
-        *others, (_, dearest, largest) = [
-            joined for joined in zip(self.joins, self.prices, self.trunks) if joined[0] <= spent
-        ]
-        turns = [trunk for _, price, trunk in others if rng.random() < SHARE * dearest / price]
+        *others, largest = [trunk for trunk, join in zip(self.trunks, self.joins) if join <= spent]
+        if isinstance(self.model.config.nesting, Between) and largest is self.trunks[-1]:
+            others[1:] = [[self.model.config.draw(rng)] for _ in others[1:]]
+        dearest = price(self.model, [largest])
+        turns = [trunk for trunk in others if rng.random() < SHARE * dearest / price(self.model, [trunk])]
         return [largest, *reversed(turns)]

@@ -3,23 +3,26 @@
 import hashlib
 import io
 import json
+import re
 import signal
 import threading
 import time
 import warnings
 from contextlib import contextmanager
+from numbers import Number
 from pathlib import Path
 
 import torch
 
-from ..config import Size
-from ..files.atomic import write
+from ..files.atomic import lock, write
 
 FORMAT = 1
+NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, beginning of the SHA-256 of its bytes
+LEFT = re.compile(NAME.pattern + r"\.matgpt-\d+\.tmp")  # by a process that was killed while it wrote
 
 
 def digest(ids):
-    """What tells one corpus from another: the number of its tokens and a SHA-256 over them, read in pieces."""
+    """What tells one corpus from another: the number of its tokens and a SHA-256, read in pieces."""
     found = hashlib.sha256()
     for start in range(0, len(ids), 2**20):
         found.update(ids[start : start + 2**20].astype("<u4").tobytes())
@@ -46,71 +49,64 @@ def uninterrupted():
 class RunState:
     """The state of one run in a folder: the newest and the one before it, as `step-<step>-<digest>.pt`.
 
-    A file's name holds the digest of its bytes, so one atomic rename completes both and damage is noticed.
-    A run goes on only with the same model, corpus and `settings`.
-    Raises ValueError if the folder cannot be written, or holds a run that nobody asked to resume.
+    A file's name holds the digest of its bytes, so one atomic rename completes both and damage is noticed;
+    files of other names are not touched. A run goes on only with the same model, corpus and `settings`.
+    Until `close`, or the end of this process, the folder is locked against other processes.
+    Raises ValueError if the folder cannot be written, is in use, or holds a run that nobody asked to resume.
     """
 
     def __init__(self, folder, resume, model, train_ids, val_ids, **settings):
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write(self.folder / "writable", b"")
-            (self.folder / "writable").unlink()
+            self.lock = lock(self.folder / ".matgpt-lock")
         except OSError as error:
             raise ValueError(f"checkpoint_dir={str(folder)!r} cannot be written: {error.strerror}") from None
         if self.files() and not resume:
+            self.close()
             raise ValueError(
                 f"checkpoint_dir={str(folder)!r} already holds a run, kept in {self.files()[-1].name}: "
                 "resume it, or name another folder"
             )
-        run = {
-            "format": FORMAT,
-            "model": type(model).__name__,
-            **vars(model.config),
-            **settings,
-            "train_ids": digest(train_ids),
-            "val_ids": digest(val_ids),
-        }
-        self.run = json.loads(json.dumps(run, default=lambda x: str(x) if isinstance(x, Size) else float(x)))
+        corpus = {"train_ids": digest(train_ids), "val_ids": digest(val_ids)}
+        run = {"format": FORMAT, "model": type(model).__name__, **vars(model.config), **settings, **corpus}
+        self.run = json.loads(
+            json.dumps(run, default=lambda x: float(x) if isinstance(x, Number) else str(x))
+        )
         self.saved, self.cost = time.monotonic(), 0.0
 
-    def files(self):
-        return sorted(self.folder.glob("step-*.pt"))
+    def close(self):
+        """Let other processes use the folder."""
+        self.lock.close()
+
+    def files(self, name=NAME):
+        """Files of our own, by step."""
+        found = [(name.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        return [path for _, path in sorted((int(m[1]), path) for m, path in found if m and path.is_file())]
 
     def due(self):
         """Whether a minute of work could be lost, and saving it costs less than a hundredth of the time."""
         return time.monotonic() - self.saved > max(60, 100 * self.cost)
 
     def save(self, step, model, optimizer, history):
-        """Keep the state behind `step` steps. Raises OSError if there is no room, with the last state intact."""
-        started = time.monotonic()
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "run": self.run,
-                "step": step,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "history": history.as_dict(),
-            },
-            buffer,
-        )
+        """Keep the state after `step` steps. OSError, with the last state intact, if there is no room."""
+        started, buffer = time.monotonic(), io.BytesIO()
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": history.as_dict(),
+        }
+        torch.save({"run": self.run, "step": step, **state}, buffer)
         data = buffer.getbuffer()
         try:
             write(self.folder / f"step-{step:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
         except OSError as error:
-            last = (
-                f"{self.files()[-1].name} is intact: make room and resume"
-                if self.files()
-                else "nothing was kept"
-            )
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: the state of step {step} could not be written to {self.folder}; {last}",
-            ) from None
-        for path in set(self.folder.glob("step-*")) - {*self.files()[-2:], *self.folder.glob("*.damaged")}:
-            path.unlink()  # older ones, and what a killed process left half written
+            kept = [f"{path.name} is intact: make room and resume" for path in self.files()]
+            last = kept[-1] if kept else "nothing was kept"
+            what = f"{error.strerror}: the state of step {step} could not be written to {self.folder}; {last}"
+            raise OSError(error.errno, what) from None
+        for path in self.files()[:-2] + self.files(LEFT):
+            path.unlink()
         self.saved = time.monotonic()
         self.cost = self.saved - started
 
@@ -124,26 +120,24 @@ class RunState:
         for path in reversed(self.files()):
             try:
                 data = path.read_bytes()
-                if hashlib.sha256(data).hexdigest()[:16] != path.stem.split("-")[2]:
+                if hashlib.sha256(data).hexdigest()[:16] != NAME.fullmatch(path.name)[2]:
                     raise ValueError("its bytes are not those that were written")
                 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                was = dict(state["run"])
             except Exception as error:
-                warnings.warn(f"{path} is damaged ({error}); taking the state before it")
+                warnings.warn(f"{path} is damaged ({error}); taking the state before it", stacklevel=3)
                 damaged.append(path)
                 continue
-            was = state["run"]
-            different = [
-                f"{name} was {was.get(name)}, is {self.run.get(name)}"
-                for name in {**was, **self.run}
-                if was.get(name) != self.run.get(name)
-            ]
-            if different:
+            names = [name for name in {**was, **self.run} if was.get(name) != self.run.get(name)]
+            if names:
+                self.close()
+                different = [f"{name} was {was.get(name)}, is {self.run.get(name)}" for name in names]
                 raise ValueError(f"{path} is the state of another run: " + "; ".join(different))
             for path in damaged:
                 path.rename(f"{path}.damaged")
             return state
         if damaged:
-            raise ValueError(
-                f"no state in {self.folder} is intact: {', '.join(path.name for path in damaged)}"
-            )
+            self.close()
+            names = ", ".join(path.name for path in damaged)
+            raise ValueError(f"no state in {self.folder} is intact: {names}")
         return None

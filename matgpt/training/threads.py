@@ -11,7 +11,7 @@ def slow_threads():
     Each operation waits for the slowest of its threads, and where other programs hold the cores that one
     waits for a turn. Takes a few hundredths of a second on a machine where all is well.
     """
-    x, weight, n = torch.randn(768, 128), torch.randn(512, 128), torch.get_num_threads()
+    x, weight, n = torch.ones(768, 128), torch.ones(512, 128), torch.get_num_threads()
 
     def seconds(threads):
         torch.set_num_threads(threads)
