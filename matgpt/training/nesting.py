@@ -17,6 +17,7 @@ from .price import price
 from .schedule import Schedule
 
 SHARE = 0.3  # of the FLOPs of a step of the full doll, for each doll
+BATCHES = 16  # by which importance is measured, of 256 tokens or a block
 
 AXES = {  # what each axis of a weight counts: d dimensions of the residual, h heads, f hidden units; . stays
     "embedding.token": ".d",
@@ -42,13 +43,14 @@ def axes(name):
     return [(i, k, k if k == "d" else f"{layer}.{k}") for i, k in enumerate(kinds) if k != "."]
 
 
-def importance(model, ids, seed=0, batches=16, batch_size=4):
+def importance(model, ids, seed=0, batches=BATCHES):
     """{"d": (D,), "0.h": (H,), "0.f": (F,), ...}: how the loss would move without each.
 
     The mean square, over small batches, of the first-order guess: the sum of weight x gradient over the
     weights that read that dimension of the residual, head, or hidden unit (1906.10771).
     """
     T, scores, rng = model.config.block_size, {}, np.random.default_rng(seed)
+    batch_size = max(1, 256 // T)
     for _ in range(batches):
         starts = rng.integers(len(ids) - T, size=batch_size)
         cross_entropy(model, *batch(ids, starts, T, model.embedding.token.device)).backward()
@@ -143,6 +145,7 @@ def nest(
     reorder(model, importance(model, train_ids, seed))
     try:
         run = Lesson(model, teacher.eval(), train_ids, settings)
+        run.history.spent = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
         model.history = follow(run, val_ids, progress, on_evaluation)
     finally:
         teacher.train(mode)
