@@ -19,8 +19,9 @@ from .sizes import Size
 from .text.corpus import load_text, split
 from .text.tokenizer import BPETokenizer, CharTokenizer
 from .training.history import History
-from .training.loop import DivergedError, train
+from .training.loop import train
 from .training.loss import matryoshka_loss
+from .training.nesting import nest
 
 __all__ = [
     "GPTConfig",
@@ -52,4 +53,5 @@ __all__ = [
     "DivergedError",
     "train",
     "matryoshka_loss",
+    "nest",
 ]

@@ -21,7 +21,7 @@ from matgpt import (
     matryoshka_loss,
     train,
 )
-from matgpt.training import loop as training
+from matgpt.training import run as training
 from matgpt.training import schedule
 from matgpt.training.optimizer import learning_rate
 from matgpt.training.price import price

@@ -16,9 +16,10 @@ from .. import plot
 from ..config import GPTConfig, parse_doll
 from ..measure.evaluation import evaluate
 from ..model import MatryoshkaGPT
-from ..training.loop import DivergedError, train
+from ..training.loop import train
 from ..training.optimizer import default_lr, make_optimizers
 from ..training.price import corners, price
+from ..training.run import DivergedError
 from .common import corpus, device, digest, kept, markdown, mean_sd, minutes, report
 
 

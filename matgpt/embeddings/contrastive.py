@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from ..config import positive
 from ..training.history import History
-from ..training.loop import DivergedError
 from ..training.optimizer import default_lr, learning_rate, make_optimizers
 from ..training.progress import Progress
+from ..training.run import DivergedError
 from ..training.state import RunState, uninterrupted
 from .pooling import as_texts, cut, pooled
 

@@ -165,3 +165,11 @@ def import_gpt2(path, nesting=None):
         raise ValueError(f"{file}: {next(iter(weights))} is no weight of a GPT-2 of {config.n_layer} layers")
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def is_gpt2(folder):
+    """Whether the folder holds a GPT-2 of transformers, by its config.json."""
+    try:
+        return "model_type" in json.loads((Path(folder) / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False  # whoever loads it says what is wrong
