@@ -1,7 +1,11 @@
 """matgpt: one GPT that holds a set of smaller GPTs, each of which can be sliced out."""
 
 from .config import GPTConfig
+from .embeddings.contrastive import train_embeddings
+from .embeddings.exporting import export_sentence_transformers
+from .embeddings.pairs import load_pairs
 from .embeddings.pooling import embed
+from .embeddings.searching import search
 from .files.checkpoint import load, save
 from .files.gpt2 import export_gpt2, import_gpt2
 from .generation.writing import stream
@@ -15,14 +19,20 @@ from .sizes import Size
 from .text.corpus import load_text, split
 from .text.tokenizer import BPETokenizer, CharTokenizer
 from .training.history import History
-from .training.loop import DivergedError, train
+from .training.loop import train
+from .training.run import DivergedError
 from .training.loss import matryoshka_loss
+from .training.nesting import nest
 
 __all__ = [
     "GPTConfig",
     "Size",
     "between",
+    "train_embeddings",
+    "export_sentence_transformers",
+    "load_pairs",
     "embed",
+    "search",
     "load",
     "save",
     "export_gpt2",
@@ -44,4 +54,5 @@ __all__ = [
     "DivergedError",
     "train",
     "matryoshka_loss",
+    "nest",
 ]

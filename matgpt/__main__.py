@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     "train": "train a nested model, on one process or under torchrun",
+    "nest": "nest a GPT-2 that is trained already",
     "generate": "write text with any doll of a model that was kept",
     "data": "turn text files, of any size, into token files",
     "benchmark": "repeat the figures of the README and the log",

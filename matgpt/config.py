@@ -108,7 +108,8 @@ class GPTConfig:
     def fit(self, size):
         """`size` itself, if the full model holds such a doll; else ValueError naming what does not fit."""
         room = [(name, getattr(size, name), getattr(self, name)) for name in ("n_embd", "n_head", "n_layer")]
-        inner = zip(inner_sizes(size.n_inner, size.n_layer), inner_sizes(self.n_inner, self.n_layer))
+        depth = min(size.n_layer, self.n_layer)
+        inner = zip(inner_sizes(size.n_inner, depth), inner_sizes(self.n_inner, depth))
         room += [(f"n_inner of layer {i}", f, F) for i, (f, F) in enumerate(inner)]
         for name, value, most in room:
             if value > most:

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .nested import Nested, corner
+from .nested import corner
 
 
-class NestedEmbedding(Nested):
+class NestedEmbedding(nn.Module):
     """Sum of token and learned position embedding, cut to the first n_embd dimensions.
 
     The readout reads the same tensor (V, D): there is no second copy that could come untied.

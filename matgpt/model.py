@@ -9,7 +9,7 @@ from torch import nn
 from .config import GPTConfig, inner_sizes
 from .embedding import NestedEmbedding
 from .generation.writing import generate
-from .nested import Nested, NestedNorm, corner
+from .nested import NestedLinear, NestedNorm, corner
 from .residual import NestedBlock
 
 
@@ -129,9 +129,11 @@ class MatryoshkaGPT(NestedGPT):
             doll = MatryoshkaGPT(self.config.doll(size))
         weight = self.embedding.token
         doll = doll.to(weight.device, weight.dtype).train(self.training)
+        for name, p in doll.named_parameters():
+            p.copy_(corner(self.get_parameter(name), *p.shape))
         for name, layer in doll.named_modules():
-            if isinstance(layer, Nested):
-                layer.copy_from(self.get_submodule(name))
+            if isinstance(layer, NestedLinear):
+                layer.weight *= self.get_submodule(name).scale(layer.in_shape)
         # the readout's weight is the tied embedding, so its scale goes into the norm before it
         for p in doll.norm.parameters():
             p *= (self.config.n_embd / size.n_embd) ** 0.5

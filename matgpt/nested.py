@@ -29,16 +29,7 @@ def evaluating(model):
             module.training = True
 
 
-class Nested(nn.Module):
-    """A layer whose weights hold those of every smaller layer."""
-
-    def copy_from(self, full):
-        """Fill this stand-alone layer with its share of the larger layer `full`."""
-        for name, p in self.named_parameters():
-            p.copy_(corner(getattr(full, name), *p.shape))
-
-
-class NestedLinear(Nested):
+class NestedLinear(nn.Module):
     """Linear map from (..., *in_shape) to (..., *out_shape), stored as (*out_shape, *in_shape).
 
     A doll multiplies its corner by sqrt(full fan-in / own fan-in), so that a weight drawn for the full
@@ -63,10 +54,6 @@ class NestedLinear(Nested):
         bias = None if self.bias is None else corner(self.bias, *out_shape)
         return (weight if scale == 1 else weight * scale), bias
 
-    def copy_from(self, full):
-        super().copy_from(full)
-        self.weight *= full.scale(self.in_shape)
-
     def forward(self, x, out_shape):
         dims = len(self.in_shape)
         weight, bias = self.corner(x.shape[-dims:], out_shape)
@@ -75,7 +62,7 @@ class NestedLinear(Nested):
         return y.unflatten(-1, out_shape)
 
 
-class NestedNorm(Nested):
+class NestedNorm(nn.Module):
     """LayerNorm over the width that `x` has, with the prefix of gain and shift."""
 
     def __init__(self, n_embd, bias=True):

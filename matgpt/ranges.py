@@ -26,20 +26,17 @@ class Between:
     multiple_of: int = 8
 
     def __post_init__(self):
-        positive("multiple_of", self.multiple_of)
+        object.__setattr__(self, "multiple_of", positive("multiple_of", self.multiple_of))
         for name in ("smallest", "largest"):
             size = getattr(self, name)
             if not isinstance(size, Size) or isinstance(size.n_inner, tuple):
                 raise ValueError(f"{name}={size!r} must be a Size whose n_inner is one number for all layers")
-            if size.n_embd % self.multiple_of:
-                raise ValueError(
-                    f"{name}={size!r}: n_embd must be a multiple of multiple_of={self.multiple_of}"
-                )
+            if size.n_embd % (multiple := self.multiple_of):
+                raise ValueError(f"{name}={size!r}: n_embd must be a multiple of multiple_of={multiple}")
         for axis, least in vars(self.smallest).items():
             if least > (most := getattr(self.largest, axis)):
-                raise ValueError(
-                    f"smallest={self.smallest!r} has more {axis} than the largest: at most {most}"
-                )
+                found = f"smallest={self.smallest!r} has more {axis} than the largest"
+                raise ValueError(f"{found}: at most {most}")
 
     @property
     def inner_ratios(self):

@@ -34,7 +34,9 @@ class Size:
         for name in ("n_embd", "n_head", "n_layer"):
             put(name, positive(name, getattr(self, name)))
         inner = 4 * self.n_embd if self.n_inner is None else self.n_inner
-        inner = inner_sizes(tuple(inner) if isinstance(inner, list) else inner, self.n_layer)
+        if not isinstance(inner, (tuple, list)):  # no tuple of n_layer, which a damaged file may have huge
+            put("n_inner", positive("n_inner", inner))
+            return
         if len(inner) != self.n_layer:
             found = f"n_inner={inner!r} has {len(inner)} entries"
             raise ValueError(f"{found}; it needs one for each of {self.n_layer} layers")

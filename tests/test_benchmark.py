@@ -1,120 +1,88 @@
-"""What the benchmarks promise: finished runs are kept, and every twin has its own best learning rate."""
+"""What the benchmarks promise: finished runs are kept, both sides are tuned alike, and pay the same price."""
 
 import argparse
+import math
 
+import numpy as np
 import pytest
 
-from matgpt import GPTConfig
+from matgpt import DivergedError, GPTConfig, Size
 from matgpt.benchmarks import common, quality
-from matgpt.training.loop import DivergedError
 
-IDS = [0, 1, 2, 3] * 40
-CONFIG = GPTConfig(4, 8, 8, 2, 1, nesting=(4,))
-
-
-def arguments(out, add, *argv):
-    parser = argparse.ArgumentParser()
-    add(parser)
-    return parser.parse_args(["--out", str(out), "--steps", "2", "--seeds", "0", "1", *argv])
+IDS = np.array([0, 1, 2, 3] * 40)
+CONFIG = GPTConfig(4, 8, 8, 2, 2, nesting=(4,))
 
 
 @pytest.fixture
 def args(tmp_path):
-    return arguments(tmp_path, quality.add_arguments)
+    parser = argparse.ArgumentParser()
+    quality.add_arguments(parser)
+    return parser.parse_args(["--out", str(tmp_path), "--budget", "2", "--seeds", "0", "1"])
 
 
-def test_a_finished_run_is_kept_and_another_setting_is_another_run(args, monkeypatch):
-    ran, train = [], common.train
+def test_a_finished_run_is_kept_and_another_setting_or_text_is_another_run(args, monkeypatch):
+    ran, train = [], quality.train
     monkeypatch.setattr(
-        common,
-        "train",
-        lambda model, *data, **settings: (ran.append(settings), train(model, *data, **settings)),
+        quality, "train", lambda *a, **settings: (ran.append(settings), train(*a, **settings))[1]
     )
-    data = IDS, IDS, None
-    first = common.train_and_measure(args, data, CONFIG, 0, lr=0.01)
-    assert set(first) == set(CONFIG.sizes)
-    assert common.train_and_measure(args, data, CONFIG, 0, lr=0.01) == first and len(ran) == 1
-    common.train_and_measure(args, data, CONFIG, 1, lr=0.01)
-    common.train_and_measure(args, data, CONFIG, 0, lr=0.02)
-    common.train_and_measure(args, data, CONFIG.doll(4), 0, lr=0.01)
-    args.optimizer = "muon"
-    common.train_and_measure(args, data, CONFIG, 0, lr=0.01)
-    assert len(ran) == 5
+    bench, settings = quality.Bench(args, IDS, IDS), dict(lr=0.01, batch_size=2, steps=2)
+    first = bench.one(CONFIG, 0, **settings)
+    assert set(first["losses"]) == {str(size) for size in CONFIG.sizes} and first["tokens"] == 2 * 2 * 8
+    assert bench.one(CONFIG, 0, **settings) == first and len(ran) == 1
+    bench.one(CONFIG, 1, **settings)
+    bench.one(CONFIG, 0, **{**settings, "lr": 0.02})
+    bench.one(CONFIG.doll(4), 0, **settings)
+    other = quality.Bench(args, IDS[::-1], IDS)  # as long, and read the other way round
+    assert other.one(CONFIG, 0, **settings)["losses"] != first["losses"] and len(ran) == 5
+    args.optimizer = "adamw"
+    bench.one(CONFIG, 0, **settings)
+    assert len(ran) == 6
 
 
-@pytest.mark.parametrize(
-    "best, tried",
-    [
-        (0.128, [0.032, 0.064, 0.128, 0.256]),
-        (0.064, [0.032, 0.064, 0.128]),
-        (0.008, [0.004, 0.008, 0.016, 0.032, 0.064]),
-    ],
-)
-def test_the_grid_of_a_twin_grows_until_its_best_rate_lies_inside(args, monkeypatch, best, tried):
-    """At 16 wide it begins with 0.032 and 0.064."""
+def test_the_search_follows_the_better_neighbour_and_runs_all_seeds_there(args, monkeypatch):
     ran = []
 
-    def measure(args, data, config, seed, lr):
-        ran.append((lr, seed))
-        return {config.full: abs(lr - best) + seed}
+    def one(self, config, seed, lr, batch_size, **budget):
+        ran.append((lr, batch_size, seed))
+        loss = abs(math.log(lr / 0.128 / 4)) + abs(batch_size - 8) / 10
+        return {"losses": {str(config.full): loss + seed}}
 
-    monkeypatch.setattr(common, "train_and_measure", measure)
-    rate, losses, found = common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))
-    assert (
-        rate == pytest.approx(best)
-        and list(found) == pytest.approx(tried)
-        and losses == pytest.approx([0, 1])
-    )
-    assert {lr for lr, seed in ran if seed == 1} == set(sorted(found, key=found.get)[:2]), (
-        "other seeds run at the two best rates"
-    )
-    args.grid, ran[:] = [1.0], []
-    assert common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))[0] == 0.064 and {lr for lr, _ in ran} == {
-        0.064
-    }
+    monkeypatch.setattr(quality.Bench, "one", one)
+    found = quality.Bench(args, IDS, IDS).tune(CONFIG.doll(8), [1, 2, 4, 8], [4, 8, 12, 16], flops=1.0)
+    assert (found["lr"], found["batch_size"]) == (0.512, 8) and len(found["runs"]) == 2
+    assert {(lr, size) for lr, size, seed in ran if seed == 1} == {(0.512, 8)}
+    assert len({(lr, size) for lr, size, _ in ran}) < 16, "not the whole grid"
 
 
-def test_a_rate_that_rounding_changed_is_not_tried_again(args, monkeypatch):
-    """At 96 wide the grid begins with 0.00533 and 0.0107, whose half is 0.00535."""
-    monkeypatch.setattr(
-        common, "train_and_measure", lambda args, data, config, seed, lr: {config.full: abs(lr - 0.0107)}
-    )
-    assert list(common.best_twin(args, None, GPTConfig(4, 8, 96, 3, 1))[2]) == [0.00533, 0.0107, 0.0214]
+def test_a_rate_that_diverges_is_never_the_best(args, monkeypatch):
+    def train(model, *data, lr, **settings):
+        raise DivergedError("not finite", None)
+
+    monkeypatch.setattr(quality, "train", train)
+    losses = quality.Bench(args, IDS, IDS).one(CONFIG, 0, lr=1.0, batch_size=2, steps=2)["losses"]
+    assert set(losses.values()) == {math.inf}
 
 
-def test_a_rate_at_which_another_seed_diverges_does_not_count_as_best(args, monkeypatch):
-    losses = {(0.032, 0): 1.9, (0.064, 0): 2.0, (0.016, 0): 1.91, (0.008, 0): 1.95, (0.016, 1): 1.9}
-
-    def measure(args, data, config, seed, lr):
-        if (lr, seed) == (0.032, 1):
-            raise DivergedError("not finite", None)
-        return {config.full: losses[lr, seed]}
-
-    monkeypatch.setattr(common, "train_and_measure", measure)
-    rate, found, tried = common.best_twin(args, None, GPTConfig(4, 8, 16, 2, 1))
-    assert (rate, found) == (0.016, [1.91, 1.9])
-    assert list(tried) == [0.008, 0.016, 0.032, 0.064], "both neighbours of the best rate were tried"
+def test_the_step_that_the_budget_counts_is_that_of_the_full_model_alone(args):
+    args.batch_size, args.optimizer = 3, "adamw"
+    V, T, D, L = 4, 8, 8, 2
+    products = V * D + L * (4 * D * D + 8 * D * D + 2 * D * T)  # as in PaLM, appendix B
+    passes = 3 * 2 * products * 3 * T
+    config = CONFIG.doll(CONFIG.full)
+    assert quality.Bench(args, IDS, IDS).step_flops(config) == passes + 15 * config.num_params()
 
 
-def test_the_tables(tmp_path, monkeypatch):
-    """Every doll beside its twin."""
+@pytest.mark.slow
+def test_the_table_pays_the_same_price_on_both_sides(args, tmp_path, monkeypatch):
     monkeypatch.setattr(common, "load_text", lambda name: "to be or not to be, that is the question. " * 40)
-    shape = ["--block-size", "8", "--batch-size", "2", "--grid", "1"]
-    quality.run(
-        arguments(
-            tmp_path,
-            quality.add_arguments,
-            *shape,
-            "--n-embd",
-            "8",
-            "--n-head",
-            "2",
-            "--n-layer",
-            "2",
-            "--nesting",
-            "4",
-        )
-    )
-    table = (tmp_path / "quality.md").read_text()
-    assert "| 4,2,2 |" in table and "| 8,2,2 |" in table and (tmp_path / "quality.png").exists()
-    assert len(list((tmp_path / "runs").iterdir())) == 2 * 3, "the family and two twins, two seeds each"
+    shape = dict(block_size=8, n_embd=8, n_head=2, n_layer=2, nesting=["4,1,1"], batch_size=2, budget=30)
+    vars(args).update(shape, rates=[1], batches=[2])
+    quality.run(args)
+    table = (tmp_path / "quality-muon-30.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ")]
+    header, _, small, full = [[cell.strip() for cell in row] for row in rows]
+    assert [small[0], full[0]] == [str(Size(4, 1, 1)), "8,2,2"] and (
+        tmp_path / "quality-muon-30.png"
+    ).exists()
+    price = header.index("price alone")
+    assert float(small[price]) < 0.5 and float(full[price]) == pytest.approx(1, abs=0.05)

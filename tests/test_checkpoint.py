@@ -1,15 +1,29 @@
 """A model comes back from its folder as it was, or the load says what is wrong."""
 
+import dataclasses
 import json
+import os
 import pickle
+from itertools import count
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from matgpt import GPTConfig, History, MatryoshkaGPT, Size, load, save
+from matgpt import (
+    GPTConfig,
+    History,
+    MatryoshkaEmbeddingsGPT,
+    MatryoshkaGPT,
+    Size,
+    export_gpt2,
+    import_gpt2,
+    load,
+    save,
+)
 from matgpt.files import atomic
-from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
+from matgpt.text.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
 CONFIG = GPTConfig(
     5,
@@ -67,8 +81,12 @@ def test_tokenizer(tokenizer, tmp_path):
     CharTokenizer("ab").save(tmp_path)
     with pytest.raises(ValueError, match="has 2 tokens, the model vocab_size="):
         load(tmp_path)
-    save(model, tmp_path)  # without one: the other model's does not stay behind
-    assert load(tmp_path)[1] is None
+    with pytest.raises(ValueError, match="has 2 tokens, the model vocab_size="):
+        save(model, tmp_path, overwrite=True)
+    assert load_tokenizer(tmp_path) == CharTokenizer("ab")
+    save(model, tmp_path, tokenizer, overwrite=True)
+    save(model, tmp_path)  # without one it stays
+    assert load(tmp_path)[1] == tokenizer
 
 
 def edit(name, old, new):
@@ -146,17 +164,173 @@ def test_no_code_is_run(tmp_path):
     assert (tmp_path / "touched").exists()
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
-    save(MatryoshkaGPT(CONFIG), tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+def kept(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_failed_write_leaves_what_was_there(at, tmp_path, monkeypatch):
+    """Whichever of the files the disk has no room for."""
+    save(MatryoshkaGPT(CONFIG), tmp_path, CharTokenizer("abcde"))
+    before, real, calls = kept(tmp_path), os.fsync, count()
 
     def full(descriptor):
-        raise OSError(28, "No space left on device")
+        if next(calls) == at:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
 
     monkeypatch.setattr(atomic.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        save(MatryoshkaGPT(CONFIG), tmp_path)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    other = MatryoshkaGPT(dataclasses.replace(CONFIG, dropout=0.5)), tmp_path, CharTokenizer("vwxyz")
+    if at < 3:
+        with pytest.raises(OSError, match="No space"):
+            save(*other, overwrite=True)
+        assert kept(tmp_path) == before
+    elif at == 4:
+        save(*other, overwrite=True)
+        assert load(tmp_path)[0].config.dropout == 0.5 and len(kept(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_files_of_two_models_are_not_mixed(name, tmp_path):
+    """As a process leaves them that was killed between two renames; all shapes agree."""
+    save(MatryoshkaGPT(CONFIG), tmp_path / "a", CharTokenizer("abcde"))
+    save(MatryoshkaGPT(dataclasses.replace(CONFIG, dropout=0.5)), tmp_path / "b", CharTokenizer("vwxyz"))
+    (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
+    with pytest.raises(ValueError, match="is not the file that was saved with model.safetensors"):
+        load(tmp_path / "a")
+
+
+def test_a_folder_without_digests_is_still_read(tmp_path):
+    save(MatryoshkaGPT(CONFIG), tmp_path)
+    other_weights(lambda weights: None)(tmp_path)
+    assert load(tmp_path)[0].config == CONFIG
+
+
+def test_nothing_else_is_replaced_unless_told(tmp_path):
+    model, other = MatryoshkaGPT(CONFIG), MatryoshkaEmbeddingsGPT(CONFIG)
+    save(model, tmp_path, CharTokenizer("abcde"))
+    before = kept(tmp_path)
+    for write in (
+        lambda **told: save(other, tmp_path, **told),
+        lambda **told: save(model, tmp_path, CharTokenizer("vwxyz"), **told),
+        lambda **told: export_gpt2(model, tmp_path, tokenizer=None, **told),
+    ):
+        with pytest.raises(
+            ValueError, match=r"MatryoshkaGPT \(config.json, .*overwrite|not a tokenizer of GPT-2"
+        ):
+            write()
+        assert kept(tmp_path) == before
+    save(model, tmp_path)  # the same again
+    assert kept(tmp_path) == before
+    save(other, tmp_path, overwrite=True)
+    found, tokenizer = load(tmp_path)
+    assert type(found) is MatryoshkaEmbeddingsGPT and tokenizer == CharTokenizer("abcde")
+    CharTokenizer("vwxyz").save(tmp_path / "tokens")  # as beside token files
+    save(model, tmp_path / "tokens")
+    assert load_tokenizer(tmp_path / "tokens") == CharTokenizer("vwxyz")
+    export_gpt2(model, tmp_path / "gpt2")
+    with pytest.raises(ValueError, match=r"gpt2 \(config.json, model.safetensors\).*overwrite=True"):
+        save(model, tmp_path / "gpt2")
+    with pytest.raises(ValueError, match="gpt2 .*overwrite=True"):
+        export_gpt2(other, tmp_path / "gpt2")
+    export_gpt2(other, tmp_path / "gpt2", overwrite=True)
+
+
+def test_files_of_the_user_stay(tmp_path):
+    names = ("config.json.tmp", "model.safetensors.tmp", "notes.txt", "vocab.json")
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    save(MatryoshkaGPT(CONFIG), tmp_path)
+    assert all((tmp_path / name).read_text() == "mine" for name in names)
+
+
+@pytest.mark.parametrize("compiled", [torch.compile, lambda model: model.compile() or model])
+def test_a_compiled_model_is_kept_as_it_is(compiled, tmp_path):
+    model = MatryoshkaGPT(CONFIG)
+    save(compiled(model), tmp_path / "own")
+    export_gpt2(compiled(model), tmp_path / "gpt2")
+    loaded = load(tmp_path / "own")[0]
+    assert type(loaded) is MatryoshkaGPT
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), loaded.parameters(), strict=True))
+    assert torch.equal(import_gpt2(tmp_path / "gpt2").embedding.token, model.embedding.token)
+
+
+def test_no_model_is_refused(tmp_path):
+    for other in (torch.nn.Linear(2, 2), type("Own", (MatryoshkaGPT,), {})(CONFIG)):
+        with pytest.raises(ValueError, match="not a (Linear|Own)"):
+            save(other, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_scalars_of_numpy(tmp_path):
+    config = GPTConfig(5, 7, np.int64(12), 2, 1, dropout=np.float32(0.25), bias=np.bool_(False))
+    save(MatryoshkaGPT(config), tmp_path)
+    assert load(tmp_path)[0].config == config == GPTConfig(5, 7, 12, 2, 1, dropout=0.25, bias=False)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("reader", [load, import_gpt2, lambda folder: History.load(folder / "config.json")])
+@pytest.mark.parametrize(
+    "text",
+    [DEEP, '{"a":' * 50_000, "1" * 5000, '"\\ud800"', "\xff", "[]", "3", "null", '{"sizes": 5}', "NaN"],
+)
+def test_no_json_does_more_than_raise_value_error(reader, text, tmp_path):
+    save(MatryoshkaGPT(CONFIG), tmp_path)
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="config.json"):
+        reader(tmp_path)
+
+
+HOSTILE = (10**6, 10**9, 10**18, 10**30, -1, 0, False, 1e400, "3", [3], {})
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize(
+    "entry", ["n_layer", "vocab_size", "block_size", "n_embd", "n_head", "n_inner", "head_size", "nesting"]
+)
+def test_sizes_are_compared_with_the_weights_before_anything_is_built(entry, value, tmp_path):
+    config = GPTConfig(5, 7, 12, 2, 3)
+    save(MatryoshkaGPT(config), tmp_path / "own")
+    export_gpt2(MatryoshkaGPT(config), tmp_path / "gpt2")
+    if entry == "nesting" and value == [3]:
+        value = [dict(n_embd=3, n_head=1, n_layer=10**12, n_inner=4)]
+    theirs = {"block_size": "n_positions"}.get(entry, entry)
+    for folder, reader, name in ((tmp_path / "own", load, entry), (tmp_path / "gpt2", import_gpt2, theirs)):
+        found = json.loads((folder / "config.json").read_text())
+        found.get("config", found)[name] = value
+        (folder / "config.json").write_text(json.dumps(found))
+        if reader is load or name not in ("head_size", "nesting"):  # which GPT-2 has not
+            with pytest.raises(ValueError, match="config.json|model.safetensors"):
+                reader(folder)
+
+
+def test_hostile_weights(tmp_path):
+    save(MatryoshkaGPT(CONFIG), tmp_path)
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    for dtype in (torch.int64, torch.bool, torch.complex64):
+        file = {name: p.to(dtype) for name, p in weights.items()}
+        safetensors.torch.save_file(file, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match="model.safetensors"):
+            load(tmp_path)
+    header = b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
+    for data in (b"\xff" * 64, len(header).to_bytes(8, "little") + header, bytes(8) + b"{}"):
+        (tmp_path / "model.safetensors").write_bytes(data)
+        with pytest.raises(ValueError, match="model.safetensors is truncated or damaged"):
+            load(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(ValueError, match="model.safetensors cannot be read"):
+        load(tmp_path)
+
+
+def test_loading_leaves_the_global_random_state(tmp_path):
+    save(MatryoshkaGPT(CONFIG), tmp_path / "own")
+    state = torch.get_rng_state()
+    export_gpt2(load(tmp_path / "own")[0], tmp_path / "gpt2", CONFIG.sizes[0])
+    import_gpt2(tmp_path / "gpt2")
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_history(tmp_path):
@@ -170,7 +344,8 @@ def test_history(tmp_path):
         loaded == history and loaded.val[CONFIG.sizes[1]] == [2 / 3 + 1, 0.2] and loaded.sizes == CONFIG.sizes
     )
     assert json.loads((tmp_path / "history.json").read_text())["steps"] == [0, 10]
-    for text in ("", "[]", '{"sizes": [1]}', "{}"):
+    short = json.dumps(history.as_dict() | {"steps": [0]})
+    for text in ("", "[]", '{"sizes": [1]}', "{}", short, short.replace("[0]", "5")):
         (tmp_path / "other.json").write_text(text)
         with pytest.raises(ValueError, match="other.json"):
             History.load(tmp_path / "other.json")

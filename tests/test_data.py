@@ -22,7 +22,7 @@ import torch
 from matgpt.commands.data import main
 from matgpt.text import download, sources
 from matgpt.text import token_files as data
-from matgpt.text.batches import bits_per_byte
+from matgpt.text.batches import as_ids, batch, bits_per_byte
 from matgpt.text.corpus import find, load_text, load_topics, split
 from matgpt.text.sources import pieces
 from matgpt.text.token_files import between_words, load_tokens, prepare
@@ -48,6 +48,8 @@ class Server(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         self.asked.append(wanted)
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.ranges else 0
+        if start >= len(self.content):
+            return self.send_error(416)
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(self.content) - start))
         self.end_headers()
@@ -158,6 +160,13 @@ def test_a_download_that_was_whole_when_its_process_died_is_kept(served, tmp_pat
     assert served.asked == [f"bytes={len(served.content) - 1}-"]
 
 
+def test_more_than_the_server_has_is_thrown_away(served, tmp_path):
+    (tmp_path / "shakespeare.txt.partial").write_bytes(served.content + b"more")
+    with pytest.raises(ConnectionError, match="416"):
+        load_text("shakespeare", tmp_path)
+    assert load_text("shakespeare", tmp_path).encode() == served.content and served.asked[-1] is None
+
+
 def test_of_many_that_ask_at_once_one_downloads(served, tmp_path):
     found = []
     many = [
@@ -200,6 +209,8 @@ def library(tmp_path, monkeypatch):
         "json/notes.txt": "no source",
         "test/test_os.py": "assert 1\n",
         "unittest/test/test_case.py": "assert 2\n",
+        "distutils/tests/test_a.py": "assert 3\n",
+        "idlelib/idle_test/test_b.py": "assert 4\n",
         "unittest/case.py": "class Case: ...\n",
         "_sysconfigdata__linux.py": "path = '/build'\n",
         "config-3.11/python-config.py": "build\n",
@@ -214,7 +225,7 @@ def library(tmp_path, monkeypatch):
 
 def test_the_library_is_its_sources_without_tests(library, offline):
     assert load_text("python-stdlib") == "naïve = 1\n\n\nimport sys\n\n\nclass Case: ...\n"
-    assert load_text("python-stdlib+tests").count("assert") == 2
+    assert load_text("python-stdlib+tests").count("assert") == 4
     assert "other" not in load_text("python-stdlib+tests") and "build" not in load_text("python-stdlib+tests")
 
 
@@ -245,6 +256,14 @@ def test_a_packed_file_is_unpacked(pack, tmp_path, small_chunks):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=rf"my\.txt\.{pack} cannot be read"):
             load_text(path)
+
+
+def test_an_archive_of_several_files_is_no_text(tmp_path):
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a", "a")
+        archive.writestr("b", "b")
+    with pytest.raises(ValueError, match=r"two\.zip cannot be read: it holds 2 files and must hold one"):
+        load_text(tmp_path / "two.zip")
 
 
 # ---- split
@@ -332,7 +351,7 @@ def test_streamed_characters_equal_each_text_whole(corpus, small_chunks, tmp_pat
     for found, expected in zip((train_ids, val_ids), zip(*whole)):
         assert isinstance(found, np.memmap) and found.tolist() == sum(expected, [])
     assert (meta["n_train"], meta["n_val"]) == (len(train_ids), len(val_ids))
-    assert meta["sources"][1] == {"file": str(paths[1]), "bytes": paths[1].stat().st_size}
+    assert meta["sources"][1] == {"from": str(paths[1]), "files": 1, "bytes": paths[1].stat().st_size}
     assert "encoding: 100%" in capsys.readouterr().err
 
 
@@ -432,6 +451,16 @@ def test_a_name_is_a_source_too(library, served, tmp_path, monkeypatch):
     assert "number = " in tokenizer.decode(val_ids) and "Speak, speak" in tokenizer.decode(val_ids)
 
 
+def test_stories_are_documents(served, tmp_path, monkeypatch, small_chunks):
+    monkeypatch.setattr(download, "DATA", tmp_path)
+    served.content = "\n<|endoftext|>\n".join(DOCUMENTS).encode()
+    monkeypatch.setitem(download.SHA256, "tinystories", hashlib.sha256(served.content).hexdigest())
+    prepare(["tinystories"], tmp_path / "out", "char")
+    train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
+    assert tokenizer.decode(train_ids) == "".join(f"{text}\n\n" for text in DOCUMENTS if not held_out(text))
+    assert tokenizer.decode(val_ids) == "".join(f"{text}\n\n" for text in DOCUMENTS if held_out(text))
+
+
 def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
     folder = as_folder(tmp_path / "folder", DOCUMENTS)
     (folder / "0" / "latin.md").write_bytes(b"caf\xe9")
@@ -499,6 +528,15 @@ def test_bits_per_byte():
     assert bits_per_byte(math.log(256), raw, raw.encode(text)) == pytest.approx(8)
     with pytest.raises(ValueError, match="300"):
         bits_per_byte(1.0, bpe, [0, 300])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
+def test_ids_of_any_type_are_checked_against_any_vocabulary(dtype):
+    ids = as_ids(np.arange(100, dtype=dtype), 8, 300)
+    x, y = batch(ids, np.array([0, 50]), 8, torch.device("cpu"))
+    assert x.dtype == y.dtype == torch.int64 and y[1].tolist() == list(range(51, 59))
+    with pytest.raises(ValueError, match="token id 99.*0 to 98"):
+        as_ids(ids, 8, 99)
 
 
 # ---- streams
@@ -633,7 +671,7 @@ def test_records_that_do_not_fit_are_refused_by_name(prepared, entry, value, mes
     meta = json.loads((prepared / "meta.json").read_bytes())
     meta[entry] = value
     (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
-    with pytest.raises(ValueError, match=f"meta.json does not fit: .*{message}"):
+    with pytest.raises(ValueError, match=f"meta.json is damaged or of another version: .*{message}"):
         load_tokens(prepared)
     del meta[entry]
     (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
@@ -651,7 +689,7 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared, tmp_path):
         load_tokens(prepared)
     for damaged in (b"", b"{", b"[]", b"\xff", b"[" * 100_000):
         (prepared / "meta.json").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"meta\.json does not fit"):
+        with pytest.raises(ValueError, match=r"meta\.json is damaged"):
             load_tokens(prepared)
     (prepared / "meta.json").unlink()
     with pytest.raises(ValueError, match=r"meta\.json cannot be read"):
@@ -668,6 +706,8 @@ def test_the_program_makes_token_files(tmp_path):
     done = subprocess.run(
         [
             sys.executable,
+            "-X",
+            "importtime",
             "-m",
             "matgpt",
             "data",
@@ -682,6 +722,8 @@ def test_the_program_makes_token_files(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert "tiktoken" in done.stderr  # packages for some kinds of files are imported for them alone
+    assert "pyarrow" not in done.stderr and "zstandard" not in done.stderr
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
     assert f"{len(train_ids):,} tokens for training and {len(val_ids):,}" in done.stdout
     assert tokenizer.decode(train_ids) + tokenizer.decode(val_ids) == "To be, or not to be. " * 100
@@ -691,6 +733,7 @@ def test_the_program_makes_token_files(tmp_path):
     "arguments, message",
     [
         (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
+        (["python-docs", "--out", "out"], "no corpus or file 'python-docs': give 'python-stdlib',"),
         (["text.txt"], "--out"),
         (["--out", "out"], "paths"),
         ([".", "--out", "out", "--pattern", "*.py"], "no file in . fits the pattern '*.py'"),

@@ -96,6 +96,9 @@ def test_bad_input_is_named(model):
     ):
         with pytest.raises(ValueError, match=match):
             embed(model, texts, tokenizer=tokenizer)
+    for texts in (b"abc", [b"abc"], bytearray(b"abc")):
+        with pytest.raises(ValueError, match="text 0 is bytes"):
+            embed(model, texts, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="tokenizer"):
         embed(model, ["abc"])
     with pytest.raises(ValueError, match="tokenizer"):
@@ -107,6 +110,18 @@ def test_bad_input_is_named(model):
     for d in (0, 17, 2.5):
         with pytest.raises(ValueError, match="d="):
             cut(torch.ones(2, 16), d)
+
+
+def test_a_float64_default_changes_nothing(variant):
+    torch.manual_seed(0)
+    model = variant(GPTConfig(11, BLOCK, 16, 2, 2, nesting=(4, 8, 16)))
+    expected = embed(model, ids(5, 9))
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = embed(model, ids(5, 9))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected) and found.dtype == torch.float32
 
 
 def test_it_is_public():

@@ -100,6 +100,7 @@ SYSTEMS = {
     "HydraViT: width and heads": tuple(Size(8 * h, h, 3) for h in (1, 2, 4)),
     "2D Matryoshka: depth": tuple(Size(32, 4, l) for l in (1, 2, 3)),
     "ours: every dimension": (Size(8, 1, 1), Size(16, 2, 2), Size(32, 4, 3)),
+    "ours: a range": matgpt.between(Size(8, 1, 1), Size(32, 4, 3)),
     "ours: a lattice": matgpt.lattice(n_embd=(8, 16, 32), n_layer=(1, 2, 3), head_size=8),
 }
 
@@ -231,3 +232,19 @@ def test_a_loss_that_is_no_number_is_never_best():
     assert [p.on_front for p in mark_front([nan, good])] == [False, True]
     with pytest.raises(ValueError, match="no loss is a number"):
         matgpt.best_size([nan])
+
+
+def test_a_range_is_trained_and_resumed(tmp_path):
+    whole, interrupted = ranged(), ranged()
+    options = dict(batch_size=2, progress=False, eval_blocks=2, checkpoint_dir=tmp_path)
+
+    def stop(history):
+        if history.steps[-1]:
+            raise KeyboardInterrupt
+
+    matgpt.train(interrupted, ids(), ids(), 6, **options, eval_interval=3, on_evaluation=stop)
+    matgpt.train(interrupted, ids(), ids(), 6, **options, eval_interval=3, resume=True)
+    del options["checkpoint_dir"]
+    history = matgpt.train(whole, ids(), ids(), 6, **options, eval_interval=3)
+    assert history.steps == [0, 3, 6] and list(history.val) == list(whole.sizes)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), interrupted.parameters()))

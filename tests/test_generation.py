@@ -1,15 +1,22 @@
 """Cached, streamed and drafted text against the model that is simply run from the start each time."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, save, stream, train
 from matgpt.__main__ import main
 from matgpt.generation.drafts import verify
-from matgpt.generation.sampling import probabilities
+from matgpt.generation.sampling import Sampling, probabilities
+from matgpt.text.token_files import load_tokens, prepare
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
+
+ROOT = Path(__file__).parent.parent
 
 BLOCK = 8
 SIZES = (Size(8, 1, 1, 20), Size(15, 3, 2, (20, 40)), Size(16, 2, 3, 50))
@@ -93,15 +100,72 @@ def test_greedy_drafts_write_what_plain_greedy_writes(kind):
             assert torch.equal(out, by_hand(model, idx, 15, size))
 
 
-def test_prompts_of_32_bits():
-    model, idx = make(), torch.randint(23, (2, 3))
-    out = [
-        model.generate(
-            idx.to(dtype), 4, draft_size=8, draft_tokens=2, generator=torch.Generator().manual_seed(0)
-        )
-        for dtype in (torch.int64, torch.int32)
-    ]
-    assert torch.equal(*out) and out[1].dtype == torch.int64
+NARROW = (torch.int32, torch.int16, torch.uint16, torch.uint32, torch.uint64, torch.uint8, torch.int8)
+
+
+def test_prompts_of_every_integer_type():
+    model, idx = make(vocab_size=300), torch.randint(120, (2, 3))
+    draw = lambda idx: model.generate(
+        idx, 4, draft_size=8, draft_tokens=2, generator=torch.Generator().manual_seed(0)
+    )
+    expected = draw(idx)
+    assert expected[:, 3:].max() > 255  # more than the narrow types can hold
+    prompts = [idx.to(dtype) for dtype in NARROW]
+    for prompt in (*prompts, idx.numpy(), idx.numpy().astype(np.uint16)):
+        assert torch.equal(draw(prompt), expected) and draw(prompt).dtype == torch.int64
+
+
+def test_ids_of_token_files(tmp_path):
+    (tmp_path / "text").write_text("abcdefghij" * 40)
+    prepare([tmp_path / "text"], tmp_path / "out", tokenizer="char")
+    ids = load_tokens(tmp_path / "out")[0]
+    assert ids.dtype == np.uint16
+    out = make(vocab_size=10).generate(ids[None, :5], 3)
+    assert out[0, :5].tolist() == ids[:5].tolist()
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-50, 1e-45, 1e-38])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_tiny_temperature_is_greedy(temperature, dtype):
+    logits = torch.tensor([[-3.0, 5.0, 4.0, -torch.inf, -6e4]]).to(dtype)
+    assert probabilities(logits, temperature).tolist() == [[0, 1, 0, 0, 0]]
+    assert probabilities(logits, temperature, top_k=2, top_p=0.5).tolist() == [[0, 1, 0, 0, 0]]
+
+
+def test_a_tiny_top_p_keeps_the_best():
+    for logits in (torch.tensor([[1.0, 2.0, 0.5]]), torch.zeros(1, 50_000)):
+        probs = probabilities(logits, top_p=1e-50)
+        assert probs.max() == 1 and probs.sum() == 1
+    assert probabilities(logits, 1e300).allclose(torch.tensor(1 / 50_000))
+
+
+def test_modes_are_never_changed():
+    """Not behind, not between the pieces of streams, and module by module."""
+    model, tokenizer = make(vocab_size=3, dropout=0.5), CharTokenizer("abc")
+    model.train()
+    model.blocks[1].eval()
+    modes = lambda: [module.training for module in model.modules()]
+    before = modes()
+    for options in (dict(), dict(use_cache=False), dict(draft_size=8)):
+        alone = [*stream(model, tokenizer, "ab", 12, temperature=0, **options)]
+        streams = [stream(model, tokenizer, "ab", 12, temperature=0, **options) for _ in range(2)]
+        pieces = [[], []]
+        for i in (0, 1, 1, 0, 0, 0, *[0] * 20, *[1] * 20):
+            pieces[i] += [piece for piece in [next(streams[i], None)] if piece]
+            assert modes() == before
+        assert pieces == [alone, alone]
+        model.generate(torch.zeros(1, 2, dtype=torch.long), 3, **options)
+        assert modes() == before
+
+
+def test_the_global_random_state_is_drawn_from_only_without_a_generator():
+    model, idx, state = make(), torch.zeros(1, 2, dtype=torch.long), torch.get_rng_state()
+    for options in (dict(temperature=0), dict(generator=torch.Generator()), dict(draft_size=8)):
+        model.generate(idx, 5, **({"generator": torch.Generator()} | options))
+        assert torch.equal(torch.get_rng_state(), state)
+    first = model.generate(idx, 20)
+    torch.set_rng_state(state)
+    assert torch.equal(model.generate(idx, 20), first)
 
 
 def test_a_draft_that_agrees_is_kept_whole():
@@ -165,14 +229,12 @@ def test_verify_keeps_the_distribution_of_one_step():
     p, q = torch.tensor([0.5, 0.3, 0.2, 0.0]), torch.tensor([0.1, 0.2, 0.3, 0.4])
     logits = p.log().expand(1, 2, 4)
     proposed = torch.multinomial(q, 4000, replacement=True)
-    tokens = [verify(logits, x.view(1, 1), q.view(1, 1, 4), (1.0, None, None)) for x in proposed]
+    tokens = [verify(logits, x.view(1, 1), q.view(1, 1, 4), Sampling()) for x in proposed]
     first = torch.bincount(torch.stack([t[0, 0] for t in tokens]), minlength=4) / 4000
     assert first[3] == 0 and chi2(first, p, 4000) < 4
     kept = sum(t.size(1) == 2 for t in tokens) / 4000
     assert abs(kept - torch.minimum(p, q).sum().item()) < 0.02
-    sure = verify(
-        logits, torch.tensor([[0]]), p.view(1, 1, 4), (1.0, None, None)
-    )  # p = q: max(0, p - q) is empty
+    sure = verify(logits, torch.tensor([[0]]), p.view(1, 1, 4), Sampling())  # p = q: max(0, p - q) is empty
     assert sure.shape == (1, 2) and sure[0, 0] == 0
 
 
@@ -243,6 +305,23 @@ def test_stream_comes_as_it_is_written():
         (dict(idx=torch.zeros(3, dtype=torch.long)), "prompt"),
         (dict(idx=torch.tensor([[23]])), "token id 23"),
         (dict(idx=torch.tensor([[0.5]])), "prompt"),
+        (dict(idx=torch.tensor([[1j]])), "prompt"),
+        (dict(idx=torch.tensor([[True]])), "prompt"),
+        (dict(idx=torch.tensor([[2**63]], dtype=torch.uint64)), "token id -"),
+        (dict(idx=torch.tensor([[40]], dtype=torch.uint16)), "token id 40"),
+        (dict(idx=[[1, 2]]), "idx=.*tensor"),
+        (dict(idx=np.array([["a"]])), "idx=.*tensor"),
+        (dict(idx="ab"), "idx='ab'"),
+        (dict(idx=None), "idx=None"),
+        (dict(max_new_tokens=10**13), "max_new_tokens=10000000000000"),
+        (dict(max_new_tokens=10**30), "max_new_tokens=1000"),
+        (dict(max_new_tokens=2.0), "max_new_tokens=2.0"),
+        (dict(temperature="1"), "temperature='1'"),
+        (dict(temperature=float("inf")), "temperature=inf"),
+        (dict(top_p="0.5"), "top_p='0.5'"),
+        (dict(top_p=float("nan")), "top_p=nan"),
+        (dict(top_k=2.5), "top_k=2.5"),
+        (dict(generator=5), "generator=5"),
     ],
 )
 def test_bad_arguments_are_named_before_any_work(options, names, monkeypatch):
@@ -290,14 +369,32 @@ def test_the_program_writes_to_the_terminal(written, tmp_path, capsys):
         (["--size", "1,x"], "1,x"),
         (["--tokens", "-1"], "max_new_tokens=-1"),
         (["--draft-size", "32"], "draft_size"),
-        (["--threads", "0"], "threads"),
+        (["--threads", "0"], "--threads 0: allowed are 1 to"),
+        (["--threads", "100000"], "--threads 100000: allowed are 1 to"),
+        (["--tokens", "1" + "0" * 13], "max_new_tokens=1"),
+        (["--tokens", "1" + "0" * 30], "max_new_tokens=1"),
+        (["--tokens", "x"], "--tokens"),
+        (["--seed", "1" + "0" * 30], "--seed 1"),
+        (["--top-p", "nan"], "top_p=nan"),
+        (["--temperature", "inf"], "temperature=inf"),
     ],
 )
 def test_the_program_names_what_is_wrong(written, tmp_path, capsys, options, names):
     save(written[0], tmp_path, written[1])
     with pytest.raises(SystemExit):
         program(tmp_path, *options)
-    assert names in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert names in error and error.count("\n") == 1
     with pytest.raises(SystemExit):
         program(tmp_path / "nowhere")
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_the_program_stops_in_silence_where_nobody_reads_on(written, tmp_path):
+    save(written[0], tmp_path, written[1])
+    command = [sys.executable, "-m", "matgpt", "generate", tmp_path, "--tokens", "100000"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    with child:
+        assert len(child.stdout.read(20)) == 20
+        child.stdout.close()
+        assert child.stderr.read() == b"" and child.wait() == 1

@@ -87,7 +87,7 @@ def test_a_plain_shape_stays_as_it_is(tmp_path):
     assert (config.n_embd, config.n_head, config.n_layer, config.n_inner) == (12, 2, 2, 48)
     assert config.tie_word_embeddings and config.resid_pdrop == 0.25 and config.layer_norm_epsilon == 1e-5
     with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
-        assert "lm_head.weight" not in file.keys()
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118
 
 
 def test_the_output_only_model_leaves_whole(tmp_path):
@@ -238,8 +238,10 @@ def test_autotokenizer_encodes_as_the_bpe_tokenizer(tmp_path, special):
         assert auto(piece)["input_ids"] == ids and auto.decode(ids) == piece
     assert len(auto) == tokenizer.vocab_size
     assert auto.eos_token_id == (tokenizer.vocab_size - 2 if special else None)
-    export_gpt2(model, tmp_path, 12)  # without it, no tokenizer of another model stays behind
-    assert not (tmp_path / "tokenizer.json").exists()
+    export_gpt2(model, tmp_path, 12)  # without one it stays
+    assert (tmp_path / "tokenizer.json").exists()
+    with pytest.raises(ValueError, match=f"tokenizer.json.*has {tokenizer.vocab_size} tokens.*vocab_size=13"):
+        export_gpt2(make(), tmp_path, overwrite=True)  # but not beside a model that it does not fit
 
 
 def test_a_tokenizer_of_another_vocabulary(tmp_path):

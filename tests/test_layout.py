@@ -19,7 +19,8 @@ FLOORS = [
     ("files.atomic",),
     ("text",),
     ("files", "measure"),
-    ("embeddings", "training"),
+    ("training",),
+    ("embeddings",),
     ("benchmarks",),
     ("commands",),
 ]

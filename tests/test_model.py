@@ -391,12 +391,12 @@ def test_bad_idx(small, idx, message):
         ([[]], {}, r"shape \(1, 0\).* at least one token"),
         ([[11]], {}, "token id 11 is outside the vocabulary: allowed are 0 to 10"),
         ([[0] * 9 + [-3] + [0] * 9], {}, "token id -3 is outside the vocabulary: allowed are 0 to 10"),
-        ([[0]], dict(temperature=-0.1), "temperature=-0.1 must be at least 0"),
-        ([[0]], dict(temperature=math.nan), "temperature=nan must be at least 0"),
+        ([[0]], dict(temperature=-0.1), "temperature=-0.1 must be a number of at least 0"),
+        ([[0]], dict(temperature=math.nan), "temperature=nan must be a number of at least 0"),
         ([[0]], dict(top_k=0), "top_k=0 must be a whole number of at least 1"),
         ([[0]], dict(top_k=1.5), "top_k=1.5 must be a whole number of at least 1"),
-        ([[0]], dict(top_p=0), r"top_p=0 must lie in \(0, 1\]"),
-        ([[0]], dict(top_p=1.1), r"top_p=1.1 must lie in \(0, 1\]"),
+        ([[0]], dict(top_p=0), r"top_p=0 must be a number in \(0, 1\]"),
+        ([[0]], dict(top_p=1.1), r"top_p=1.1 must be a number in \(0, 1\]"),
         ([[0]], dict(max_new_tokens=-1), "max_new_tokens=-1 must be"),
     ],
 )
@@ -404,3 +404,45 @@ def test_bad_generate(small, idx, settings, message):
     idx = torch.tensor(idx)
     with pytest.raises(ValueError, match=message):
         small.generate(idx if idx.numel() else idx.long(), **{"max_new_tokens": 2, **settings})
+
+
+# ---- what only training sees
+
+
+def test_projections_into_the_residual_start_smaller_the_deeper_the_model():
+    torch.manual_seed(0)
+    for depth in (1, 8):
+        model = MatryoshkaGPT(GPTConfig(65, 8, 128, 4, depth))
+        for name, p in model.named_parameters():
+            if p.dim() > 1 and not name.endswith("bias"):
+                std = 0.02 / math.sqrt(2 * depth) if ".proj." in name else 0.02
+                assert p.std().item() == pytest.approx(std, rel=0.05), name
+
+
+@pytest.mark.parametrize(
+    "place", ["embedding", "attention weights", "attention branch", "feedforward branch"]
+)
+def test_dropout_is_in_four_places(place, monkeypatch):
+    torch.manual_seed(0)
+    model, idx = MatryoshkaGPT(GPTConfig(11, 8, 16, 2, 1, dropout=0.5)), torch.tensor([[1, 2, 3, 4]])
+    block, attend = model.blocks[0], F.scaled_dot_product_attention
+    asked, plain = [], model.eval()(idx)
+
+    def without_dropout(q, k, v, dropout_p, is_causal):
+        asked.append(dropout_p)
+        return attend(q, k, v, is_causal=is_causal)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", without_dropout)
+    layers = {
+        "embedding": model,
+        "attention branch": block.attention,
+        "feedforward branch": block.feedforward,
+    }
+    for name, layer in layers.items():
+        if name != place:
+            monkeypatch.setattr(layer.dropout, "forward", lambda x: x)
+    assert torch.equal(model.eval()(idx), plain) and asked == [0.0]
+    if place == "attention weights":
+        assert torch.equal(model.train()(idx), plain) and asked[-1] == 0.5
+    else:
+        assert not torch.allclose(model.train()(idx), plain)

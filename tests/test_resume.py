@@ -17,7 +17,7 @@ import torch
 
 from matgpt import DivergedError, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, between, train
 from matgpt.files import atomic
-from matgpt.training import loop as training
+from matgpt.training import run as training
 from matgpt.training.state import uninterrupted
 
 from .test_checkpoint import Touch

@@ -176,7 +176,7 @@ def test_an_unknown_character_is_named_with_its_place():
 def test_characters_that_make_no_vocabulary_are_refused():
     with pytest.raises(ValueError, match="empty"):
         CharTokenizer.from_text("")
-    with pytest.raises(ValueError, match="'a' occurs more often"):
+    with pytest.raises(ValueError, match="'a' is not"):
         CharTokenizer("aba")
 
 
@@ -258,7 +258,7 @@ SOUND = {"type": "bpe", "vocab_size": 256, "special_tokens": [], "tokens": BYTES
     "state, message",
     [
         ({"type": "char", "vocab_size": 3, "characters": "ab"}, "vocab_size is 3, where 2 belongs"),
-        ({"type": "char", "vocab_size": 2, "characters": "aa"}, "'a' occurs more often"),
+        ({"type": "char", "vocab_size": 2, "characters": "aa"}, "'a' is not"),
         ({"type": "char", "vocab_size": 0, "characters": ""}, "empty"),
         ({"type": "char", "vocab_size": 1, "characters": "\ud800"}, "surrogate"),
         ({"type": "char", "vocab_size": 1, "characters": ["a"]}, r"must be a str, not list: \['a'\]"),
@@ -273,12 +273,12 @@ SOUND = {"type": "bpe", "vocab_size": 256, "special_tokens": [], "tokens": BYTES
         ({"vocab_size": 2}, "its type is None"),
         ([1, 2], "its type is None"),
         (SOUND | {"tokens": BYTES[:-1], "vocab_size": 255}, "byte 255 is missing"),
-        (SOUND | {"tokens": BYTES + BYTES[:1], "vocab_size": 257}, "unlike the others"),
+        (SOUND | {"tokens": BYTES + BYTES[:1], "vocab_size": 257}, "unlike each other"),
         (SOUND | {"tokens": BYTES + [""], "vocab_size": 257}, "not empty"),
         (SOUND | {"tokens": BYTES + ["a*=="], "vocab_size": 257}, "base64"),
         (SOUND | {"tokens": BYTES + [5], "vocab_size": 257}, "not 'int'"),
         (SOUND | {"vocab_size": 1024}, "vocab_size is 1024, where 256 belongs"),
-        (SOUND | {"special_tokens": ["a", "a"], "vocab_size": 258}, "unlike the others"),
+        (SOUND | {"special_tokens": ["a", "a"], "vocab_size": 258}, "unlike each other"),
         (SOUND | {"special_tokens": [5], "vocab_size": 257}, "'int' object"),
         (SOUND | {"special_tokens": "ab", "vocab_size": 258}, "special_tokens is 'ab', where"),
         (SOUND | {"special_tokens": None}, "NoneType"),

@@ -203,3 +203,17 @@ def test_slow_threads(slower, said, monkeypatch):
     monkeypatch.setattr(threads.torch, "set_num_threads", lambda value: n.__setitem__(0, value))
     advice = threads.slow_threads()
     assert n == [4] and (advice is None if said is None else said in advice)
+
+
+def test_another_model_is_replaced_only_by_force(tmp_path, capsys):
+    save(MatryoshkaGPT(GPTConfig(5, 4, 8, 2, 1)), tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "text.txt").write_text("abcdefgh" * 40)
+    options = ["--corpus", tmp_path / "text.txt", "--out", tmp_path, "--nesting", 8, "--n-head", 2]
+    options += ["--n-layer", 1, "--block-size", 4, "--steps", 2]
+    with pytest.raises(SystemExit):
+        program(*options)
+    assert "already holds MatryoshkaGPT (config.json, model.safetensors)" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    program(*options, "--force")
+    assert load(tmp_path)[0].config.vocab_size == 8

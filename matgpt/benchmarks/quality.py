@@ -16,9 +16,10 @@ from .. import plot
 from ..config import GPTConfig, parse_doll
 from ..measure.evaluation import evaluate
 from ..model import MatryoshkaGPT
-from ..training.loop import DivergedError, train
+from ..training.loop import train
 from ..training.optimizer import default_lr, make_optimizers
 from ..training.price import corners, price
+from ..training.run import DivergedError
 from .common import corpus, device, digest, kept, markdown, mean_sd, minutes, report
 
 
@@ -41,7 +42,7 @@ def add_arguments(parser):
         default=[0.35, 0.5, 0.7, 1, 1.4],
         help="multiples of the default rate, tried",
     )
-    add("--batches", type=int, nargs="+", default=[8, 12, 20], help="batch sizes, tried with each rate")
+    add("--batches", type=int, nargs="+", default=[12, 16, 20], help="batch sizes, tried with these rates")
     add("--out", default="runs/price", help="folder for finished runs, table and figure")
     add("--quick", action="store_true", help="one seed, rate and batch, 100 steps: a minute or two")
 
@@ -58,7 +59,8 @@ def run(args):
     alone = bench.tune(full.doll(full.full), args.rates, args.batches, flops=flops)
     nested = bench.tune(full, args.rates, args.batches, flops=flops)
     tokens = alone["runs"][0]["tokens"]
-    twins = {size: bench.tune(full.doll(size), args.rates, [12], tokens=tokens) for size in full.sizes[:-1]}
+    lower = sorted({0.5, 0.7, *args.rates})  # the default rate, 1 / width, is high for the narrow ones
+    twins = {size: bench.tune(full.doll(size), lower, [12], tokens=tokens) for size in full.sizes[:-1]}
     show(args, full, {**twins, full.full: alone}, nested)
 
 

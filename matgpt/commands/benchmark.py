@@ -11,7 +11,7 @@ NAMES = {
     "quality": "what the full model loses when it is nested, at the same price",
     "speed": "time and memory of training, forward and generation",
     "generate": "tokens per second: cached, drafted, and beside transformers",
-    "embeddings": "search with embeddings cut at every size",
+    "embeddings": "finding functions by what they do, with embeddings cut at every size",
 }
 
 

@@ -16,7 +16,8 @@ from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens
 from ..text.tokenizer import BPETokenizer, CharTokenizer
-from ..training.loop import DivergedError, train
+from ..training.loop import train
+from ..training.run import DivergedError
 from ..training.threads import slow_threads
 from .parser import Parser
 

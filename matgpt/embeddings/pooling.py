@@ -9,15 +9,19 @@ from ..config import positive
 def as_texts(ids_or_texts, tokenizer=None):
     """A text or several, as strings or as token ids, as a list of 1-D tensors of ids.
 
-    Raises ValueError for a string without a tokenizer, for an empty text and for anything that is not a row of ids.
+    Raises ValueError for a string without a tokenizer, an empty text and anything that is no row of ids.
     """
-    texts = [ids_or_texts] if isinstance(ids_or_texts, str) else list(ids_or_texts)
+    texts = [ids_or_texts] if isinstance(ids_or_texts, (str, bytes, bytearray)) else list(ids_or_texts)
     if not texts:
         raise ValueError("ids_or_texts is empty: give at least one text")
-    if all(not isinstance(text, str) and torch.as_tensor(text).dim() == 0 for text in texts):
+    if all(
+        not isinstance(text, (str, bytes, bytearray)) and torch.as_tensor(text).dim() == 0 for text in texts
+    ):
         texts = [texts]  # one text as a plain list of ids
     rows = []
     for i, text in enumerate(texts):
+        if isinstance(text, (bytes, bytearray)):
+            raise ValueError(f"text {i} is bytes, whose numbers are no token ids: decode it to a string")
         if isinstance(text, str):
             if tokenizer is None:
                 raise ValueError(
@@ -33,21 +37,32 @@ def as_texts(ids_or_texts, tokenizer=None):
     return rows
 
 
+def pooled(model, rows, size=None):
+    """The final residual of each of B rows of ids, summed over its tokens: (B, d).
+
+    Rows are padded on the right: the model is causal, so no token before the padding sees it.
+    """
+    device = model.embedding.token.device
+    idx = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # (B, T)
+    length = torch.tensor([len(row) for row in rows], device=device)
+    real = torch.arange(idx.size(1), device=device) < length[:, None]  # (B, T)
+    return (model.features(idx, size).float() * real[..., None]).sum(1)
+
+
 @torch.no_grad()
 def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
     """Embeddings (B, d) of B texts, each of length one: the mean of the final residual over all tokens.
 
     ids_or_texts: a string or several (which need the `tokenizer`), token ids (B, T), or rows of ids that may
-        differ in length. Rows are padded on the right: the model is causal, so that changes no token before it,
-        and the padding itself is left out of the mean.
-    size: None for all dimensions, the width of a doll, or any Size, trained or not (`model.config.width(24)`).
+        differ in length; padding changes nothing.
+    size: None for all dimensions, a doll's width, or any Size, trained or not (`model.config.width(24)`).
     batch_size: windows that run at once.
 
     A text longer than block_size is read in windows of block_size tokens that do not see each other; the mean
     runs over the tokens of all of them. Several sizes of an output-only model need its trunk only once:
     `cut(embed(model, texts), d)` equals `embed(model, texts, size=d)`.
-    Raises ValueError for no text, an empty text, a string without a tokenizer, ids outside the vocabulary or a
-    size that does not fit.
+    Raises ValueError for no text, an empty text, a string without a tokenizer, ids outside the vocabulary or
+    a size that does not fit.
     """
     T, device = model.config.block_size, model.embedding.token.device
     d, batch_size = model.config.resolve(size).n_embd, positive("batch_size", batch_size)
@@ -55,24 +70,20 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
     model.check_ids(torch.cat(texts))
     windows, owner = zip(*((window, i) for i, text in enumerate(texts) for window in text.split(T)))
     owner = torch.tensor(owner, device=device)
-    total = torch.zeros(len(texts), d, device=device)
+    total = torch.zeros(len(texts), d, dtype=torch.float32, device=device)
     was_training = model.training
     model.eval()
     try:
         for start in range(0, len(windows), batch_size):
-            some = windows[start : start + batch_size]
-            idx = torch.nn.utils.rnn.pad_sequence(some, batch_first=True).to(device)  # (b, T)
-            length = torch.tensor([len(window) for window in some], device=device)
-            real = torch.arange(idx.size(1), device=device) < length[:, None]  # (b, T)
-            x = model.features(idx, size).float()  # (b, T, d)
-            total.index_add_(0, owner[start : start + batch_size], (x * real[..., None]).sum(1))
+            part = slice(start, start + batch_size)
+            total.index_add_(0, owner[part], pooled(model, windows[part], size))
     finally:
         model.train(was_training)
     return F.normalize(total, dim=-1)  # the length goes, so the sum serves as the mean
 
 
 def cut(embeddings, d):
-    """The first d dimensions of embeddings (B, D), at length one again: (B, d). ValueError for d outside 1..D."""
+    """The first d dimensions of embeddings (B, D), at length one: (B, d). ValueError for d outside 1..D."""
     if positive("d", d) > embeddings.size(-1):
         raise ValueError(f"d={d} must be at most {embeddings.size(-1)}, the dimensions there are")
     return F.normalize(embeddings[..., :d], dim=-1)

@@ -1,112 +1,87 @@
-"""Retrieval by nearest neighbour against dimension: the central figure of MRL (2205.13147, section 4.2).
+"""How well is found what was asked for: BM25, ranks, measures, and what else embeddings can be cut by.
 
-Embeddings are rows of length one, (N, D) of an index and (Q, D) of queries, so that a product is a cosine.
+The document that answers question i is the i-th, so scores (Q, N) have their right answers on the diagonal.
 """
 
-import re
+from collections import Counter
 
-import numpy as np
 import torch
 
-from ..config import positive
+from .pairs import words
 from .pooling import cut
+from .searching import PRECISIONS, Index, search
 
 
-def passages(topics, length=512):
-    """Passages of `length` characters and their labels, from a dict of topic -> text.
+class BM25:
+    """Okapi BM25 (Robertson and Zaragoza 2009) over the `words` of N documents, with Lucene's idf."""
 
-    A paragraph that stands in several topics (four in ten characters of the Python documentation do) is kept
-    in the shortest of them alone, and white space becomes one blank: else the search would be for copies, whose
-    label is a matter of chance. What is left of a topic behind its last whole passage is dropped, and so is a
-    topic with fewer than two passages. Returns (list of str, labels (N,) int64, names of the labels).
+    def __init__(self, documents, k1=1.2, b=0.75):
+        counts = [Counter(words(document)) for document in documents]
+        self.ids = {word: i for i, word in enumerate(sorted(set().union(*counts)))}
+        length = torch.tensor([count.total() for count in counts]).float()
+        self.weights = torch.zeros(len(self.ids), len(counts))  # (words, N): what a word of a query adds
+        for n, count in enumerate(counts):
+            rows = torch.tensor([self.ids[word] for word in count], dtype=torch.long)
+            self.weights[rows, n] = torch.tensor(list(count.values())).float()
+        df = (self.weights > 0).sum(1, keepdim=True)
+        idf = torch.log1p((len(counts) - df + 0.5) / (df + 0.5))
+        slack = k1 * (1 - b + b * length / length.mean().clamp(min=1))
+        self.weights *= idf * (k1 + 1) / (self.weights + slack)
+
+    def __call__(self, queries):
+        """Scores (Q, N) of the documents for each question."""
+        rows = [[self.ids[word] for word in words(query) if word in self.ids] for query in queries]
+        return torch.stack([self.weights[row].sum(0) for row in rows])
+
+
+def ranks(scores):
+    """The rank (Q,), from 1, of the i-th document for question i; of equals the earlier document leads."""
+    own = scores.diagonal()[:, None]
+    before = torch.ones_like(scores, dtype=torch.bool).tril(-1)
+    return 1 + ((scores > own) | ((scores == own) & before)).sum(1)
+
+
+def measures(ranks):
+    """Recall in the first 1 and 10, MRR@10 and nDCG@10, of the ranks (Q,) of each question's answer."""
+    ranks = ranks.double()
+    near = (ranks <= 10).double()
+    return {
+        "recall@1": (ranks <= 1).double().mean().item(),
+        "recall@10": near.mean().item(),
+        "MRR@10": (near / ranks).mean().item(),
+        "nDCG@10": (near / torch.log2(1 + ranks)).mean().item(),
+    }
+
+
+def fuse(*scores, k=60):
+    """Reciprocal rank fusion (Cormack 2009) of several scores (Q, N): the sum of 1 / (k + rank), (Q, N)."""
+    rank = lambda s: s.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+    return sum(1 / (k + rank(s).double()) for s in scores)
+
+
+def pca(documents, queries):
+    """Both (N, D) turned into the documents' principal axes, most variance first; `cut` keeps the best."""
+    mean = documents.mean(0)
+    axes = torch.linalg.eigh((documents - mean).T @ (documents - mean)).eigenvectors.flip(1)  # (D, D)
+    return tuple((x - mean) @ axes for x in (documents, queries))
+
+
+def by_dimension(documents, queries, dims, what="recall@10"):
+    """A measure of embeddings (N, D) and (N, D) cut to their first d dimensions, for each d of dims."""
+    return [measures(ranks(cut(queries, d) @ cut(documents, d).T))[what] for d in dims]
+
+
+def searches(documents, queries, dims, shortlist):
+    """{precision of the first look: {d: (bytes a document, multiply-adds a query, recall@10)}}.
+
+    "all" is the exact search. 64 bits, compared and counted at once, are put down as one multiply-add.
     """
-    length, seen, kept = positive("length", length), set(), {}
-    for name in sorted(topics, key=lambda name: (len(topics[name]), name)):
-        paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", topics[name])]
-        paragraphs = [p for p in dict.fromkeys(paragraphs) if p and p not in seen]
-        seen.update(paragraphs)
-        text = " ".join(paragraphs)
-        pieces = [text[i : i + length] for i in range(0, len(text) - length + 1, length)]
-        if len(pieces) >= 2:
-            kept[name] = pieces
-    names = sorted(kept)
-    labels = np.repeat(np.arange(len(names)), [len(kept[name]) for name in names])
-    return [piece for name in names for piece in kept[name]], torch.from_numpy(labels), names
-
-
-def halves(labels, seed=0):
-    """Positions of index and of queries: of each label a random half, the odd one to the index."""
-    rng = np.random.default_rng(seed)
-    index, queries = [], []
-    for label in labels.unique():
-        where = rng.permutation(np.flatnonzero(labels.numpy() == label.item()))
-        middle = (len(where) + 1) // 2
-        index.extend(where[:middle])
-        queries.extend(where[middle:])
-    return torch.tensor(index), torch.tensor(queries)
-
-
-def token_counts(rows, vocab_size):
-    """How often each token occurs in each text, at length one (N, V): the opponent that needs no training."""
-    return cut(
-        torch.stack([torch.bincount(torch.as_tensor(row), minlength=vocab_size) for row in rows]).float(),
-        vocab_size,
-    )
-
-
-def nearest(index, queries, k=1):
-    """Positions (Q, k) of the k nearest rows of `index` (N, d) for each of `queries` (Q, d), nearest first."""
-    return (queries @ index.T).topk(min(k, len(index)), dim=1).indices
-
-
-def accuracy(found, index_labels, query_labels):
-    """Share of queries whose nearest row, `found` (Q,) or the first column of (Q, k), has their label."""
-    found = found if found.dim() == 1 else found[:, 0]
-    return (index_labels[found] == query_labels).float().mean().item()
-
-
-def chance(index_labels, query_labels):
-    """Accuracy of drawing a row of the index blindly, and of always naming its most frequent label."""
-    share = torch.bincount(index_labels, minlength=int(query_labels.max()) + 1) / len(index_labels)
-    return share[query_labels].mean().item(), (query_labels == share.argmax()).float().mean().item()
-
-
-def center(index, queries):
-    """Both without the mean of the index, at length one again: the direction that all texts share says nothing."""
-    mean = index.mean(0)
-    return tuple(cut(x - mean, x.size(1)) for x in (index, queries))
-
-
-def pca(index, queries):
-    """Both turned into the principal axes of the index, most variance first; `cut` then keeps the best d."""
-    mean = index.mean(0)
-    axes = torch.linalg.svd(index - mean, full_matrices=False).Vh  # (min(N, D), D)
-    return tuple((x - mean) @ axes.T for x in (index, queries))
-
-
-def adaptive(index, queries, d, shortlist):
-    """Shortlist with the first d dimensions, rank again with all D (2205.13147, section 4.3.1).
-
-    Returns the nearest row (Q,) and the multiply-adds of one query: N d + shortlist D, against N D for all.
-    """
-    N, D = index.shape
-    some = nearest(cut(index, d), cut(queries, d), positive("shortlist", shortlist))  # (Q, shortlist)
-    again = torch.einsum("qkd,qd->qk", index[some], queries)
-    found = some.gather(1, again.argmax(1, keepdim=True))[:, 0]
-    return found, N * d + some.size(1) * D
-
-
-def overlap(found, others):
-    """Mean share of neighbours that two lists (Q, k) have in common, in whatever order."""
-    return (found[:, :, None] == others[:, None, :]).any(-1).float().mean().item()
-
-
-def by_dimension(index, queries, index_labels, query_labels, dims):
-    """Accuracy with the first d dimensions of embeddings (N, D) and (Q, D), for each d of dims."""
-    return [accuracy(nearest(cut(index, d), cut(queries, d)), index_labels, query_labels) for d in dims]
-
-
-def overlaps(index, queries, dims, k=10):
-    """Share of the k nearest rows that two numbers of dimensions agree on: rows (dims x dims) of shares."""
-    found = [nearest(cut(index, d), cut(queries, d), k) for d in dims]
-    return [[overlap(a, b) for b in found] for a in found]
+    N, D = documents.shape
+    recall = lambda found: (found.positions == torch.arange(N)[:, None]).any(1).double().mean().item()
+    out = {precision: {} for precision in PRECISIONS}
+    for precision, points in out.items():
+        for d in dims:
+            index = Index(documents, d, precision)
+            work = N * (-(-d // 64) if precision == "binary" else d) + shortlist * D
+            points[d] = index.bytes, work, recall(search(index, queries, shortlist=shortlist))
+    return {**out, "all": (4 * D, N * D, recall(search(documents, queries)))}

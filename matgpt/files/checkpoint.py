@@ -31,15 +31,14 @@ def save(model, folder, tokenizer=None, overwrite=False):
     if type(model) not in MODELS.values():
         raise ValueError(f"save keeps a {' or a '.join(MODELS)}, not a {type(model).__name__}")
     config = {"format": FORMAT, "model": type(model).__name__, "config": dataclasses.asdict(model.config)}
-    files = {"config.json": json.dumps(config, indent=2).encode()}
-    if tokenizer is not None:
-        files["tokenizer.json"] = tokenizer.to_json()
-    elif (folder / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(folder)
-        files["tokenizer.json"] = read(folder / "tokenizer.json")
-    check_vocabulary(model.config, tokenizer, folder)
+    files, there = {"config.json": json.dumps(config, indent=2).encode()}, folder / "tokenizer.json"
+    stays = load_tokenizer(folder) if tokenizer is None and there.exists() else None
+    check_vocabulary(model.config, stays or tokenizer, folder)
+    if stays or tokenizer:
+        files["tokenizer.json"] = read(there) if stays else tokenizer.to_json()
     weights = {name: p.cpu().contiguous() for name, p in weights.items()}
-    files["model.safetensors"] = safetensors.torch.save(weights, {n: digest(d) for n, d in files.items()})
+    beside = " ".join(f"{name} {digest(data)}" for name, data in files.items())
+    files["model.safetensors"] = safetensors.torch.save(weights, {"beside": beside})
     replace(folder, files, overwrite)
 
 
@@ -57,7 +56,7 @@ def load(folder):
             raise ValueError(f"{path} has format version {kept['format']!r}; this program reads {FORMAT}")
         if kept["model"] not in MODELS:
             raise ValueError(f"{path} names the model {kept['model']!r}; known are {', '.join(MODELS)}")
-        config, (weights, digests) = kept["config"], read_weights(file)
+        config, (weights, beside) = kept["config"], read_weights(file)
         check_depth(config["n_layer"], weights, "blocks.{}.norm1.weight", file)
         config = GPTConfig(**{**config, "nesting": read_nesting(config["nesting"])})
         model = on_meta(MODELS[kept["model"]], config)
@@ -68,8 +67,8 @@ def load(folder):
         raise ValueError(f"{file} does not hold the weights of {path}: {error}") from None
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
     check_vocabulary(config, tokenizer, folder)
-    for name in FILES:
-        if name in digests and (folder / name).exists() and digest(read(folder / name)) != digests[name]:
+    for name in ("config.json", "tokenizer.json"):
+        if name in beside and (folder / name).exists() and digest(read(folder / name)) not in beside:
             raise ValueError(f"{folder / name} is not the file that was saved with {file.name}")
     return model.eval(), tokenizer
 
@@ -94,10 +93,13 @@ def on_meta(kind, config):
 
 
 def read_weights(path):
-    """({name: tensor}, {key: text}) of a safetensors file; ValueError, naming it, if it is none."""
+    """({name: tensor}, what `save` noted of the files beside it); ValueError, naming it, for a bad file."""
     try:
         with safetensors.safe_open(path, "pt") as file:  # clones depend on the file no more
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            if any(p.is_complex() for p in weights.values()):
+                raise ValueError("complex numbers are no weights")
+            return weights, (file.metadata() or {}).get("beside", "")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     except Exception as error:
@@ -126,7 +128,7 @@ def read_nesting(kept):
 def check_vocabulary(config, tokenizer, folder):
     """ValueError if the tokenizer does not know exactly the tokens of the model."""
     want = config.vocab_size
-    if tokenizer is not None and (have := tokenizer.vocab_size) != want:
+    if tokenizer is not None and (have := getattr(tokenizer, "vocab_size", None)) != want:
         raise ValueError(f"{folder}: the tokenizer has {have} tokens, the model vocab_size={want}")
 
 

@@ -88,7 +88,7 @@ def padded(doll):
 def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     """Write one doll to the folder `path`, as transformers' GPT2LMHeadModel.from_pretrained reads it.
 
-    The logits are the same to rounding, for every Size: a shape that GPT-2 does not know is padded with zeros.
+    The logits are the same to rounding, for every Size: shapes that GPT-2 does not know are padded with 0.
     tokenizer: if it is a BPETokenizer, AutoTokenizer.from_pretrained(path) will encode as it does; without
         one, what is there of a tokenizer stays.
     overwrite: replace another model in the folder.
@@ -125,7 +125,7 @@ def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
 
 
 def import_gpt2(path, nesting=None):
-    """A folder that holds a GPT-2 of transformers (config.json, model.safetensors) -> MatryoshkaGPT, to train.
+    """A folder that holds a GPT-2 of transformers (config.json, model.safetensors) as a MatryoshkaGPT.
 
     The full doll's logits are those of the checkpoint; the smaller ones of `nesting`, as in `GPTConfig`, mean
     nothing until they are trained. Weights become float32; the dropout is its resid_pdrop.
@@ -136,7 +136,7 @@ def import_gpt2(path, nesting=None):
     with parsed(path / "config.json", "a configuration") as found:
         for name, allowed in SUPPORTED.items():
             if found.get(name, allowed[0]) not in allowed:
-                raise ValueError(f"{path}: {name}={found[name]!r} is not supported; allowed is {allowed}")
+                raise ValueError(f"{path}: {name}={found[name]!r:.60} is not supported: allowed is {allowed}")
         shape = [found[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
         if not file.exists() and (path / "pytorch_model.bin").exists():
             raise ValueError(
@@ -149,11 +149,11 @@ def import_gpt2(path, nesting=None):
             if not name.endswith((".attn.bias", ".attn.masked_bias"))
         }  # the causal mask, as older versions kept it
         check_depth(shape[-1], weights, "h.{}.ln_1.weight", file)
-        config = GPTConfig(*shape, None, found.get("n_inner"), dropout=found.get("resid_pdrop", 0.1))
+        config = GPTConfig(*shape, nesting, found.get("n_inner"), dropout=found.get("resid_pdrop", 0.1))
+        model, state = on_meta(MatryoshkaGPT, config), {}
     head = weights.pop("lm_head.weight", None)
     if head is not None and not torch.equal(head, weights.get("wte.weight", head[:0])):
         raise ValueError(f"{file}: lm_head.weight is not the token embedding; only a tied head is supported")
-    state, model = {}, on_meta(MatryoshkaGPT, dataclasses.replace(config, nesting=nesting))
     for name, p in model.state_dict().items():
         other, shape = theirs(name, p)
         if other not in weights or weights[other].shape != shape.shape:
@@ -165,3 +165,11 @@ def import_gpt2(path, nesting=None):
         raise ValueError(f"{file}: {next(iter(weights))} is no weight of a GPT-2 of {config.n_layer} layers")
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def is_gpt2(folder):
+    """Whether the folder holds a GPT-2 of transformers, by its config.json."""
+    try:
+        return "model_type" in json.loads((Path(folder) / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False  # whoever loads it says what is wrong

@@ -1,14 +1,39 @@
-"""A BPETokenizer in the file format of the library `tokenizers`, for AutoTokenizer of transformers."""
+"""A BPETokenizer in the file format of the library `tokenizers`, as transformers reads it; and back."""
 
+from pathlib import Path
+
+from ..text.tokenizer import BPETokenizer
 from .atomic import parsed
+
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+REST = [b for b in range(256) if b not in PRINTABLE]  # GPT-2 shows these as the characters from 256 on
+SHOWN = {b: chr(b) for b in PRINTABLE} | {b: chr(256 + i) for i, b in enumerate(REST)}
+
+
+def read_tokenizer(folder):
+    """The BPETokenizer of a GPT-2 folder of transformers, by its tokenizer.json.
+
+    Raises ValueError if that is missing, or is anything but byte-level BPE that merges by rising id.
+    """
+    path, byte = Path(folder) / "tokenizer.json", {c: b for b, c in SHOWN.items()}
+    with parsed(path, "a tokenizer of GPT-2") as kept:
+        model, special = kept["model"], {token["content"]: token["id"] for token in kept["added_tokens"]}
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        ids = {token: i for token, i in model["vocab"].items() if token not in special}
+        made = [ids["".join(merge)] for merge in merges]
+        tokens = [*sorted(ids, key=ids.get), *sorted(special, key=special.get)]
+        in_a_row = [{**ids, **special}[token] for token in tokens] == list(range(len(tokens)))
+        # tiktoken merges what has the lowest id, transformers what stands first among the merges
+        if not in_a_row or sorted(set(made)) != list(dict.fromkeys(made)):
+            raise ValueError("its tokens do not stand in the order of their merges, special ones last")
+        return BPETokenizer(
+            [bytes(byte[c] for c in token) for token in tokens[: len(ids)]], tokens[len(ids) :]
+        )
 
 
 def tokenizer_files(tokenizer, block_size):
     """{file name: JSON object}, by which AutoTokenizer.from_pretrained encodes as `tokenizer` does."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [b for b in range(256) if b not in printable]  # GPT-2 shows these as the characters from 256 on
-    shown = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
-    text = lambda token: "".join(shown[b] for b in token)
+    text = lambda token: "".join(SHOWN[b] for b in token)
     ids, merges = {token: i for i, token in enumerate(tokenizer.tokens)}, []
     for token in ids:  # tiktoken joins two neighbours if the whole is a token, however it was learnt
         cuts = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in ids and token[i:] in ids]

@@ -1,9 +1,8 @@
-"""Speculative decoding (2211.17192): a smaller doll proposes, the larger one keeps what it would have written."""
+"""Speculative decoding (2211.17192): a smaller doll proposes, the larger one keeps what it would write."""
 
 import torch
 
 from ..config import inner_sizes
-from .sampling import probabilities
 
 
 def count(stats, tokens, proposed, accepted):
@@ -15,20 +14,15 @@ def count(stats, tokens, proposed, accepted):
 
 
 def check_draft(config, size, draft_size):
-    """ValueError, naming both, unless the draft is smaller than the doll it drafts for and no axis is larger."""
+    """ValueError, naming both, unless the draft is smaller than the doll, and larger on no axis."""
     size, draft = config.resolve(size), config.resolve(draft_size)
-    inner = zip(inner_sizes(draft.n_inner, draft.n_layer), inner_sizes(size.n_inner, size.n_layer))
-    larger = (
-        draft.n_embd > size.n_embd
-        or draft.n_head > size.n_head
-        or draft.n_layer > size.n_layer
-        or any(f > F for f, F in inner)
-    )
+    axes = lambda s: [s.n_embd, s.n_head, s.n_layer, *inner_sizes(s.n_inner, s.n_layer)]
+    larger = any(of_draft > of_size for of_draft, of_size in zip(axes(draft), axes(size)))
     if larger or draft == size:
         raise ValueError(f"draft_size={draft!r} is not smaller than the doll it drafts for, {size!r}")
 
 
-def verify(logits, proposed, proposed_probs, sampling, generator=None):
+def verify(logits, proposed, proposed_probs, sampling):
     """The tokens (B, n + 1) that one speculative step writes: n proposals kept, then one of the target's own.
 
     logits: (B, g + 1, V), the target's at the g proposals and behind the last one.
@@ -38,12 +32,11 @@ def verify(logits, proposed, proposed_probs, sampling, generator=None):
     token ends the step for all. Where a step ends depends on tokens up to there only, and everything behind
     is drawn anew, so each row keeps exactly the distribution p.
     """
-    temperature, *_ = sampling
-    if temperature == 0:
+    if sampling.temperature == 0:
         tokens = logits.argmax(-1)
         kept = tokens[:, :-1] == proposed
         return tokens[:, : int(kept.all(0).cumprod(0).sum()) + 1]
-    p, q = probabilities(logits, *sampling), proposed_probs
+    p, q, generator = sampling.probabilities(logits), proposed_probs, sampling.generator
     p_x, q_x = (probs[:, : proposed.size(1)].gather(-1, proposed[..., None])[..., 0] for probs in (p, q))
     u = torch.rand(p_x.shape, device=p.device, generator=generator)
     kept = u * q_x < p_x  # (B, g)

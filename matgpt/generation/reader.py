@@ -6,36 +6,19 @@ import torch
 import torch.nn.functional as F
 
 from ..config import inner_sizes
-from ..nested import corner
-
-
-class Cache:
-    """Keys and values of the tokens read so far, `length` of them, for each layer of one doll.
-
-    Setting `length` back forgets the tokens behind it.
-    """
-
-    def __init__(self, block_size):
-        self.block_size, self.length, self.layers = block_size, 0, {}
-
-    def append(self, layer, k, v):
-        """Keep k, v (B, h, T, s) of new tokens; returns those of all tokens (B, h, length + T, s)."""
-        if layer not in self.layers:
-            B, h, _, s = k.shape
-            self.layers[layer] = [x.new_empty(B, h, self.block_size, s) for x in (k, v)]
-        end = self.length + k.size(2)
-        for kept, new in zip(self.layers[layer], (k, v)):
-            kept[:, :, self.length : end] = new
-        return [kept[:, :, :end] for kept in self.layers[layer]]
+from ..nested import corner, evaluating
 
 
 class Reader:
     """One doll, with the keys and values of the `length` tokens of its window that it has read.
 
+    Setting `length` back forgets the tokens behind it.
+
     The layers' own forward serves every size and gradients; called for one token at a time it would spend
     most of its time in Python, and cut the weights anew for each. Here they are cut once, as matrices, and
-    the same arithmetic is written out: the only place that repeats it. With `use_cache=False` the model
-    itself runs, from the start of the window each time, which is how tests keep the two in step.
+    the same arithmetic, without dropout, is written out: the only place that repeats it. With
+    `use_cache=False` the model itself runs, from the start of the window each time, which is how tests keep
+    the two in step.
     """
 
     def __init__(self, model, size=None, use_cache=True):
@@ -44,7 +27,7 @@ class Reader:
         trunk = model.trunk_size(self.size)
         width, heads = (trunk.n_embd,), (trunk.n_head, config.head_size_of(trunk))
         self.n_embd, self.qkv_shape = trunk.n_embd, (3, *heads)
-        self.cache = Cache(config.block_size) if use_cache else None
+        self.kept = {} if use_cache else None  # keys and values (B, h, block_size, s) by layer
         self.start = self.length = 0
 
         def norm(layer):
@@ -70,16 +53,17 @@ class Reader:
         """Logits (B, last, V) behind the last tokens of the window out[:, start:end]."""
         if start != self.start:  # the window slid: every position is another one
             self.start, self.length = start, 0
-        if self.cache is None:
-            x = self.model.features(out[:, start:end], self.size)
+        if self.kept is None:
+            with evaluating(self.model):
+                x = self.model.features(out[:, start:end], self.size)
         else:
             x = self.features(out[:, start + self.length : end])
         return self.model.embedding.readout(x[:, -last:])
 
     def features(self, idx):
         """Token ids (B, T) behind those read so far -> final residual (B, T, d)."""
-        (B, T), self.cache.length = idx.shape, self.length
-        mask, seen = None, self.length + T  # seen: tokens of the window with these
+        (B, T), mask = idx.shape, None
+        seen = self.length + T  # seen: tokens of the window with these
         if 1 < T < seen:  # several new tokens behind old ones: is_causal would align the corners
             mask = torch.ones(T, seen, dtype=torch.bool, device=idx.device).tril(self.length)
         x = self.model.embedding(idx, self.n_embd, self.length)
@@ -87,11 +71,20 @@ class Reader:
         for layer, (g1, s1, qkv, b_qkv, proj, b_proj, g2, s2, w1, b1, w2, b2) in enumerate(self.blocks):
             y = F.linear(F.layer_norm(x, width, g1, s1), qkv, b_qkv)
             q, k, v = y.view(B, T, *self.qkv_shape).permute(2, 0, 3, 1, 4)
-            k, v = self.cache.append(layer, k, v)  # (B, h, seen, s)
+            k, v = self.append(layer, k, v)  # (B, h, seen, s)
             y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and T > 1)
             x = x + F.linear(y.transpose(1, 2).flatten(2), proj, b_proj)
-            x = x + F.linear(
-                F.gelu(F.linear(F.layer_norm(x, width, g2, s2), w1, b1), approximate="tanh"), w2, b2
-            )
+            y = F.linear(F.layer_norm(x, width, g2, s2), w1, b1)
+            x = x + F.linear(F.gelu(y, approximate="tanh"), w2, b2)
         self.length = seen
         return self.model.norm(x)[..., : self.size.n_embd]
+
+    def append(self, layer, k, v):
+        """Keep k, v (B, h, T, s) of new tokens; returns those of all tokens (B, h, length + T, s)."""
+        if layer not in self.kept:
+            B, h, _, s = k.shape
+            self.kept[layer] = [x.new_empty(B, h, self.model.config.block_size, s) for x in (k, v)]
+        end = self.length + k.size(2)
+        for kept, new in zip(self.kept[layer], (k, v)):
+            kept[:, :, self.length : end] = new
+        return [kept[:, :, :end] for kept in self.kept[layer]]

@@ -1,27 +1,52 @@
 """The distribution that a token is drawn from."""
 
+import math
 import numbers
+from dataclasses import dataclass
 
 import torch
 
 from ..config import positive
 
 
-def check_sampling(temperature, top_k, top_p):
-    """ValueError, naming the value, for sampling settings out of range."""
-    if not isinstance(temperature, numbers.Real) or not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature!r} must be at least 0 (0 is greedy)")
-    if top_k is not None:
-        positive("top_k", top_k)
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p!r} must lie in (0, 1]")
+@dataclass
+class Sampling:
+    """How a token is drawn; ValueError, naming the value, for a setting out of range."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    generator: torch.Generator | None = None
+
+    def __post_init__(self):
+        t, p = self.temperature, self.top_p
+        if not isinstance(t, numbers.Real) or not 0 <= t < math.inf:
+            raise ValueError(f"temperature={t!r} must be a number of at least 0 (0 is greedy)")
+        if self.top_k is not None:
+            positive("top_k", self.top_k)
+        if p is not None and not (isinstance(p, numbers.Real) and 0 < p <= 1):
+            raise ValueError(f"top_p={p!r} must be a number in (0, 1]")
+        if not isinstance(self.generator, torch.Generator | None):
+            raise ValueError(f"generator={self.generator!r} must be a torch.Generator")
+
+    def probabilities(self, logits):
+        return probabilities(logits, self.temperature, self.top_k, self.top_p)
+
+    def draw(self, logits):
+        """Logits (B, V) -> a token each (B,), and the distribution it was drawn from (None if greedy)."""
+        if self.temperature == 0:
+            return logits.argmax(-1), None
+        probs = self.probabilities(logits)
+        return torch.multinomial(probs, 1, generator=self.generator)[:, 0], probs
 
 
 def probabilities(logits, temperature=1.0, top_k=None, top_p=None):
-    """Logits (..., V) -> the distribution (..., V) that is sampled from; temperature 0 puts all on the best."""
+    """Logits (..., V) -> the distribution (..., V) that is sampled from; temperature 0: all on the best."""
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # a tiny temperature must not overflow
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    least = torch.finfo(logits.dtype).tiny  # a smaller temperature would be 0 in this type, and 0 / 0
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(float(temperature), least)
     if top_k is not None and top_k < logits.size(-1):
         kth = logits.topk(top_k).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -29,7 +54,7 @@ def probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     if top_p is not None and top_p < 1:
         # nucleus (1904.09751): the fewest tokens that hold top_p, so one counts if those before it do not
         values, order = probs.sort(-1, descending=True)
-        values[values.cumsum(-1) - values >= top_p] = 0
+        values[..., 1:][(values.cumsum(-1) - values)[..., 1:] >= top_p] = 0  # the first always counts
         probs = torch.zeros_like(probs).scatter_(-1, order, values)
         probs = probs / probs.sum(-1, keepdim=True)
     return probs

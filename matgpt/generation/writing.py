@@ -3,88 +3,76 @@
 import codecs
 import numbers
 
+import numpy as np
 import torch
 
 from ..config import positive
 from .drafts import check_draft, count, verify
 from .reader import Reader
-from .sampling import check_sampling, probabilities
+from .sampling import Sampling
+
+
+def prompt_with_room(model, idx, max_new_tokens):
+    """The prompt (B, T0), checked, at the beginning of (B, T0 + max_new_tokens) int64."""
+    if not isinstance(max_new_tokens, numbers.Integral) or max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 0")
+    if isinstance(idx, np.ndarray) and idx.dtype.kind in "iu":
+        idx = torch.tensor(idx, device=model.embedding.token.device)
+    if not isinstance(idx, torch.Tensor):
+        raise ValueError(f"idx={idx!r:.60} must be a tensor of token ids, (B, T0)")
+    whole = not (idx.is_floating_point() or idx.is_complex() or idx.dtype == torch.bool)
+    if idx.dim() != 2 or idx.size(1) == 0 or not whole:
+        found = f"idx has shape {tuple(idx.shape)}, {idx.dtype}"
+        raise ValueError(f"{found}: a prompt is (B, T0) whole numbers with at least one token")
+    idx = idx.long()  # a narrow type has no room for vocab_size
+    model.check_ids(idx)
+    try:
+        out = idx.new_empty(len(idx), idx.size(1) + max_new_tokens)
+    except (RuntimeError, TypeError):  # more than there is, or than 64 bits can count
+        raise ValueError(f"max_new_tokens={max_new_tokens} is more than memory has room for") from None
+    out[:, : idx.size(1)] = idx
+    return out
 
 
 def write(
-    model,
-    idx,
-    max_new_tokens,
-    size=None,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    generator=None,
-    use_cache=True,
-    draft_size=None,
-    draft_tokens=4,
-    stats=None,
+    model, idx, max_new_tokens, size=None, use_cache=True, draft_size=None, draft_tokens=4, stats=None, **draw
 ):
     """What `generate` and `stream` share, checks first: (out, steps).
 
     out is (B, T0 + max_new_tokens); iterating over steps fills it and yields the end of what is written.
     """
-    check_sampling(temperature, top_k, top_p)
-    if not isinstance(max_new_tokens, numbers.Integral) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 0")
-    if not isinstance(idx, torch.Tensor):
-        raise ValueError(f"idx={idx!r} must be a tensor of token ids, (B, T0)")
-    if idx.dim() != 2 or idx.size(1) == 0 or idx.is_floating_point() or idx.dtype == torch.bool:
-        raise ValueError(
-            f"idx has shape {tuple(idx.shape)}, {idx.dtype}: a prompt is (B, T0) whole numbers with "
-            "at least one token"
-        )
-    model.check_ids(idx)
+    sampling, block_size = Sampling(**draw), model.config.block_size
     model.config.resolve(size)
     positive("draft_tokens", draft_tokens)
     if draft_size is not None:
         check_draft(model.config, size, draft_size)
-    out = torch.cat([idx, idx.new_empty(idx.size(0), max_new_tokens)], 1).long()
-    sampling, block_size = (temperature, top_k, top_p), model.config.block_size
-
-    def choose(logits):
-        """Logits (B, V) -> a token each (B,), and the distribution it was drawn from (None if greedy)."""
-        if temperature == 0:
-            return logits.argmax(-1), None
-        probs = probabilities(logits, *sampling)
-        return torch.multinomial(probs, 1, generator=generator)[:, 0], probs
+    out = prompt_with_room(model, idx, max_new_tokens)
 
     @torch.no_grad()
     def steps():
-        was_training = model.training
-        model.eval()
-        try:
-            target = Reader(model, size, use_cache)
-            draft = None if draft_size is None else Reader(model, draft_size, use_cache)
-            t, end = idx.size(1), out.size(1)
-            while t < end:
-                start = max(0, t - block_size)
-                g = 0 if draft is None else max(0, min(draft_tokens, block_size - t, end - t - 1))
-                if g == 0:
-                    out[:, t] = choose(target(out, start, t)[:, -1])[0]
-                    n = 0
-                else:
-                    probs = []
-                    for i in range(t, t + g):
-                        out[:, i], q = choose(draft(out, 0, i)[:, -1])
-                        probs.append(q)
-                    q = None if temperature == 0 else torch.stack(probs, 1)
-                    tokens = verify(target(out, 0, t + g, g + 1), out[:, t : t + g], q, sampling, generator)
-                    n = tokens.size(1) - 1
-                    out[:, t : t + n + 1] = tokens
-                    for reader in (target, draft):
-                        reader.length = min(reader.length, t + n)
-                t += n + 1
-                if stats is not None:
-                    count(stats, n + 1, g, n)
-                yield t
-        finally:
-            model.train(was_training)
+        target = Reader(model, size, use_cache)
+        draft = None if draft_size is None else Reader(model, draft_size, use_cache)
+        t, end = out.size(1) - max_new_tokens, out.size(1)
+        while t < end:
+            g = 0 if draft is None else max(0, min(draft_tokens, block_size - t, end - t - 1))
+            if g == 0:
+                n = 0
+                out[:, t] = sampling.draw(target(out, max(0, t - block_size), t)[:, -1])[0]
+            else:
+                probs = []
+                for i in range(t, t + g):
+                    out[:, i], q = sampling.draw(draft(out, 0, i)[:, -1])
+                    probs.append(q)
+                q = None if probs[0] is None else torch.stack(probs, 1)
+                tokens = verify(target(out, 0, t + g, g + 1), out[:, t : t + g], q, sampling)
+                n = tokens.size(1) - 1
+                out[:, t : t + n + 1] = tokens
+                for reader in (target, draft):
+                    reader.length = min(reader.length, t + n)
+            t += n + 1
+            if stats is not None:
+                count(stats, n + 1, g, n)
+            yield t
 
     return out, steps()
 
@@ -103,11 +91,11 @@ def generate(
     draft_tokens=4,
     stats=None,
 ):
-    """Continue token ids (B, T0) by max_new_tokens: returns (B, T0 + max_new_tokens).
+    """Continue token ids (B, T0) by max_new_tokens: returns (B, T0 + max_new_tokens), int64.
 
     size: which doll writes; None is the full one.
     temperature, top_k, top_p: as usual; temperature=0 is greedy.
-    generator: a torch.Generator for repeatable samples.
+    generator: a torch.Generator for repeatable samples; without one they are drawn from the global one.
     use_cache: keep keys and values, so that a token costs one position. Past block_size tokens the window
         slides, every position changes and with it every key: from there on each token costs a whole window,
         with the cache or without. False runs the model from the start each time; the tokens are the same.
@@ -116,26 +104,13 @@ def generate(
         rounding, where two tokens tie), sampled ones have its distribution, though another draw of it.
         A draft pays where it costs a small part of this doll and they agree often: a doll that is small
         itself is bound by Python, not by arithmetic, and gains nothing. It pays less in a batch, whose rows
-        wait for each other, not past block_size, and never in an output-only model, whose dolls share a trunk.
+        wait for each other, not past block_size, and never in an output-only model (its dolls share a trunk).
     stats: a dict to which are added "steps" (passes of this doll), "tokens", "proposed" and "accepted"
         proposals, "acceptance" = accepted / proposed and "tokens_per_step".
     Raises ValueError, before any work, for an empty prompt, ids outside the vocabulary, settings out of
     range, or a draft that is not smaller.
     """
-    out, steps = write(
-        model,
-        idx,
-        max_new_tokens,
-        size,
-        temperature,
-        top_k,
-        top_p,
-        generator,
-        use_cache,
-        draft_size,
-        draft_tokens,
-        stats,
-    )
+    out, steps = write(**locals())
     for _ in steps:
         pass
     return out

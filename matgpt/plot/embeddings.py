@@ -1,4 +1,4 @@
-"""Embeddings at every size: similarity, neighbours, retrieval."""
+"""Embeddings at every size: what a search finds, neighbours, similarity."""
 
 from statistics import mean, stdev
 
@@ -6,29 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from .style import colors, new_axes
-
-
-def token_similarity(embeddings, names, title="", groups=None):
-    """Heat map of the cosine similarity between tokens.
-
-    embeddings: (V, d); names: V labels; groups: optional {name: how many tokens in a row}, framed and named.
-    """
-    unit = embeddings / embeddings.norm(dim=-1, keepdim=True)
-    figure, ax = plt.subplots(figsize=(6.2, 5.4), layout="constrained")
-    image = ax.imshow((unit @ unit.T).cpu(), cmap="RdBu_r", vmin=-1, vmax=1)
-    ax.set_title(title)
-    ax.set_xticks(range(len(names)), names, fontsize=5)
-    ax.set_yticks(range(len(names)), names, fontsize=5)
-    start = 0
-    for name, count in (groups or {}).items():
-        ax.add_patch(
-            Rectangle((start - 0.5, start - 0.5), count, count, fill=False, edgecolor="black", linewidth=1.2)
-        )
-        ax.text(len(names), start + count / 2 - 0.5, name, fontsize=7, va="center")
-        start += count
-    figure.colorbar(image, ax=ax, label="cosine similarity", shrink=0.8, pad=0.12 if groups else 0.04)
-    return figure
+from .style import new_axes
 
 
 def _dimensions(ax, dims):
@@ -46,25 +24,20 @@ def _mean_sd(runs):
     return [mean(c) for c in columns], [stdev(c) if len(c) > 1 else 0 for c in columns]
 
 
-def retrieval(dims, curves, levels=None, title="Nearest neighbour among passages of the documentation"):
-    """Accuracy against dimensions, mean ± sd over runs. curves: {method: runs, each with a share for each of dims};
-    levels: {name: share} drawn across, such as chance."""
-    figure, ax = new_axes(title, "", "passages given the right topic, %")
+def retrieval(dims, curves, levels=None, title="Finding the function by what it does", what="recall@10"):
+    """A measure against dimensions, mean ± sd over runs. curves: {method: runs, a share for each
+    of dims}; levels: {method without dimensions: share} drawn across, such as BM25."""
+    figure, ax = new_axes(title, "", f"{what}, % of the questions", width=7.5, height=4.6)
     for i, (name, runs) in enumerate(curves.items()):
         middle, sd = _mean_sd(runs)
-        color = f"C{i}"
-        ax.plot(dims, [100 * m for m in middle], "osD^v"[i % 5] + "-", color=color, markersize=5, label=name)
-        ax.fill_between(
-            dims,
-            [100 * (m - s) for m, s in zip(middle, sd)],
-            [100 * (m + s) for m, s in zip(middle, sd)],
-            color=color,
-            alpha=0.15,
-            linewidth=0,
-        )
-    for (name, share), style in zip((levels or {}).items(), (":", "--", "-.")):
+        style = dict(marker="osD^vPX"[i % 7], linestyle=("-", "--")[i >= 7], color=f"C{i % 10}", markersize=5)
+        ax.plot(dims, [100 * m for m in middle], label=name, **style)
+        low, high = ([100 * (m + sign * s) for m, s in zip(middle, sd)] for sign in (-1, 1))
+        ax.fill_between(dims, low, high, color=f"C{i % 10}", alpha=0.15, linewidth=0)
+    for i, (name, share) in enumerate((levels or {}).items()):
+        grey, style = str(0.2 + 0.15 * (i % 4)), ("-", "--", "-.", ":")[i % 4]
         ax.axhline(
-            100 * share, color="0.4", linestyle=style, linewidth=1.2, label=f"{name}, {100 * share:.0f} %"
+            100 * share, color=grey, linestyle=style, label=f"{name}, {100 * share:.0f} %", linewidth=1.2
         )
     _dimensions(ax, dims)
     ax.set_ylim(bottom=0)
@@ -72,144 +45,33 @@ def retrieval(dims, curves, levels=None, title="Nearest neighbour among passages
     return figure
 
 
-def adaptive(curves, full, title="Shortlist with few dimensions, rank again with all"):
-    """Accuracy against multiply-adds of one query, as a share of those of a full search.
+def searches(curves, full, title="A first look at few numbers, then a shortlist with all", what="recall@10"):
+    """A measure against bytes of a document that the first look reads, and against multiply-adds of a query.
 
-    curves: {first dimensions: (multiply-adds, shares right, shortlist lengths)}; full: (multiply-adds, share right) of
-    searching with every dimension.
+    curves: {precision: {dimensions: (bytes a document, multiply-adds a query, share)}}; full: these of all.
     """
-    figure, ax = new_axes(
-        title,
-        f"multiply-adds per query, % of the {full[0]:,} of a full search",
-        "passages given the right topic, %",
-    )
-    for (d, (costs, shares, lengths)), color in zip(curves.items(), colors(len(curves))):
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharey=True)
+    for ax, column, name in zip(axes, (0, 1), ("bytes read of each document", "multiply-adds per query")):
+        for i, (precision, points) in enumerate(curves.items()):
+            line = [p[column] for p in points.values()], [100 * p[2] for p in points.values()]
+            ax.plot(*line, "osD"[i % 3] + "-", color=f"C{i}", markersize=5, label=f"first look: {precision}")
+            for d, x, y in zip(points, *line):
+                ax.annotate(str(d), (x, y), (0, -11), textcoords="offset points", fontsize=7, ha="center")
+        ax.axhline(100 * full[2], color="0.6", linestyle=":", linewidth=1, zorder=0)
         ax.plot(
-            [100 * c / full[0] for c in costs],
-            [100 * s for s in shares],
-            "o-",
-            color=color,
-            markersize=5,
-            alpha=0.8,
-            label=f"shortlist by {d} dimensions",
+            full[column], 100 * full[2], "*", color="black", markersize=12, label="all dimensions at once"
         )
-    ax.axhline(100 * full[1], color="0.6", linestyle=":", linewidth=1, zorder=0)
-    ax.plot(100, 100 * full[1], "*", color="black", markersize=12, label="search with all dimensions")
-    ax.set_xscale("log")
-    ax.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.margins(0.05, 0.12)
-    ax.legend(
-        fontsize=8,
-        frameon=False,
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        title_fontsize=8,
-        title="dots, left to right: the best\n" + ", ".join(map(str, lengths)) + "\nare ranked again",
-    )
-    return figure
-
-
-def pair_trends(trends, dims, title="Which pairs of tokens grow closer as dimensions are added?"):
-    """Mean cosine of each kind of pair over sizes, and the same in standard deviations above all pairs.
-
-    trends: as `similarity.pair_trends` gives them. Bars: a standard error over the pairs.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
-    for i, (kind, trend) in enumerate(trends.items()):
-        whole = kind == "all pairs"
-        style = dict(
-            color="black" if whole else f"C{i - 1}",
-            linestyle="--" if whole else "-",
-            linewidth=1.8,
-            marker=None if whole else "osD^v"[i % 5],
-            markersize=5,
-            capsize=3,
-            label=f"{kind} ({trend['pairs']})",
-        )
-        spread = [
-            e / s if s else 1 for e, s in zip(trend["excess"], trend["standing"])
-        ]  # sd of all pairs at this size
-        axes[0].errorbar(dims, trend["mean"], None if whole else trend["se"], **style)
-        axes[1].errorbar(
-            dims, trend["standing"], None if whole else [e / s for e, s in zip(trend["se"], spread)], **style
-        )
-    axes[0].set(title="as it is", ylabel="mean cosine similarity")
-    axes[1].set(title="beside all pairs", ylabel="standard deviations above all pairs")
-    for ax in axes:
-        _dimensions(ax, dims)
+        ax.set_xscale("log", base=2 if column == 0 else 10)
+        if column == 0:
+            ax.xaxis.set_major_formatter("{x:g}")
+        ax.set_xlabel(name)
         ax.grid(alpha=0.25)
+        ax.margins(0.06, 0.12)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False
+    axes[0].set_ylabel(f"{what}, % of the questions")
+    axes[1].legend(
+        fontsize=8, frameon=False, loc="lower right", title="small numbers: dimensions", title_fontsize=8
     )
-    return figure
-
-
-def overlap(tables, dims, k=10):
-    """Share of the k nearest neighbours that two sizes have in common. tables: {model: rows of shares, dims x dims}."""
-    figure, axes = plt.subplots(
-        1, len(tables), figsize=(4.4 * len(tables) + 0.8, 4.2), layout="constrained", squeeze=False
-    )
-    for ax, (name, table) in zip(axes[0], tables.items()):
-        image = ax.imshow(table, cmap="viridis", vmin=0, vmax=1)
-        for i, row in enumerate(table):
-            for j, share in enumerate(row):
-                ax.text(
-                    j,
-                    i,
-                    f"{share:.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="black" if share > 0.6 else "white",
-                )
-        ax.set_xticks(range(len(dims)), dims)
-        ax.set_yticks(range(len(dims)), dims)
-        ax.set(title=name, xlabel="dimensions", ylabel="dimensions")
-    figure.colorbar(image, ax=axes, label=f"common share of the {k} nearest", shrink=0.8)
-    return figure
-
-
-def in_between(dims, trained, losses, curves, title="Sizes that were never trained"):
-    """Loss and retrieval at every size: filled where trained, hollow between.
-
-    trained: {model: its trained sizes}; losses, curves: {model: runs, each with a number for each of dims}, the loss
-    in nats per token, retrieval as a share.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for ax, values, scale, ylabel in (
-        (axes[0], losses, 1, "validation loss, nats per token"),
-        (axes[1], curves, 100, "passages given the right topic, %"),
-    ):
-        for i, (name, runs) in enumerate(values.items()):
-            middle, sd = _mean_sd(runs)
-            ax.errorbar(
-                dims,
-                [scale * m for m in middle],
-                [scale * s for s in sd],
-                color=f"C{i}",
-                capsize=3,
-                label=name,
-            )
-            for d, m in zip(dims, middle):
-                ax.plot(
-                    d,
-                    scale * m,
-                    "o",
-                    color=f"C{i}",
-                    markersize=6,
-                    markerfacecolor=f"C{i}" if d in trained[name] else "white",
-                )
-        _dimensions(ax, dims)
-        ax.tick_params(axis="x", labelsize=8)
-        ax.set_ylabel(ylabel)
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].plot([], [], "o", color="0.4", label="trained")
-    axes[0].plot([], [], "o", color="0.4", markerfacecolor="white", label="never trained")
-    axes[0].legend(fontsize=8, frameon=False)
     figure.suptitle(title)
     return figure
 

@@ -2,6 +2,10 @@
 
 import matplotlib.pyplot as plt
 from matplotlib import colormaps
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+# a decorator: what a user or a tokenizer named, "$^$" too, is shown as it is and never read as a formula
+plain_text = plt.rc_context({"text.parse_math": False})
 
 
 def close(figure):
@@ -14,7 +18,7 @@ def colors(n):
     return [colormaps["viridis_r"](0.08 + 0.92 * (i / (n - 1) if n > 1 else 1)) for i in range(n)]
 
 
-def new_axes(title, xlabel, ylabel, width=7, height=4):
+def new_axes(title, xlabel, ylabel="validation loss, nats per token", width=7, height=4):
     """A figure with one plain, labelled pair of axes."""
     figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -23,10 +27,23 @@ def new_axes(title, xlabel, ylabel, width=7, height=4):
     return figure, ax
 
 
+def name_of(x, names):
+    """The label of the axis that `x` asks for. ValueError for one that is not among `names`."""
+    if x not in names:
+        raise ValueError(f"x={x!r} must be one of {', '.join(map(repr, names))}")
+    return names[x]
+
+
+def cost_axis(ax):
+    """Costs grow by factors: ticks at 1, 2 and 5 of each power of ten, as 20k or 5M."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
 def label(size):
     """Short name of a doll for a legend."""
+    count = lambda n, what: f"{n} {what}{'s' * (n > 1)}"
     inner = "" if size.n_inner == 4 * size.n_embd else f", {size.n_inner} inner"
-    return (
-        f"{size.n_embd} wide, {size.n_head} head{'s' * (size.n_head > 1)}, "
-        f"{size.n_layer} layer{'s' * (size.n_layer > 1)}{inner}"
-    )
+    return f"{size.n_embd} wide, {count(size.n_head, 'head')}, {count(size.n_layer, 'layer')}{inner}"

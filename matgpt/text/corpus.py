@@ -28,12 +28,12 @@ def load_text(name_or_path, data_dir=None):
     """
     if name_or_path == "python-docs":
         return END.join(load_topics().values())
-    if Path(name_or_path).is_dir() and name_or_path not in CORPORA:
-        raise unknown(name_or_path)
-    sources = find(name_or_path, data_dir=data_dir)
     if name_or_path in STDLIB:
-        return "".join(text for source in sources for _, text in texts(source)).removesuffix(END)
-    return "".join(pieces(sources[0].path))
+        return "".join(text for file in find(name_or_path) for _, text in texts(file)).removesuffix(END)
+    path = fetch(name_or_path, data_dir) if name_or_path in DOWNLOADS else Path(name_or_path)
+    if not path.is_file():
+        raise unknown(path)
+    return "".join(pieces(path))
 
 
 def load_topics():
@@ -48,23 +48,22 @@ def load_topics():
     return {name: topics[name] for name in sorted(topics)}
 
 
-def find(name_or_path, pattern="*", data_dir=None):
+def find(name_or_path, pattern="*"):
     """The sources behind a name or path: of a folder its files that fit `pattern`, sorted, none hidden."""
-    path, left_out = Path(name_or_path), r"(.*/)?\."
-    if name_or_path in DOWNLOADS:
-        return [Source(fetch(name_or_path, data_dir), "text")]
-    if path.is_file():
-        return [Source.of(path, "text")]
+    path = fetch(name_or_path) if name_or_path in DOWNLOADS else Path(name_or_path)
+    left_out = r"(.*/)?\."
     if name_or_path in STDLIB:
         path, pattern, left_out = Path(sysconfig.get_paths()["stdlib"]), "*.py", STDLIB[name_or_path]
+    elif path.is_file():
+        return [Source.of(path, "stories" if name_or_path == "tinystories" else "text")]
     elif not path.is_dir():
-        raise unknown(path)
+        raise unknown(path, CORPORA[1:])
     found = [
         Source.of(file, "document")
         for file in sorted(path.rglob(pattern))
         if not re.match(left_out, file.relative_to(path).as_posix()) and file.is_file()
     ]
-    if not found and name_or_path in STDLIB:
+    if name_or_path in STDLIB and not found:
         raise ImportError(
             f'this Python came without the sources of its library ("python-stdlib"; none are in {path}): '
             "use the one of python.org or conda, or load_text with the path of a file"
@@ -74,8 +73,8 @@ def find(name_or_path, pattern="*", data_dir=None):
     return found
 
 
-def unknown(path):
-    known = ", ".join(map(repr, CORPORA))
+def unknown(path, known=CORPORA):
+    known = ", ".join(map(repr, known))
     return ValueError(f"there is no corpus or file {str(path)!r}: give {known}, or the path of a UTF-8 text")
 
 

@@ -82,6 +82,8 @@ def download(url, path):
                 if bar.n < size:
                     raise OSError(f"it broke off after {bar.n} of {size} bytes")
         except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "code", None) == 416:  # there is more of it than the server has
+                file.truncate(0)
             raise ConnectionError(
                 f"could not download {url} ({error}): try again, which goes on from there, put that file "
                 f'at {path.with_suffix("")}, or use "python-docs" or "python-stdlib", which need no network'

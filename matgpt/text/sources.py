@@ -19,7 +19,7 @@ END = "\n\n"  # stands behind each document
 
 
 class Source(NamedTuple):
-    """A file, and what it holds: a "text", a "document" among others, or "rows", which are documents."""
+    """A file, and what it holds: a "text", a "document" among others, or documents, "rows" or "stories"."""
 
     path: Path
     kind: str
@@ -42,6 +42,8 @@ def texts(source, column="text", heard=lambda n: None):
     path, kind = source
     try:
         found = rows(path, column, heard) if kind == "rows" else pieces(path, heard)
+        if kind == "stories":
+            found = map(str.strip, cut(found, "<|endoftext|>"))
         for text in ["".join(found)] if kind == "document" else found:
             if kind == "text":
                 yield None, text
@@ -56,7 +58,7 @@ def texts(source, column="text", heard=lambda n: None):
 
 def rows(path, column, heard):
     """The texts in a column of a .parquet or .jsonl file."""
-    found = table(path, column, heard) if path.suffix == ".parquet" else lines(pieces(path, heard))
+    found = table(path, column, heard) if path.suffix == ".parquet" else cut(pieces(path, heard), "\n")
     for n, row in enumerate(found, 1):
         try:
             text = (json.loads(row) if isinstance(row, str) else row)[column]
@@ -67,10 +69,11 @@ def rows(path, column, heard):
         yield text
 
 
-def lines(pieces):
+def cut(pieces, separator):
+    """What stands between separators, unless it is blank."""
     held = ""
-    for piece in itertools.chain(pieces, ["\n"]):
-        *whole, held = (held + piece).split("\n")
+    for piece in itertools.chain(pieces, [separator]):
+        *whole, held = (held + piece).split(separator)
         yield from filter(str.strip, whole)
 
 
@@ -115,6 +118,8 @@ def unpacked(path, heard):
                 file = gzip.GzipFile(fileobj=file)
             elif path.suffix == ".zip":
                 archive = zipfile.ZipFile(file)
+                if len(archive.namelist()) != 1:
+                    raise ValueError(f"it holds {len(archive.namelist())} files and must hold one")
                 file = archive.open(*archive.namelist())
             frame = rest = None
             while data := rest or file.read(CHUNK):

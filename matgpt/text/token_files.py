@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..files.atomic import write
 from .corpus import find
 from .sources import texts
-from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
+from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer, named
 
 FORMAT = 2  # of token files
 SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token files learn their BPE
@@ -38,7 +38,8 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     for folder in (out, partial):
         if folder.exists():
             raise ValueError(f"{folder} exists already: remove it or choose another folder")
-    sources = [source for path in paths for source in find(path, pattern)]
+    found = [(str(path), find(path, pattern)) for path in paths]
+    sources = [source for _, files in found for source in files]
     partial.mkdir(parents=True)
     try:
         tokenizer = learn(tokenizer, sources, column, vocab_size)
@@ -55,7 +56,9 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
             "vocab_size": tokenizer.vocab_size,
             "n_train": n_train,
             "n_val": n_val,
-            "sources": [{"file": str(path), "bytes": path.stat().st_size} for path, _ in sources],
+            "sources": [
+                {"from": name, "files": len(files), "bytes": n_bytes(files)} for name, files in found
+            ],
         }
         tokenizer.save(partial)
         write(partial / "meta.json", json.dumps(meta, indent=1).encode())
@@ -66,12 +69,17 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     return meta
 
 
+def n_bytes(sources):
+    return sum(source.path.stat().st_size for source in sources)
+
+
 def read(sources, column, label=None):
     """(source, its texts) of each source; with a `label`, under a bar that counts bytes on the disk."""
-    ends = [0, *itertools.accumulate(source.path.stat().st_size for source in sources)]
-    with tqdm(total=ends[-1], desc=label, unit="B", unit_scale=True, disable=label is None) as bar:
-        for source, end in zip(sources, ends[1:]):
+    end = 0
+    with tqdm(total=n_bytes(sources), desc=label, unit="B", unit_scale=True, disable=not label) as bar:
+        for source in sources:
             yield source, texts(source, column, bar.update)
+            end += n_bytes([source])
             bar.update(end - bar.n)  # of a table, one column alone is read
 
 
@@ -133,7 +141,7 @@ def load_tokens(folder):
     """
     path = Path(folder) / "meta.json"
     tokenizer = load_tokenizer(folder)
-    try:
+    with named(path):
         meta = json.loads(path.read_bytes())
         sizes, types = [tokenizer.vocab_size], ["uint16", "uint32"]
         for entry, allowed in (("format", [FORMAT]), ("vocab_size", sizes), ("dtype", types)):
@@ -144,12 +152,6 @@ def load_tokens(folder):
             (Path(folder) / f"{part}.bin", meta["dtype"], meta[f"n_{part}"]) for part in ("train", "val")
         ]
         return *itertools.starmap(mapped, parts), tokenizer
-    except OSError as error:
-        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except KeyError as error:
-        raise ValueError(f"{path} does not fit: no entry {error}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} does not fit: {error}") from error
 
 
 def mapped(path, dtype, n):

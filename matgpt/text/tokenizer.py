@@ -1,6 +1,7 @@
 """Text to token ids and back: one id a character, or byte-pair encoding (BPE) on tiktoken."""
 
 import base64
+import contextlib
 import json
 import operator
 from collections import Counter
@@ -55,11 +56,7 @@ class CharTokenizer(Tokenizer):
         _check_text(characters)
         if not characters:
             raise ValueError("a vocabulary needs at least one character, and the text is empty")
-        twice = [c for c, n in Counter(characters).items() if n > 1]
-        if twice:
-            raise ValueError(
-                f"each character of a vocabulary must occur once, and {twice[0]!r} occurs more often"
-            )
+        _check_unlike(characters)
         self.characters, self.vocab_size = characters, len(characters)
         self._ids = {c: i for i, c in enumerate(characters)}
 
@@ -110,10 +107,7 @@ class BPETokenizer(Tokenizer):
         missing = [b for b in range(256) if bytes([b]) not in ranks]
         if missing:  # tiktoken would panic on it, which no `except Exception` catches
             raise ValueError(f"BPE needs all 256 single bytes among its tokens: byte {missing[0]} is missing")
-        if len(ranks) + len(special) < self.vocab_size or b"" in ranks:
-            counts = Counter(self.tokens + self.special_tokens)
-            twice = next(token for token, n in counts.items() if n > 1 or not token)
-            raise ValueError(f"each BPE token must be unlike the others and not empty: {twice!r}")
+        _check_unlike(self.tokens + self.special_tokens)
         self._encoding = tiktoken.Encoding(
             "matgpt", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=special
         )
@@ -177,7 +171,7 @@ def load_tokenizer(folder):
     Raises ValueError, naming the file and what is wrong, if it is missing, damaged or of another kind.
     """
     path = Path(folder) / FILE
-    try:
+    with named(path):
         state = json.loads(path.read_bytes())
         kind = state.get("type") if isinstance(state, dict) else None
         if kind == "char":
@@ -192,13 +186,26 @@ def load_tokenizer(folder):
             found, due = state.get(entry, "nothing"), own.get(entry, "nothing")
             if found != due:
                 raise ValueError(f"{entry} is {found!r:.60}, where {due!r:.60} belongs")
-    except OSError as error:
-        raise ValueError(f"tokenizer {path} cannot be read: {error.strerror}") from error
-    except KeyError as error:
-        raise ValueError(f"tokenizer {path} is damaged: it has no entry {error}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"tokenizer {path} is damaged: {error}") from error
     return tokenizer
+
+
+@contextlib.contextmanager
+def named(path):
+    """Whatever goes wrong while `path` is read and checked becomes a ValueError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: it has no entry {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or of another version: {error}") from error
+
+
+def _check_unlike(tokens):
+    wrong = [token for token, n in Counter(tokens).items() if n > 1 or not token]
+    if wrong:
+        raise ValueError(f"tokens must be unlike each other and not empty, which {wrong[0]!r} is not")
 
 
 def _check_text(text):

@@ -65,7 +65,7 @@ class History:
         """What `save` kept. Raises ValueError, naming the file, if it is missing or holds no history."""
         with parsed(Path(path), "a history") as kept:
             history = cls.from_dict(kept)
-            columns = [history.flops, *history.train.values(), *history.val.values()]
-            if {len(column) for column in columns} != {len(history.steps)}:
+            columns = [*history.train.values(), *history.val.values()]
+            if any(not isinstance(c, list) or len(c) != len(history.steps) for c in columns):
                 raise ValueError("it has not as many losses as steps")
             return history

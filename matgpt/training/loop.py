@@ -1,142 +1,51 @@
 """The training loop: check, prepare, then step after step until the budget is spent."""
 
-import math
-import numbers
-import time
-
-import numpy as np
 import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
-from ..config import positive
-from ..measure.evaluation import evaluate
-from ..text.batches import as_ids, batch
-from .history import History
-from .loss import check_weights, matryoshka_backward
-from .optimizer import default_lr, learning_rate, make_optimizers
-from .price import price, union
+from ..text.batches import as_ids
 from .progress import Progress, in_notebook
-from .schedule import Schedule
-from .state import RunState, uninterrupted
+from .run import Run
+from .settings import check
+from .state import RunState
 from .threads import slow_threads
 
 
-class DivergedError(FloatingPointError):
-    """A loss was not finite; `history` holds what was measured until then."""
-
-    def __init__(self, message, history):
-        super().__init__(message, history)
-        self.history = history
-
-    def __str__(self):
-        return self.args[0]
-
-
-class Run:
-    """One run: its text, optimizers and schedule, and how far it has come (`done` steps, in `history`)."""
-
-    def __init__(self, model, train_ids, settings):
-        self.model, self.ids, self.settings = model, train_ids, settings
-        self.device = model.embedding.token.device
-        distributed = dist.is_available() and dist.is_initialized()
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-        if settings["batch_size"] % self.world:
-            wanted = f"must be divisible by the number of processes, {self.world}"
-            raise ValueError(f"batch_size={settings['batch_size']} {wanted}")
-        self.parallel = DistributedDataParallel(model) if self.world > 1 else model
-        self.optimizers = make_optimizers(
-            settings["optimizer"], model, settings["lr"], settings["weight_decay"]
-        )
-        weights = settings["loss_weights"]
-        self.schedule = Schedule(model, [size for size in model.sizes if weights[size]])
-        self.history, self.done = History(model.sizes, lr=settings["lr"]), 0
-
-    def spent(self):
-        """The share of the budget that is spent, of steps or of FLOPs: 1 at the end."""
-        steps, flops = self.settings["steps"], self.settings["flops"]
-        return min(1.0, self.done / steps if flops is None else self.history.spent / flops)
-
-    def restore(self, state):
-        """Go on from a state that RunState kept; None: from the beginning."""
-        if self.world > 1:  # only the first process needs to see the folder
-            dist.broadcast_object_list(shared := [state])
-            state = shared[0]
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.optimizers.load_state_dict(state["optimizer"])
-            self.history, self.done = History.from_dict(state["history"]), state["step"]
-
-    def step(self):
-        """Train the dolls whose turn it is, each trunk of them on a batch of its own."""
-        model, s, spent, started = self.model, self.settings, self.spent(), time.monotonic()
-        # all that is random in a step follows from seed and step alone
-        rng = np.random.default_rng((s["seed"], self.done))
-        torch.manual_seed(int(rng.integers(2**31)) + self.rank)
-        trunks = self.schedule.draw(spent, rng)
-        starts = rng.integers(len(self.ids) - model.config.block_size, size=(len(trunks), s["batch_size"]))
-        x, y = batch(self.ids, starts[:, self.rank :: self.world], model.config.block_size, self.device)
-        losses = matryoshka_backward(self.parallel, x, y, trunks, s["loss_weights"])
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s["grad_clip"] or math.inf)
-        if not torch.stack([norm, *losses.values()]).isfinite().all():
-            raise self.diverged()
-        read = union(model.config, [model.trunk_size(trunk[0]) for trunk in trunks])
-        self.optimizers.set_lr(learning_rate(spent, s["lr"], s["warmup"]))
-        with uninterrupted():
-            self.optimizers.step(read)
-            tokens = s["batch_size"] * model.config.block_size
-            self.history.spent += price(model, trunks) * tokens + self.optimizers.flops(read)
-            self.done += 1
-        self.optimizers.zero_grad()
-        self.history.seconds += time.monotonic() - started
-
-    def evaluate(self, val_ids):
-        """Add an entry to the history."""
-        options = dict(max_blocks=self.settings["eval_blocks"], batch_size=self.settings["batch_size"])
-        losses = {
-            size: [evaluate(self.model, ids, size, **options) for ids in (self.ids, val_ids)]
-            for size in self.model.sizes
-        }
-        if not np.isfinite(list(losses.values())).all():
-            raise self.diverged()
-        with uninterrupted():
-            self.history.add(self.done, losses)
-
-    def due(self):
-        """Whether to evaluate now: at the beginning, the end, and each interval or tenth of the budget."""
-        every, spent, steps = self.settings["eval_interval"], self.spent(), self.history.steps
-        tenth = self.done % every == 0 if every else round(10 * spent, 6) >= len(steps)
-        return (tenth or spent == 1) and self.done not in steps[-1:]
-
-    def diverged(self):
-        message = (
-            f"step {self.done}: the loss is not finite with lr={self.settings['lr']:g}; try a smaller one"
-        )
-        return DivergedError(message, self.history)
-
-
-def check(model, settings):
-    """Settings of `train` with their defaults filled in. ValueError, naming it, for a value out of range."""
-    s = dict(settings)
-    if s["steps"] is not None and s["flops"] is not None:
-        raise ValueError(f"steps={s['steps']!r} and flops={s['flops']!r}: give one budget, not both")
-    if s["flops"] is None:
-        s["steps"] = 2000 if s["steps"] is None else s["steps"]
-    for name in ("steps", "batch_size", "eval_interval", "eval_blocks"):
-        if s[name] is not None:
-            s[name] = positive(name, s[name])
-    s["lr"] = default_lr(model.config) if s["lr"] is None else s["lr"]
-    limits = dict(lr=math.inf, weight_decay=math.inf, grad_clip=math.inf, warmup=1.0, flops=math.inf)
-    for name, end in limits.items():
-        if s[name] is not None and (not isinstance(s[name], numbers.Real) or not 0 <= s[name] < end):
-            below = "" if end == math.inf else f" and below {end:g}"
-            raise ValueError(f"{name}={s[name]!r} must be a number of at least 0{below}")
-    if s["flops"] == 0:
-        raise ValueError(f"flops={s['flops']!r} must be more than 0")
-    if not isinstance(s["seed"], numbers.Integral) or s["seed"] < 0:
-        raise ValueError(f"seed={s['seed']!r} must be a whole number of at least 0")
-    s["loss_weights"] = check_weights(s["loss_weights"], model.sizes)
-    return s
+def follow(run, val_ids, progress=True, on_evaluation=None, kept=None):
+    """Step after step until the budget is spent, or until it is interrupted; returns the history."""
+    if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
+        print(advice)  # the program says it itself
+    modes = {module: module.training for module in run.model.modules()}
+    run.model.train()
+    run.model.zero_grad()  # of another's backward pass
+    gpu = [run.device] if run.device.type == "cuda" else []
+    steps, flops = run.settings["steps"], run.settings["flops"]
+    total, unit = (steps, "step") if flops is None else (max(1, round(flops / 1e9)), "GFLOP")
+    bar = Progress(total, progress and run.rank == 0, unit)
+    with bar, torch.random.fork_rng(gpu):
+        try:
+            while True:
+                due = run.due()
+                if due:
+                    run.evaluate(val_ids)
+                    bar.evaluated(run.history)
+                    if on_evaluation and run.rank == 0:
+                        on_evaluation(run.history)
+                if kept and (due or kept.due()):
+                    kept.save(run.done, run.model, run.optimizers, run.history)
+                if run.spent() == 1:
+                    break
+                run.step()
+                bar.reached(round(run.spent() * total))
+        except KeyboardInterrupt:
+            if kept:
+                kept.save(run.done, run.model, run.optimizers, run.history)
+        finally:
+            run.optimizers.zero_grad()
+            for module, mode in modes.items():
+                module.training = mode
+            if kept:
+                kept.close()
+    return run.history
 
 
 def train(
@@ -202,37 +111,4 @@ def train(
         )
     if resume:
         run.restore(kept and kept.restore())
-    if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
-        print(advice)  # the program says it itself
-
-    modes = {module: module.training for module in model.modules()}
-    model.train()
-    model.zero_grad()  # of another's backward pass
-    gpu = [run.device] if run.device.type == "cuda" else []
-    total, unit = (settings["steps"], "step") if flops is None else (max(1, round(flops / 1e9)), "GFLOP")
-    bar = Progress(total, progress and run.rank == 0, unit)
-    with bar, torch.random.fork_rng(gpu):
-        try:
-            while True:
-                due = run.due()
-                if due:
-                    run.evaluate(val_ids)
-                    bar.evaluated(run.history)
-                    if on_evaluation and run.rank == 0:
-                        on_evaluation(run.history)
-                if kept and (due or kept.due()):
-                    kept.save(run.done, model, run.optimizers, run.history)
-                if run.spent() == 1:
-                    break
-                run.step()
-                bar.reached(round(run.spent() * total))
-        except KeyboardInterrupt:
-            if kept:
-                kept.save(run.done, model, run.optimizers, run.history)
-        finally:
-            run.optimizers.zero_grad()
-            for module, mode in modes.items():
-                module.training = mode
-            if kept:
-                kept.close()
-    return run.history
+    return follow(run, val_ids, progress, on_evaluation, kept)

@@ -35,8 +35,9 @@ def matryoshka_loss(model, x, y, loss_weights=None):
 def matryoshka_backward(model, x, y, trunks, weights):
     """Add the gradient of the weighted mean loss of all sizes in `trunks`; returns {size: cross-entropy}.
 
-    x, y: (N, B, T), a batch for each of the N trunks. 2205.13147 and 2310.07707 read one batch for all;
-    with one for each a step costs the same, and the weights that dolls share learn from N times the text.
+    x, y: (N, B, T), a batch for each of the N trunks; y may be a teacher's probabilities, (N, B, T, V).
+    2205.13147 and 2310.07707 read one batch for all; with one for each a step costs the same, and the
+    weights that dolls share learn from N times the text.
     The graph of each trunk is freed before the next is built: with the largest first, peak memory is that
     of the largest doll alone. With a model in DistributedDataParallel, processes exchange gradients once.
     """
@@ -48,7 +49,7 @@ def matryoshka_backward(model, x, y, trunks, weights):
         for trunk, tokens, targets in zip(trunks, x, y, strict=True):
             with precision(x):
                 found = {
-                    size: F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+                    size: F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1))
                     for size, logits in zip(trunk, nested(tokens, trunk))
                 }
             loss = sum(weigh(size) / total * loss for size, loss in found.items())

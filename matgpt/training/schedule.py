@@ -3,18 +3,18 @@
 from ..ranges import Between
 from .price import price
 
-SHARE = 0.05  # of the largest doll's FLOPs that are spent on each other doll
-GROWTH = 0.1  # a doll joins once this share of the price of the one below it, in the full one's, is spent
+SHARE = 0.16  # of the largest doll's FLOPs that go to each other doll, at the end of a run
+GROWTH = 0.08  # a doll joins once this share of the price of the one below it, in the full one's, is spent
 
 
 class Schedule:
     """The trunks that a step trains: always the largest that has joined, and others by chance.
 
     Small dolls cost next to nothing, and teach the corner that the large ones start from: so the cheapest
-    starts alone, and each next one joins a little later. From then on it takes part in as many steps as
-    SHARE of the largest one's FLOPs pay for: cheap dolls in nearly all, dear ones seldom. Once the full
-    doll of a range has joined, a Size drawn from all of it stands in for each but the smallest (1903.05134,
-    section 3.2).
+    starts alone, and each next one joins a little later. From then on it takes part in as many steps as a
+    share of the largest one's FLOPs pays for, a share that grows with the run: where the learning rate ends,
+    the dolls settle. Once the full doll of a range has joined, a Size drawn from all of it stands in for each
+    but the smallest (1903.05134, section 3.2).
     """
 
     def __init__(self, model, sizes):
@@ -28,6 +28,6 @@ class Schedule:
         *others, largest = [trunk for trunk, join in zip(self.trunks, self.joins) if join <= spent]
         if isinstance(self.model.config.nesting, Between) and largest is self.trunks[-1]:
             others[1:] = [[self.model.config.draw(rng)] for _ in others[1:]]
-        dearest = price(self.model, [largest])
-        turns = [trunk for trunk in others if rng.random() < SHARE * dearest / price(self.model, [trunk])]
+        paid = SHARE * spent * price(self.model, [largest])
+        turns = [trunk for trunk in others if rng.random() < paid / price(self.model, [trunk])]
         return [largest, *reversed(turns)]

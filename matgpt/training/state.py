@@ -9,11 +9,11 @@ import threading
 import time
 import warnings
 from contextlib import contextmanager
+from numbers import Number
 from pathlib import Path
 
 import torch
 
-from ..config import Size
 from ..files.atomic import lock, write
 
 FORMAT = 1
@@ -22,7 +22,7 @@ LEFT = re.compile(NAME.pattern + r"\.matgpt-\d+\.tmp")  # by a process that was 
 
 
 def digest(ids):
-    """What tells one corpus from another: the number of its tokens and a SHA-256 over them, read in pieces."""
+    """What tells one corpus from another: the number of its tokens and a SHA-256, read in pieces."""
     found = hashlib.sha256()
     for start in range(0, len(ids), 2**20):
         found.update(ids[start : start + 2**20].astype("<u4").tobytes())
@@ -70,7 +70,9 @@ class RunState:
             )
         corpus = {"train_ids": digest(train_ids), "val_ids": digest(val_ids)}
         run = {"format": FORMAT, "model": type(model).__name__, **vars(model.config), **settings, **corpus}
-        self.run = json.loads(json.dumps(run, default=lambda x: str(x) if isinstance(x, Size) else float(x)))
+        self.run = json.loads(
+            json.dumps(run, default=lambda x: float(x) if isinstance(x, Number) else str(x))
+        )
         self.saved, self.cost = time.monotonic(), 0.0
 
     def close(self):
@@ -87,7 +89,7 @@ class RunState:
         return time.monotonic() - self.saved > max(60, 100 * self.cost)
 
     def save(self, step, model, optimizer, history):
-        """Keep the state after `step` steps. Raises OSError if there is no room, with the last state intact."""
+        """Keep the state after `step` steps. OSError, with the last state intact, if there is no room."""
         started, buffer = time.monotonic(), io.BytesIO()
         state = {
             "model": model.state_dict(),

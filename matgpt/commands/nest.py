@@ -1,0 +1,73 @@
+"""python -m matgpt nest: nest a GPT-2 that is trained already, from a folder of transformers or of matgpt."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from .. import plot
+from ..config import parse_doll, positive
+from ..files.checkpoint import check_vocabulary, held, load, save
+from ..files.gpt2 import import_gpt2, is_gpt2
+from ..files.gpt2_tokenizer import read_tokenizer
+from ..text.corpus import load_text, split
+from ..text.token_files import load_tokens
+from ..training.nesting import nest
+from ..training.run import DivergedError
+from .parser import Parser
+from .train import Log, make_device
+
+
+def make_parser():
+    parser = Parser("nest", "Nest a GPT-2 that is trained already; keep the model, history and a plot.")
+    add = parser.add_argument
+    add("folder", help="a GPT-2 of transformers (with its tokenizer.json), or a model that matgpt kept")
+    add("--nesting", nargs="+", required=True, metavar="DOLL", help="widths, or width,heads,layers[,inner]")
+    add("--corpus", required=True, help="a text that is known, a file, or a folder of the data command")
+    add("--out", required=True, help="folder for the nested model")
+    add("--force", action="store_true", help="replace another model that --out holds")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=int, help="the budget in steps (default: 2000)")
+    budget.add_argument("--flops", type=float, help="the budget in FLOPs, the optimizer's own among them")
+    add("--batch-size", type=int, default=6, help="blocks that all dolls of a step read")
+    add("--lr", type=float, help="peak learning rate (default: 0.512 / width)")
+    add("--seed", type=int, default=0, help="of batches")
+    add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the budget)")
+    add("--device", help="where to train (default: cuda if there is one, else cpu)")
+    add("--threads", type=int, help="CPU threads (default: what PyTorch finds)")
+    return parser
+
+
+def read_all(args):
+    """(model, train_ids, val_ids, tokenizer): ids by the model's own tokenizer, or those of a data folder."""
+    model, tokenizer = (import_gpt2(args.folder), None) if is_gpt2(args.folder) else load(args.folder)
+    if Path(args.corpus).is_dir():
+        train_ids, val_ids, tokenizer = load_tokens(args.corpus)
+        check_vocabulary(model.config, tokenizer, args.corpus)
+        return model, train_ids, val_ids, tokenizer
+    tokenizer = tokenizer or read_tokenizer(args.folder)
+    check_vocabulary(model.config, tokenizer, args.folder)
+    return model, *split(tokenizer.encode(load_text(args.corpus))), tokenizer
+
+
+def main(argv=None):
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    sys.stdout.reconfigure(line_buffering=True)
+    args.steps = 2000 if args.steps is None and args.flops is None else args.steps
+    try:
+        if not args.force and (other := held(Path(args.out))):
+            raise ValueError(f"--out {args.out} already holds {other}: name another folder, or --force")
+        if args.threads is not None:
+            torch.set_num_threads(positive("threads", args.threads))
+        model, train_ids, val_ids, tokenizer = read_all(args)
+        nesting, model = [parse_doll(doll) for doll in args.nesting], model.to(make_device(args.device))
+        same = ("steps", "flops", "batch_size", "lr", "seed", "eval_interval")
+        options = {name: getattr(args, name) for name in same} | {"on_evaluation": Log(args)}
+        model = nest(model, nesting, train_ids, val_ids, progress=sys.stderr.isatty(), **options)
+        save(model, args.out, tokenizer, overwrite=True)
+        model.history.save(Path(args.out) / "history.json")
+        plot.losses(model.history).savefig(Path(args.out) / "losses.png", dpi=120)
+    except (ValueError, OSError, DivergedError) as error:
+        parser.error(str(error))
+    print(f"kept in {args.out}")

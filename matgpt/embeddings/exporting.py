@@ -1,0 +1,51 @@
+"""Embeddings leave as a folder that the library sentence-transformers loads (which is not needed for it)."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..files.atomic import read, write
+from ..files.gpt2 import export_gpt2
+from ..text.tokenizer import BPETokenizer
+
+PAD = "<|pad|>"
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
+
+
+def export_sentence_transformers(model, path, tokenizer):
+    """Write a model, or a doll sliced out, so that `SentenceTransformer(path, truncate_dim=64)` loads it.
+
+    `encode(texts, normalize_embeddings=True)` gives what `embed` gives, cut to any number of dimensions, for
+    texts of at most block_size tokens; the library cuts longer ones there. A token to pad with joins the
+    vocabulary. Shapes that GPT-2 does not know are padded with zeros, and so may be the embeddings, behind.
+    Raises ValueError unless the tokenizer is a BPETokenizer of the model's vocabulary, OSError if the folder
+    cannot be written.
+    """
+    path = Path(path)
+    if not isinstance(tokenizer, BPETokenizer) or tokenizer.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"{tokenizer!r} must be a BPETokenizer of the model's {model.config.vocab_size} tokens"
+        )
+    if PAD not in tokenizer.special_tokens:
+        tokenizer = BPETokenizer(tokenizer.tokens, [*tokenizer.special_tokens, PAD])
+        model = copy.deepcopy(model)
+        model.config = dataclasses.replace(model.config, vocab_size=tokenizer.vocab_size)
+        token = model.embedding.token.detach()
+        model.embedding.token = nn.Parameter(torch.cat([token, torch.zeros_like(token[:1])]))
+    export_gpt2(model, path, tokenizer=tokenizer)
+    put = lambda name, value: write(path / name, json.dumps(value, indent=2).encode())
+    put("tokenizer_config.json", {**json.loads(read(path / "tokenizer_config.json")), "pad_token": PAD})
+    put("modules.json", MODULES)
+    put("sentence_bert_config.json", {"max_seq_length": model.config.block_size, "do_lower_case": False})
+    put("config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    (path / "1_Pooling").mkdir(exist_ok=True)
+    width = json.loads(read(path / "config.json"))["n_embd"]
+    pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    put("1_Pooling/config.json", {"word_embedding_dimension": width, **pooling})

@@ -1,0 +1,154 @@
+"""Nest a GPT-2 that is trained already: what matters moves to the front, then dolls learn from the whole."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from ..files.checkpoint import load
+from ..files.gpt2 import import_gpt2, is_gpt2
+from ..measure.evaluation import cross_entropy, precision
+from ..measure.shapes import flops_per_token
+from ..model import MatryoshkaGPT
+from ..text.batches import as_ids, batch
+from .loop import follow
+from .optimizer import default_lr
+from .price import price
+from .run import Run
+from .schedule import Schedule
+from .settings import check
+
+SHARE = 0.3  # of the FLOPs of a step of the full doll, for each doll
+BATCHES = 16  # by which importance is measured, of 256 tokens or a block
+
+AXES = {  # what each axis of a weight counts: d dimensions of the residual, h heads, f hidden units; . stays
+    "embedding.token": ".d",
+    "embedding.position": ".d",
+    "qkv.weight": ".h.d",
+    "qkv.bias": ".h.",
+    "attention.proj.weight": "dh.",
+    "expand.weight": "fd",
+    "expand.bias": "f",
+    "feedforward.proj.weight": "df",
+}  # all else is a prefix of d
+READERS = {  # the weights that read each of them
+    "d": ("token", "qkv.weight", "expand.weight"),
+    "h": ("attention.proj.weight",),
+    "f": ("feedforward.proj.weight",),
+}
+
+
+def axes(name):
+    """(axis, kind, key) of a parameter; the key of heads and units names their layer, as in "0.h"."""
+    kinds = next((kinds for end, kinds in AXES.items() if name.endswith(end)), "d")
+    layer = name.split(".")[1]
+    return [(i, k, k if k == "d" else f"{layer}.{k}") for i, k in enumerate(kinds) if k != "."]
+
+
+def importance(model, ids, seed=0, batches=BATCHES):
+    """{"d": (D,), "0.h": (H,), "0.f": (F,), ...}: how the loss would move without each.
+
+    The mean square, over small batches, of the first-order guess: the sum of weight x gradient over the
+    weights that read that dimension of the residual, head, or hidden unit (1906.10771).
+    """
+    T, scores, rng = model.config.block_size, {}, np.random.default_rng(seed)
+    batch_size = max(1, 256 // T)
+    for _ in range(batches):
+        starts = rng.integers(len(ids) - T, size=batch_size)
+        cross_entropy(model, *batch(ids, starts, T, model.embedding.token.device)).backward()
+        moved = {}
+        for name, p in model.named_parameters():
+            for axis, kind, key in axes(name):
+                if name.endswith(READERS[kind]):
+                    change = (p.detach() * p.grad).movedim(axis, 0).flatten(1).sum(1)
+                    moved[key] = moved.get(key, 0) + change
+        scores = {key: scores.get(key, 0) + change**2 / batches for key, change in moved.items()}
+        model.zero_grad()
+    return scores
+
+
+@torch.no_grad()
+def reorder(model, scores):
+    """Move what scores high to the front, in all weights at once: the full doll computes what it did."""
+    orders = {key: score.argsort(descending=True, stable=True) for key, score in scores.items()}
+    for name, p in model.named_parameters():
+        for axis, _, key in axes(name):
+            p.copy_(p.index_select(axis, orders[key]))
+
+
+class Turns(Schedule):
+    """All dolls from the first step to the last, since the full one is grown.
+
+    Each gets the same FLOPs, SHARE of a step of the full one, or less where that is a turn in each step.
+    """
+
+    def draw(self, spent, rng):
+        dearest, turn = price(self.model, [self.trunks[-1]]), lambda chance: rng.random() < chance
+        turns = [trunk for trunk in self.trunks if turn(SHARE * dearest / price(self.model, [trunk]))]
+        return turns[::-1] or self.trunks[-1:]
+
+
+class Lesson(Run):
+    """A run in which all dolls of a step read one batch, and learn what the teacher foretells there."""
+
+    def __init__(self, model, teacher, ids, settings):
+        super().__init__(model, ids, settings)
+        self.teacher, self.schedule = teacher, Turns(model, model.sizes)
+
+    def read(self, trunks, rng):
+        x, _ = super().read(trunks[:1], rng)
+        with torch.no_grad(), precision(x):
+            y = self.teacher(x[0]).float().softmax(-1)[None]
+        self.history.spent += flops_per_token(self.model.config) * x.numel() * self.world
+        return [a.expand(len(trunks), *a.shape[1:]) for a in (x, y)]
+
+
+def nest(
+    model_or_path,
+    nesting,
+    train_ids,
+    val_ids,
+    steps=None,
+    *,
+    flops=None,
+    batch_size=6,
+    lr=None,
+    seed=0,
+    eval_interval=None,
+    eval_blocks=256,
+    progress=True,
+    on_evaluation=None,
+):
+    """A nested model whose full doll is the given GPT-2, nearly; its `history` is an attribute.
+
+    model_or_path: a MatryoshkaGPT, which is left as it is; or a folder that `save` kept, or a GPT-2 of
+        transformers, as `import_gpt2` reads it. It is the teacher: what all dolls learn are its predictions.
+    nesting: the dolls, as in `GPTConfig`. They begin as corners of the model, once its heads, hidden units
+        and dimensions stand in the order of their importance. Dropout is 0.
+    steps, flops: the budget, as in `train`; the teacher's passes count.
+    lr: peak learning rate of AdamW; None: half of that of `train`.
+    All else is as in `train`, and so are the errors.
+    """
+    teacher = model_or_path
+    if not isinstance(teacher, torch.nn.Module):
+        teacher = import_gpt2(teacher) if is_gpt2(teacher) else load(teacher)[0]
+    if not isinstance(teacher, MatryoshkaGPT):
+        raise ValueError(f"model_or_path is a {type(teacher).__name__}: only a MatryoshkaGPT holds dolls")
+    config = dataclasses.replace(teacher.config, nesting=nesting, dropout=0.0)
+    T, V = config.block_size, config.vocab_size
+    train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
+    model = MatryoshkaGPT(config).to(teacher.embedding.token)
+    model.load_state_dict(teacher.state_dict())
+    lr = default_lr(config) / 2 if lr is None else lr
+    budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
+    moves = dict(lr=lr, optimizer="adamw", warmup=0.05, weight_decay=0.0, grad_clip=1.0)
+    looks = dict(loss_weights=None, eval_interval=eval_interval, eval_blocks=eval_blocks)
+    settings, mode = check(model, {**budget, **moves, **looks}), teacher.training
+    reorder(model, importance(model, train_ids, seed))
+    try:
+        run = Lesson(model, teacher.eval(), train_ids, settings)
+        run.history.spent = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
+        model.history = follow(run, val_ids, progress, on_evaluation)
+    finally:
+        teacher.train(mode)
+    return model.eval()

@@ -1,0 +1,116 @@
+"""One run of training: what it holds, its step, and how far it has come."""
+
+import math
+import time
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from ..measure.evaluation import evaluate
+from ..text.batches import batch
+from .history import History
+from .loss import matryoshka_backward
+from .optimizer import learning_rate, make_optimizers
+from .price import price, union
+from .schedule import Schedule
+from .state import uninterrupted
+
+
+class DivergedError(FloatingPointError):
+    """A loss was not finite; `history` holds what was measured until then."""
+
+    def __init__(self, message, history):
+        super().__init__(message, history)
+        self.history = history
+
+    def __str__(self):
+        return self.args[0]
+
+
+class Run:
+    """One run: its text, optimizers and schedule, and how far it has come (`done` steps, in `history`)."""
+
+    def __init__(self, model, train_ids, settings):
+        self.model, self.ids, self.settings = model, train_ids, settings
+        self.device = model.embedding.token.device
+        distributed = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        if settings["batch_size"] % self.world:
+            wanted = f"must be divisible by the number of processes, {self.world}"
+            raise ValueError(f"batch_size={settings['batch_size']} {wanted}")
+        self.parallel = DistributedDataParallel(model) if self.world > 1 else model
+        self.optimizers = make_optimizers(
+            settings["optimizer"], model, settings["lr"], settings["weight_decay"]
+        )
+        weights = settings["loss_weights"]
+        self.schedule = Schedule(model, [size for size in model.sizes if weights[size]])
+        self.history, self.done = History(model.sizes, lr=settings["lr"]), 0
+
+    def spent(self):
+        """The share of the budget that is spent, of steps or of FLOPs: 1 at the end."""
+        steps, flops = self.settings["steps"], self.settings["flops"]
+        return min(1.0, self.done / steps if flops is None else self.history.spent / flops)
+
+    def restore(self, state):
+        """Go on from a state that RunState kept; None: from the beginning."""
+        if self.world > 1:  # only the first process needs to see the folder
+            dist.broadcast_object_list(shared := [state])
+            state = shared[0]
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizers.load_state_dict(state["optimizer"])
+            self.history, self.done = History.from_dict(state["history"]), state["step"]
+
+    def read(self, trunks, rng):
+        """Tokens (N, B, T) of a step and what follows each: a batch for each of the N trunks."""
+        T, size = self.model.config.block_size, (len(trunks), self.settings["batch_size"])
+        starts = rng.integers(len(self.ids) - T, size=size)[:, self.rank :: self.world]
+        return batch(self.ids, starts, T, self.device)
+
+    def step(self):
+        """Train the dolls whose turn it is, each trunk of them on a batch of its own."""
+        model, s, spent, started = self.model, self.settings, self.spent(), time.monotonic()
+        # all that is random in a step follows from seed and step alone
+        rng = np.random.default_rng((s["seed"], self.done))
+        torch.manual_seed(int(rng.integers(2**31)) + self.rank)
+        trunks = self.schedule.draw(spent, rng)
+        x, y = self.read(trunks, rng)
+        losses = matryoshka_backward(self.parallel, x, y, trunks, s["loss_weights"])
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s["grad_clip"] or math.inf)
+        if not torch.stack([norm, *losses.values()]).isfinite().all():
+            raise self.diverged()
+        read = union(model.config, [model.trunk_size(trunk[0]) for trunk in trunks])
+        self.optimizers.set_lr(learning_rate(spent, s["lr"], s["warmup"]))
+        with uninterrupted():
+            self.optimizers.step(read)
+            tokens = s["batch_size"] * model.config.block_size
+            self.history.spent += price(model, trunks) * tokens + self.optimizers.flops(read)
+            self.done += 1
+        self.optimizers.zero_grad()
+        self.history.seconds += time.monotonic() - started
+
+    def evaluate(self, val_ids):
+        """Add an entry to the history."""
+        blocks = self.settings["eval_blocks"]
+        losses = {
+            size: [evaluate(self.model, ids, size, blocks) for ids in (self.ids, val_ids)]
+            for size in self.model.sizes
+        }
+        if not np.isfinite(list(losses.values())).all():
+            raise self.diverged()
+        with uninterrupted():
+            self.history.add(self.done, losses)
+
+    def due(self):
+        """Whether to evaluate now: at the beginning, the end, and each interval or tenth of the budget."""
+        every, spent, steps = self.settings["eval_interval"], self.spent(), self.history.steps
+        tenth = self.done % every == 0 if every else round(10 * spent, 6) >= len(steps)
+        return (tenth or spent == 1) and self.done not in steps[-1:]
+
+    def diverged(self):
+        message = (
+            f"step {self.done}: the loss is not finite with lr={self.settings['lr']:g}; try a smaller one"
+        )
+        return DivergedError(message, self.history)

@@ -1,0 +1,148 @@
+"""The contrastive stage: its loss, gradient caching, and a run that can be stopped and repeated."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import matgpt
+from matgpt import BPETokenizer, GPTConfig, MatryoshkaEmbeddingsGPT
+from matgpt.embeddings.contrastive import Texts, contrastive_backward, info_nce, train_embeddings
+from matgpt.embeddings.pairs import Pairs
+from matgpt.embeddings.pooling import cut, embed
+from matgpt.embeddings.retrieval import measures, ranks
+
+TOKENIZER = BPETokenizer([bytes([b]) for b in range(256)])
+WORDS = [a + b for a in "abcdefgh" for b in "xyzuv"]
+PAIRS = Pairs(
+    [f"{w} q" for w in WORDS],
+    [f"the {w} {w} in code" + " and more" * (i % 4) for i, w in enumerate(WORDS)],
+    WORDS,
+    [w[0] for w in WORDS],
+)
+
+
+def model_of(variant, seed=0, dropout=0.0):
+    torch.manual_seed(seed)
+    return variant(GPTConfig(256, 24, 16, 2, 1, nesting=(4, 8), dropout=dropout))
+
+
+def test_the_loss_is_cross_entropy_both_ways_and_spares_who_asks_the_same():
+    q, d = torch.randn(3, 4), torch.randn(3, 4)
+    scores = F.normalize(q, dim=1) @ F.normalize(d, dim=1).T / 0.5
+    right, nobody = torch.arange(3), torch.zeros(3, 3, dtype=torch.bool)
+    expected = (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
+    assert torch.allclose(info_nce(q, d, nobody, 0.5), expected)
+    alike = nobody.clone()
+    alike[0, 1] = alike[1, 0] = True
+    by_hand = lambda s: -sum(s[i, i] - torch.logsumexp(s[i][~alike[i]], 0) for i in range(3)) / 3
+    assert torch.allclose(info_nce(q, d, alike, 0.5), (by_hand(scores) + by_hand(scores.T)) / 2)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradient_caching_gives_the_gradient_of_the_whole_batch(variant, dropout):
+    """With dropout, the parts must be the same for the random numbers to be."""
+    model = model_of(variant, dropout=dropout).train()
+    rows, alike = Texts(model, PAIRS, TOKENIZER).batch(list(range(32)))
+    gradients = []
+    for micro_batch in (None, 64) if dropout else (None, 5, 64):
+        model.zero_grad()
+        losses = contrastive_backward(model, rows, alike, 0.05, micro_batch, seed=7)
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        assert len(losses) == 3
+    for other in gradients[1:]:
+        for a, b in zip(gradients[0], other):
+            assert torch.allclose(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_the_losses_are_those_of_embed_at_each_size(variant):
+    model = model_of(variant).eval()
+    rows, alike = Texts(model, PAIRS, TOKENIZER).batch(list(range(20)))
+    with torch.no_grad():
+        losses = contrastive_backward(model, rows, alike, 0.05)
+    for size, loss in zip(model.sizes, losses):
+        q, d = (embed(model, rows[i : i + 20], size) for i in (0, 20))
+        assert torch.allclose(info_nce(q, d, alike, 0.05), loss, atol=1e-5)
+
+
+def test_same_questions_are_known_and_long_texts_cropped():
+    model = model_of(MatryoshkaEmbeddingsGPT)
+    texts = Texts(model, Pairs(["q", "r", "q"], ["abc" * 20, "d", "e"], list("xyz"), list("xyz")), TOKENIZER)
+    rows, alike = texts.batch([0, 1, 2])
+    assert alike.nonzero().tolist() == [[0, 2], [2, 0]] and bytes(rows[3].tolist()) == (b"abc" * 20)[:24]
+    import numpy as np
+
+    starts = {bytes(texts.batch([0], np.random.default_rng(i))[0][1][:1].tolist()) for i in range(20)}
+    assert starts == {b"a", b"b", b"c"}
+    drawn = [texts.draw(step, 2, seed=0).tolist() for step in range(8)]
+    assert all(len(set(some)) == 2 for some in drawn) and drawn == [
+        texts.draw(s, 2, 0).tolist() for s in range(8)
+    ]
+
+
+def test_training_finds_answers_at_every_size(variant):
+    model = model_of(variant)
+    history = train_embeddings(model, PAIRS, TOKENIZER, steps=60, batch_size=16, lr=0.01, progress=False)
+    for size in model.sizes:
+        assert history.train[size][-1] < 0.7 * history.train[size][0]
+        q, d = (embed(model, texts, size, TOKENIZER) for texts in (PAIRS.queries, PAIRS.documents))
+        assert measures(ranks(q @ d.T))["recall@10"] > 0.5
+    assert history.steps == list(range(0, 61, 6)) and not model.training
+    whole = embed(model, PAIRS.documents, tokenizer=TOKENIZER)
+    assert torch.allclose(cut(whole, 8).norm(dim=1), torch.ones(40))
+
+
+def test_a_run_repeats_and_goes_on_where_it_stopped(tmp_path):
+    run = dict(steps=8, batch_size=8, eval_interval=2, progress=False, seed=3)
+    whole = model_of(MatryoshkaEmbeddingsGPT, dropout=0.1)
+    expected = train_embeddings(whole, PAIRS, TOKENIZER, **run)
+
+    def stop(history):
+        if history.steps[-1] == 4:
+            raise KeyboardInterrupt
+
+    model = model_of(MatryoshkaEmbeddingsGPT, dropout=0.1)
+    kept = dict(run, checkpoint_dir=tmp_path)
+    assert train_embeddings(model, PAIRS, TOKENIZER, on_evaluation=stop, **kept).steps == [0, 2, 4]
+    model = model_of(MatryoshkaEmbeddingsGPT, seed=9, dropout=0.1)
+    history = train_embeddings(model, PAIRS, TOKENIZER, resume=True, **kept)
+    assert history == expected
+    for a, b in zip(model.parameters(), whole.parameters()):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="another run"):
+        train_embeddings(model, PAIRS, TOKENIZER, resume=True, temperature=0.1, **kept)
+
+
+def test_pairs_set_aside_are_not_learnt_from(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "matgpt.embeddings.contrastive.Texts",
+        lambda model, pairs, tokenizer: (seen.append(pairs.names), Texts(model, pairs, tokenizer))[1],
+    )
+    train_embeddings(model_of(MatryoshkaEmbeddingsGPT), PAIRS, TOKENIZER, 1, 8, progress=False)
+    assert len(seen[1]) == 4 and sorted(seen[0] + seen[1]) == sorted(PAIRS.names)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    with pytest.raises(matgpt.DivergedError, match="lr=1e"):
+        train_embeddings(model_of(MatryoshkaEmbeddingsGPT), PAIRS, TOKENIZER, 20, 8, lr=1e30, progress=False)
+
+
+def test_bad_arguments_are_named():
+    model = model_of(MatryoshkaEmbeddingsGPT)
+    for match, bad in (
+        ("steps=0", dict(steps=0)),
+        ("batch_size=1 ", dict(batch_size=1)),
+        ("batch_size=41", dict(batch_size=41)),
+        ("micro_batch=0", dict(micro_batch=0)),
+        ("temperature=0", dict(temperature=0)),
+        ("optimizer='sgd'", dict(optimizer="sgd")),
+        ("checkpoint_dir", dict(resume=True)),
+    ):
+        with pytest.raises(ValueError, match=match):
+            train_embeddings(
+                model, PAIRS, TOKENIZER, **dict(dict(steps=1, batch_size=8, progress=False), **bad)
+            )
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        strange = BPETokenizer([*TOKENIZER.tokens, b" q"])
+        train_embeddings(model, PAIRS, strange, batch_size=8, steps=1)
+    assert matgpt.train_embeddings is train_embeddings

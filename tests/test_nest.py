@@ -1,0 +1,130 @@
+"""A GPT-2 that is trained already becomes nested: what matters goes to the front, dolls learn from it."""
+
+import numpy as np
+import pytest
+import torch
+
+import matgpt
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, evaluate, export_gpt2, load, save
+from matgpt.__main__ import main
+from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
+from matgpt.training.nesting import importance, reorder
+
+TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(1500))
+TOKENIZER = CharTokenizer.from_text(TEXT)
+IDS = np.array(TOKENIZER.encode(TEXT))
+NESTING = [Size(8, 1, 1), Size(16, 2, 2)]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A plain GPT-2 that has learned a little."""
+    torch.manual_seed(0)
+    model = MatryoshkaGPT(GPTConfig(TOKENIZER.vocab_size, 16, 32, 4, 2))
+    matgpt.train(model, IDS, IDS[:200], steps=60, batch_size=8, eval_blocks=32, progress=False)
+    return model.eval()
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False, "n_inner": (40, 9)}, {"n_embd": 20, "head_size": 4}])
+def test_reordering_leaves_the_logits_as_they_were(build, options):
+    shape = dict(vocab_size=TOKENIZER.vocab_size, block_size=16, n_embd=32, n_head=4, n_layer=2)
+    model = build(MatryoshkaGPT, GPTConfig(**shape | options))
+    idx = torch.from_numpy(IDS[:64]).view(4, 16)
+    before, weights = model(idx), model.blocks[0].attention.qkv.weight.clone()
+    scores = importance(model, IDS)
+    reorder(model, scores)
+    torch.testing.assert_close(model(idx), before, rtol=0, atol=1e-5)
+    assert not torch.equal(weights, model.blocks[0].attention.qkv.weight)
+    assert all(p.grad is None for p in model.parameters())
+    for score in importance(model, IDS).values():  # now what matters stands in front
+        assert (score.diff() <= 1e-9 + 1e-6 * score.max()).all()
+
+
+def test_what_the_model_does_not_read_goes_to_the_end(build):
+    model = build(MatryoshkaGPT, GPTConfig(TOKENIZER.vocab_size, 16, 32, 4, 1))
+    with torch.no_grad():
+        model.blocks[0].attention.proj.weight[:, 1] = 0
+        model.blocks[0].feedforward.proj.weight[:, 5] = 0
+    scores = importance(model, IDS)
+    assert scores["0.h"].argmin() == 1 and scores["0.f"].argmin() == 5
+
+
+def test_dolls_learn_and_the_full_one_stays(plain):
+    weights = [p.clone() for p in plain.parameters()]
+    model = matgpt.nest(
+        plain, NESTING, IDS, IDS[:200], steps=60, batch_size=8, eval_blocks=32, progress=False
+    )
+    assert model.sizes == (*NESTING, plain.config.full) and not model.training
+    history, was = model.history, evaluate(plain, IDS[:200])
+    for size in NESTING:
+        assert history.val[size][-1] < history.val[size][0] - 0.05
+        assert evaluate(model.slice(size), IDS[:200]) == pytest.approx(history.val[size][-1], abs=1e-5)
+    assert history.val[model.config.full][0] == pytest.approx(was, abs=1e-5)
+    assert history.val[model.config.full][-1] < was + 0.05
+    assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), weights))  # the original is left alone
+
+
+def test_a_budget_of_flops_and_a_seed(plain):
+    run = lambda seed: matgpt.nest(
+        plain, NESTING, IDS, IDS, flops=9e8, batch_size=4, eval_blocks=8, seed=seed, progress=False
+    )
+    a, b, c = run(1), run(1), run(2)
+    assert 9e8 <= a.history.flops[-1] < 1e9 and a.history == b.history != c.history
+    assert torch.equal(a.embedding.token, b.embedding.token)
+
+
+def test_errors_name_what_is_wrong(plain, tmp_path):
+    with pytest.raises(ValueError, match="n_embd may be at most 32"):
+        matgpt.nest(plain, [Size(64, 1, 1)], IDS, IDS)
+    with pytest.raises(ValueError, match="nowhere"):
+        matgpt.nest(tmp_path / "nowhere", NESTING, IDS, IDS)
+    with pytest.raises(ValueError, match="MatryoshkaEmbeddingsGPT"):
+        matgpt.nest(MatryoshkaEmbeddingsGPT(plain.config), NESTING, IDS, IDS)
+    with pytest.raises(ValueError, match="train_ids"):
+        matgpt.nest(plain, NESTING, IDS[:5], IDS)
+    with pytest.raises(ValueError, match="steps=0"):
+        matgpt.nest(plain, NESTING, IDS, IDS, steps=0)
+
+
+def command(*arguments):
+    main(["nest", *map(str, arguments), "--threads", "1"])
+
+
+def options(tmp_path):
+    (tmp_path / "text").write_text(TEXT)
+    files = f"--corpus {tmp_path / 'text'} --out {tmp_path / 'out'}"
+    return f"{files} --nesting 8,1,1 16,2,2 --steps 4 --batch-size 4".split()
+
+
+def test_the_command_on_a_folder_of_matgpt(plain, tmp_path, capsys):
+    save(plain, tmp_path / "plain", TOKENIZER)
+    command(tmp_path / "plain", *options(tmp_path))
+    model, tokenizer = load(tmp_path / "out")
+    assert model.sizes == (*NESTING, plain.config.full) and tokenizer.encode("the") == TOKENIZER.encode("the")
+    assert (tmp_path / "out" / "losses.png").exists() and (tmp_path / "out" / "history.json").exists()
+    assert "step 4/4" in capsys.readouterr().out
+
+
+def test_the_command_on_a_gpt2_of_transformers_and_its_dolls_leave(tmp_path, capsys):
+    tokenizer = BPETokenizer.train(TEXT, 270)
+    torch.manual_seed(0)
+    export_gpt2(
+        MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 16, 32, 4, 2)), tmp_path / "gpt2", tokenizer=tokenizer
+    )
+    command(tmp_path / "gpt2", *options(tmp_path))
+    model, kept = load(tmp_path / "out")
+    assert kept.encode(TEXT) == tokenizer.encode(TEXT) and kept.tokens == tokenizer.tokens
+    export_gpt2(model, tmp_path / "doll", Size(16, 2, 2), kept)
+    idx = torch.tensor([kept.encode("the dolls stand")])
+    doll = matgpt.import_gpt2(tmp_path / "doll")
+    torch.testing.assert_close(doll(idx), model(idx, Size(16, 2, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_says_what_is_wrong(plain, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command(tmp_path / "nowhere", *options(tmp_path))
+    assert "nowhere" in capsys.readouterr().err
+    save(plain, tmp_path / "plain")
+    with pytest.raises(SystemExit):
+        command(tmp_path / "plain", *options(tmp_path))
+    assert "tokenizer.json" in capsys.readouterr().err

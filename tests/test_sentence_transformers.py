@@ -1,0 +1,90 @@
+"""Models leave for sentence-transformers: the real library gives our vectors, and our figures."""
+
+import json
+
+import pytest
+import torch
+
+import matgpt
+from matgpt import BPETokenizer, CharTokenizer, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from matgpt.embeddings.exporting import PAD, export_sentence_transformers
+from matgpt.embeddings.pooling import cut, embed
+from matgpt.embeddings.retrieval import measures, ranks
+
+TEXT = "parse a date from a string, read the file and return what was parsed as a date "
+TOKENIZER = BPETokenizer.train(TEXT * 5, 290)
+TEXTS = ["parse a date", "read", "the file and return", "x y", "a string, read", "été <|pad|>"]
+
+
+@pytest.fixture
+def library():
+    return pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+
+
+@pytest.fixture(params=["output only", "doll", "odd doll"])
+def model(request, build):
+    nesting = (8, 16, matgpt.Size(24, 4, 1), 32)
+    config = GPTConfig(TOKENIZER.vocab_size, 32, 32, 4, 2, nesting)
+    if request.param == "output only":
+        return build(MatryoshkaEmbeddingsGPT, config).float()
+    whole = build(MatryoshkaGPT, config).float()
+    return whole.slice(16 if request.param == "doll" else matgpt.Size(24, 4, 1))
+
+
+def test_the_library_gives_our_vectors_at_any_dimension(library, model, tmp_path):
+    matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER)
+    for d in (None, 16, 7):
+        theirs = library.SentenceTransformer(str(tmp_path), truncate_dim=d, device="cpu")
+        found = torch.from_numpy(theirs.encode(TEXTS, normalize_embeddings=True))
+        ours = cut(embed(model, TEXTS, tokenizer=TOKENIZER), d or model.config.n_embd)
+        assert found.shape == ours.shape and (found - ours).abs().max() < 1e-5
+
+
+def test_its_evaluator_gives_our_figures(library, build, tmp_path):
+    model = build(MatryoshkaEmbeddingsGPT, GPTConfig(TOKENIZER.vocab_size, 32, 32, 4, 2, (8,))).float()
+    words = TEXT.split()
+    documents = [f"{a} {b} {i}" for i, (a, b) in enumerate(zip(words * 3, words[3:] * 3))]
+    queries = [" ".join(document.split()[:2]) + " x" for document in documents]
+    export_sentence_transformers(model, tmp_path, TOKENIZER)
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    ask, know = ({str(i): text for i, text in enumerate(texts)} for texts in (queries, documents))
+    evaluator = InformationRetrievalEvaluator(
+        ask,
+        know,
+        {i: {i} for i in ask},
+        accuracy_at_k=[1],
+        precision_recall_at_k=[1, 10],
+        mrr_at_k=[10],
+        ndcg_at_k=[10],
+        map_at_k=[10],
+        write_csv=False,
+    )
+    for d in (8, 32):
+        theirs = evaluator(library.SentenceTransformer(str(tmp_path), truncate_dim=d, device="cpu"))
+        q, k = (cut(embed(model, texts, tokenizer=TOKENIZER), d) for texts in (queries, documents))
+        ours = measures(ranks(q @ k.T))
+        assert ours["recall@10"] > 0.1
+        for name, value in ours.items():
+            assert theirs[f"cosine_{name.lower()}"] == pytest.approx(value, abs=1e-6), name
+
+
+def test_the_folder_names_its_parts_and_leaves_the_model_as_it_was(model, tmp_path):
+    before = model.config, model.embedding.token.clone()
+    export_sentence_transformers(model, tmp_path, TOKENIZER)
+    assert before[0] == model.config and torch.equal(before[1], model.embedding.token)
+    read = lambda name: json.loads((tmp_path / name).read_text())
+    assert [part["type"].rpartition(".")[2] for part in read("modules.json")] == ["Transformer", "Pooling"]
+    assert read("1_Pooling/config.json")["pooling_mode_mean_tokens"] is True
+    assert read("tokenizer_config.json")["pad_token"] == PAD
+    assert read("config.json")["vocab_size"] == TOKENIZER.vocab_size + 1
+    padding = BPETokenizer(TOKENIZER.tokens[:-1], [PAD])  # one that has such a token keeps it
+    export_sentence_transformers(model, tmp_path, padding)
+    assert read("config.json")["vocab_size"] == TOKENIZER.vocab_size
+
+
+def test_bad_tokenizers_are_named(model, tmp_path):
+    for tokenizer in (None, CharTokenizer("abc"), BPETokenizer(TOKENIZER.tokens, ["more"])):
+        with pytest.raises(ValueError, match="must be a BPETokenizer of the model's"):
+            export_sentence_transformers(model, tmp_path / "new", tokenizer)
+    assert not (tmp_path / "new").exists()
