@@ -20,9 +20,9 @@ from .text.corpus import load_text, split
 from .text.tokenizer import BPETokenizer, CharTokenizer
 from .training.history import History
 from .training.loop import train
-from .training.run import DivergedError
 from .training.loss import matryoshka_loss
 from .training.nesting import nest
+from .training.run import DivergedError
 
 __all__ = [
     "GPTConfig",
