@@ -145,6 +145,51 @@ def test_first_loss_is_near_that_of_a_uniform_guess(variant):
         assert abs(loss.item() - math.log(65)) < 0.1
 
 
+def test_first_weights_of_residual_projections_are_the_smaller_the_deeper_the_model(variant):
+    """So that the sum of all 2 L branches starts as large whatever L is (GPT-2, section 2.3)."""
+    torch.manual_seed(0)
+    for n_layer in (1, 8):
+        model = variant(GPTConfig(65, 32, 64, 4, n_layer))
+        for name, p in model.named_parameters():
+            if p.dim() > 1 and not name.endswith("bias"):
+                expected = 0.02 / (2 * n_layer) ** 0.5 if ".proj." in name else 0.02
+                assert p.std().item() == pytest.approx(expected, rel=0.1), name
+            else:
+                assert (p == ("norm" in name and name.endswith("weight"))).all(), name
+
+
+SITES = ("embedding", "attention weights", "attention", "feedforward")
+
+
+def leave(model, site):
+    """Turn off the dropout of all places but one."""
+    drop = model.blocks[0].attention.dropout
+    p = drop.p
+    if site != "embedding":
+        model.dropout.p = 0.0
+    if site != "feedforward":
+        model.blocks[0].feedforward.dropout.p = 0.0
+    if site != "attention weights":
+        drop.p = 0.0  # what the attention reads
+    if site == "attention":
+        drop.forward = lambda x: F.dropout(x, p, drop.training)
+    else:
+        drop.forward = lambda x: x
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_dropout_acts_in_each_of_its_places_and_in_training_alone(variant, site):
+    torch.manual_seed(0)
+    model = variant(GPTConfig(11, 8, 16, 2, 1, nesting=(8,), dropout=0.5))
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    leave(model, site)
+    idx = torch.randint(11, (2, 8))
+    for size in model.sizes:
+        assert not torch.equal(model.train()(idx, size), model(idx, size))
+        assert torch.equal(model.eval()(idx, size), model(idx, size))
+
+
 # ---- isolation
 
 
@@ -268,7 +313,7 @@ def assert_tied(model, idx):
     assert not (idx == unread).any()
     with torch.no_grad():
         before = model(idx)
-        model.embedding.token[unread] += 1
+        model.embedding.token[unread, 0] += 1  # all of it would not: what it is multiplied by has mean 0
         changed = (model(idx) != before).flatten(0, 1)
     assert changed[:, unread].all() and not changed[:, :unread].any()
 

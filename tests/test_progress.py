@@ -69,9 +69,11 @@ def test_a_notebook_shows_one_line_and_one_figure_that_are_drawn_anew(monkeypatc
     history = matgpt.History((matgpt.Size(8, 1, 1),))
     with Progress(2) as bar:
         for step in (0, 1, 2):
-            history.add(step, {history.sizes[0]: (2.0, 1.0)})
+            history.add(step, {history.sizes[0]: (2.0 - step, 3.0 - step)})
             bar.evaluated(history)
             bar.reached(step)
     line, figure = shown
     assert "2/2" in line[-1]["text/plain"]
     assert len(figure) == 2, "from the second evaluation on"
+    drawn = {tuple(curve.get_ydata()): curve.get_linestyle() for curve in figure[-1].axes[0].lines[:2]}
+    assert drawn == {(3.0, 2.0, 1.0): "-", (2.0, 1.0, 0.0): ":"}, "validation, and training dotted"

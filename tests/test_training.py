@@ -325,6 +325,26 @@ def test_the_batches_of_a_step_differ():
     assert all(torch.equal(x[..., 1:], y[..., :-1]) for x, y in zip(spy.inputs, spy.targets))
 
 
+def test_dropout_differs_from_step_to_step():
+    model, masks = make(MatryoshkaGPT, dropout=0.5), []
+    model.dropout.register_forward_hook(lambda layer, _, y: masks.append((y == 0)[0]) if layer.training else None)
+    run(model, steps=5, eval_blocks=1, eval_interval=5)
+    alike = [torch.equal(a, b) for a, b in zip(masks, masks[1:]) if a.shape == b.shape]
+    assert len(alike) > 2 and not any(alike)
+
+
+def test_the_shortest_text_is_one_block():
+    with Spy() as spy:
+        train(make(MatryoshkaGPT), TEXT[:9], TEXT[:9], 2, 3, progress=False)
+    blocks = torch.cat([x.flatten(0, 1) for x in spy.inputs])
+    assert blocks.tolist() == [TEXT[:8]] * len(blocks)
+
+
+def test_the_default_rate_falls_with_the_width(variant):
+    for width in (16, 32):
+        assert run(make(variant, n_embd=width), steps=1, lr=None).lr == 1.024 / width
+
+
 def test_the_rate_follows_the_schedule_and_the_gradient_is_clipped(variant):
     with Spy() as spy:
         run(make(variant), steps=20, warmup=0.25, lr=0.02, grad_clip=1e-3)
@@ -447,6 +467,13 @@ def test_a_range_is_drawn_from_once_its_full_doll_has_joined():
     for size in drawn:
         model.config.fit(size)
         assert size.n_embd >= 4 and size.n_head >= 1
+    # before that, dolls of its landmarks join, and no larger one is drawn
+    for spent in np.linspace(0, 1, 200):
+        (step,) = draws(model, spent, 1)
+        if step[0] != [model.config.full]:
+            assert all(trunk[0] in model.sizes and trunk[0].n_embd <= step[0][0].n_embd for trunk in step)
+    share = min(1, schedule.SHARE * price(model, [[model.config.full]]) / price(model, [[low]]))
+    assert sum([low] in step for step in some) > 450 * share, "the smallest stays itself"
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     history = run(model, steps=20)
     assert not any(torch.equal(p, before[name]) for name, p in model.named_parameters())
@@ -579,6 +606,7 @@ def test_a_run_leaves_mode_and_random_numbers_as_they_were(model, mode, end, mon
             raise KeyboardInterrupt
 
     model.train(mode)
+    model.blocks[1].train(not mode)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist()
     settings = dict(steps=3, eval_interval=1, progress=True, on_evaluation=on_evaluation)
     if end == "diverged":
@@ -586,7 +614,8 @@ def test_a_run_leaves_mode_and_random_numbers_as_they_were(model, mode, end, mon
             run(model, lr=1e30, **settings)
     else:
         run(model, **settings)
-    assert model.training == mode
+    assert model.training == model.blocks[0].feedforward.dropout.training == mode
+    assert model.blocks[1].training == model.blocks[1].feedforward.dropout.training != mode
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1]
     assert all(p.grad is None for p in model.parameters())

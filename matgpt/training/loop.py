@@ -14,7 +14,7 @@ def follow(run, val_ids, progress=True, on_evaluation=None, kept=None):
     """Step after step until the budget is spent, or until it is interrupted; returns the history."""
     if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
         print(advice)  # the program says it itself
-    mode = run.model.training
+    modes = {module: module.training for module in run.model.modules()}
     run.model.train()
     run.model.zero_grad()  # of another's backward pass
     gpu = [run.device] if run.device.type == "cuda" else []
@@ -41,7 +41,8 @@ def follow(run, val_ids, progress=True, on_evaluation=None, kept=None):
                 kept.save(run.done, run.model, run.optimizers, run.history)
         finally:
             run.optimizers.zero_grad()
-            run.model.train(mode)
+            for module, mode in modes.items():
+                module.training = mode
             if kept:
                 kept.close()
     return run.history

@@ -1,0 +1,352 @@
+"""Does a test notice? One-line mutants of the package, each of which must turn a test red.
+
+    python tests/mutants.py [SUBSTRING ...]    # those whose line here holds all of the substrings; else all
+
+Each is a fragment that stands once in its file, what takes its place, and the tests that should notice: files
+of tests/ by their short names, with `pytest -k` behind a colon. A mutant lives in a copy of the package and
+its tests; a process of its own runs the tests until one fails. Needs a system that can fork.
+"""
+
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LIMIT = 150  # seconds of computing, not of the clock; a mutant that makes tests run for ever is noticed
+JOBS = 2
+
+MUTANTS = [
+    # ---- the idea
+    ("attention", "is_causal=True", "is_causal=False", "model:future"),
+    ("attention", "self.dropout.p if self.training else 0.0", "0.0", "model:dropout"),
+    ("attention", "if self.training else 0.0", "if self else 0.0", "model:dropout"),
+    ("attention", "return self.dropout(self.proj(", "return (self.proj(", "model:dropout"),
+    ("feedforward", "return self.dropout(self.proj(", "return (self.proj(", "model:dropout"),
+    (
+        "model",
+        "self.dropout(self.embedding(idx, trunk.n_embd))",
+        "self.embedding(idx, trunk.n_embd)",
+        "model:dropout",
+    ),
+    ("feedforward", 'approximate="tanh"', 'approximate="none"', "model:gpt2"),
+    ("residual", "0.02 / (2 * config.n_layer) ** 0.5", "0.02", "model:first"),
+    ("residual", "self.feedforward(self.norm2(x)", "self.feedforward(self.norm1(x)", "model:gpt2"),
+    ("embedding", "std=0.02", "std=0.2", "model:first"),
+    ("embedding", "x * math.sqrt(D / d)", "x", "model:gpt2"),
+    ("embedding", "n_embd)) + position", "n_embd))", "model:gpt2"),
+    ("nested", "std=0.02)", "std=0.05)", "model:first"),
+    (
+        "nested",
+        "nn.init.normal_(self.weight, std=std)",
+        "nn.init.normal_(self.weight, std=0.02)",
+        "model:first",
+    ),
+    ("nested", "else weight * scale", "else weight", "model:gpt2"),
+    ("nested", "self.weight *= full.scale(self.in_shape)", "pass", "model:slice"),
+    ("nested", "corner(self.weight, d), bias)", "corner(self.weight, d), None)", "model:gpt2"),
+    ("nested", "module.training = True", "pass", "training:evaluate"),
+    ("model", "p *= (self.config.n_embd / size.n_embd) ** 0.5", "pass", "model:slice"),
+    ("model", "after[depth] = self.norm(x)", "after[depth] = x", "model:gpt2"),
+    ("model", "in reversed(by_depth)", "in by_depth", "training:trunk"),
+    ("model", "if most < T:", "if most < T - 1:", "model:bad_idx"),
+    ("model", "(idx < 0) | (idx >=", "(idx >=", "model:bad_idx"),
+    ("model", ".train(self.training)", ".train()", "model:slice"),
+    ("model", "torch.random.fork_rng(devices=[]), ", "", "model:random"),
+    ("model", "return self.config.full", "return self.config.resolve(size)", "model:output_only"),
+    ("config", "self.bias * (3 * a", "(3 * a", "config"),
+    ("config", "min(self.head_size,", "max(self.head_size,", "config"),
+    ("config", "f * n_embd // self.n_embd", "f", "config"),
+    ("config", "0 <= self.dropout < 1", "0 <= self.dropout <= 1", "config"),
+    ("config", "if size in sizes[:i]", "if size is sizes[:i]", "config"),
+    ("sizes", "mine == theirs[: self.n_layer]", "True", "training model config"),
+    ("ranges", "values[0] - step / 2", "values[0]", "config"),
+    ("ranges", "min(round(inner_ratio * d), high.n_inner)", "round(inner_ratio * d)", "config"),
+    # ---- what is measured
+    (
+        "measure/evaluation",
+        "np.linspace(0, len(starts) - 1, max_blocks)",
+        "np.arange(max_blocks)",
+        "training:evaluate",
+    ),
+    ("measure/evaluation", ".item() * len(x)", ".item() * batch_size", "training:evaluate"),
+    (
+        "measure/evaluation",
+        "torch.promote_types(logits.dtype, torch.float32)",
+        "logits.dtype",
+        "agreement frontier",
+    ),
+    ("measure/agreement", "F.kl_div(doll, full,", "F.kl_div(full, doll,", "agreement"),
+    ("measure/shapes", "+ 2 * a * config.block_size", "", "frontier:flops"),
+    ("measure/shapes", "return 2 * weights", "return weights", "frontier:flops"),
+    ("measure/shapes", "all(a <= b for", "all(a < b for", "frontier"),
+    ("measure/shapes", "return min(fitting,", "return max(fitting,", "frontier"),
+    ("measure/shapes", "math.isnan(p.loss) or any(", "any(", "frontier"),
+    # ---- training
+    ("training/loop", "for ids in (self.ids, val_ids)", "for ids in (val_ids, val_ids)", "training:learns"),
+    ("training/loop", "for ids in (self.ids, val_ids)", "for ids in (self.ids, self.ids)", "training:learns"),
+    ("training/loop", "self.optimizers.set_lr(", "(lambda rate: rate)(", "training:rate"),
+    ("training/loop", 's["grad_clip"] or math.inf', "math.inf", "training:clip"),
+    ("training/loop", 'default_rng((s["seed"], self.done))', "default_rng(self.done)", "training:seed"),
+    ("training/loop", 'default_rng((s["seed"], self.done))', 'default_rng(s["seed"])', "training:differ"),
+    (
+        "training/loop",
+        "torch.manual_seed(int(rng.integers(2**31)) + self.rank)",
+        "torch.manual_seed(0)",
+        "training:dropout",
+    ),
+    (
+        "training/loop",
+        "rng.integers(len(self.ids) - model",
+        "rng.integers(len(self.ids) - 1 - model",
+        "training:shortest",
+    ),
+    ("training/loop", "price(model, trunks) * tokens", "price(model, trunks)", "training:flops"),
+    ("training/loop", " + self.optimizers.flops(read)", "", "training:flops"),
+    (
+        "training/loop",
+        "trunk_size(trunk[0]) for trunk in trunks]",
+        "trunk_size(trunk[0]) for trunk in trunks[1:] or trunks]",
+        "training",
+    ),
+    ("training/loop", "round(10 * spent, 6)", "round(5 * spent, 6)", "training:budget"),
+    (
+        "training/loop",
+        "self.done / steps if flops is None else",
+        "self.done / steps if steps else",
+        "training:budget",
+    ),
+    ("training/loop", "        self.optimizers.zero_grad()", "        pass", "resume"),
+    ("training/loop", "model.zero_grad()", "pass", "training:gradients"),
+    ("training/loop", "module.training = mode", "pass", "training:mode"),
+    ("training/loop", "with bar, torch.random.fork_rng(gpu):", "with bar:", "training:random"),
+    ("training/loop", "if weights[size]]", "if True]", "training:weight"),
+    ("training/loop", "super().__init__(message, history)", "super().__init__(message)", "training:finite"),
+    ("training/loss", "weigh(size) / total * loss", "weigh(size) * loss", "training:weighted"),
+    ("training/loss", "(weights / weights.sum()).tolist()", "weights.tolist()", "training:weighted"),
+    ("training/loss", "if loss.requires_grad:", "if True:", "training:frozen"),
+    ("training/schedule", "join <= spent", "True", "training:alone"),
+    ("training/schedule", "0, *prices[:-1]", "0, *prices[1:]", "training:joined"),
+    ("training/schedule", "rng.random() < SHARE", "0 < SHARE", "training:stays"),
+    ("training/schedule", "*reversed(turns)", "", "training:stays"),
+    ("training/schedule", " and largest is self.trunks[-1]", "", "training:range"),
+    ("training/schedule", "others[1:] = ", "others[:] = ", "training:range"),
+    ("training/price", "3 * (readouts +", "2 * (readouts +", "training:flops"),
+    ("training/price", "sum(2 * config.vocab_size", "sum(0 * config.vocab_size", "training:flops"),
+    ("training/price", "tuple(map(max,", "tuple(map(min,", "optimizer:union"),
+    ("training/optimizer", "betas=(0.9, 0.99)", "betas=(0.9, 0.5)", "optimizer"),
+    ("training/optimizer", '"weight_decay": 0.0', '"weight_decay": weight_decay', "optimizer"),
+    ("training/optimizer", "weight_decay=group[", "weight_decay=0 * group[", "optimizer"),
+    ("training/optimizer", "w.mul_(1 - lr * decay)", "w.mul_(1)", "optimizer"),
+    ("training/optimizer", "average.lerp_(grad, 1 - momentum)", "average.lerp_(grad, momentum)", "optimizer"),
+    ("training/optimizer", "grad.lerp(average, momentum)", "average", "optimizer"),
+    ("training/optimizer", "if rows == columns:", "if True:", "optimizer"),
+    ("training/optimizer", "ITERATIONS = 5", "ITERATIONS = 3", "optimizer"),
+    ("training/optimizer", "if len(layer.out_shape) == 3", "if False", "optimizer"),
+    ("training/optimizer", " if layer.weight.requires_grad", "", "optimizer"),
+    ("training/optimizer", "(1 - spent) / (1 - warmup)", "1.0", "training:rate"),
+    ("training/optimizer", "(spent + 1e-3) / (warmup + 1e-3)", "1.0", "training:rate"),
+    ("training/optimizer", "1.024 / config.n_embd", "1.024 / 128", "training:default"),
+    ("training/state", "self.files()[:-2]", "self.files()[:-1]", "resume"),
+    ("training/state", "if names:", "if False:", "resume"),
+    ("training/state", "handler(*pressed[0])", "pass", "resume"),
+    ("training/state", "max(60, 100 * self.cost)", "1e9", "resume"),
+    ("training/history", "self.flops.append(self.spent)", "self.flops.append(0)", "training:flops"),
+    ("training/history", 'spent=kept["spent"]', "spent=0", "resume:flops"),
+    ("training/progress", "done = min(done, self.total)", "pass", "progress"),
+    ("training/threads", "torch.set_num_threads(n)", "pass", "train:threads"),
+    ("training/threads", "torch.ones(768, 128)", "torch.randn(768, 128)", "training:random"),
+    # ---- generation
+    ("generation/sampling", "if top_k is not None and", "if False and", "sampling"),
+    ("generation/sampling", "if top_p is not None and top_p < 1:", "if False:", "sampling"),
+    ("generation/sampling", "keepdim=True)) /", "keepdim=True)) * 1.0 if True else", "sampling"),
+    ("generation/sampling", "values.cumsum(-1) - values", "values.cumsum(-1)", "sampling"),
+    ("generation/drafts", "kept = u * q_x < p_x", "kept = u < 2", "generation:distribution"),
+    ("generation/drafts", "(weights - q[:, n]).clamp(min=0)", "weights", "generation:distribution"),
+    ("generation/drafts", "if larger or draft == size:", "if larger:", "generation:arguments"),
+    ("generation/reader", "tril(self.length)", "tril(0)", "generation:drafts"),
+    ("generation/reader", "if start != self.start:", "if False:", "generation:cache"),
+    ("generation/reader", 'approximate="tanh"', 'approximate="none"', "sampling"),
+    ("generation/writing", "reader.length = min(reader.length, t + n)", "pass", "generation:drafts"),
+    ("generation/writing", "final=end == out.size(1)", "final=False", "generation:stream"),
+    # ---- text
+    (
+        "text/batches",
+        "block[..., :-1], block[..., 1:]",
+        "block[..., :-1], block[..., :-1]",
+        "training:differ",
+    ),
+    ("text/batches", "<= ids.max() < vocab_size", "", "training:bad"),
+    ("text/batches", "/ math.log(2)", "", "data"),
+    (
+        "text/corpus",
+        "return ids[:n_train], ids[n_train:]",
+        "return ids[n_train:], ids[:n_train]",
+        "data:tenth",
+    ),
+    ("text/tokenizer", "if not 0 <= i < self.vocab_size", "if not i < self.vocab_size", "tokenizer"),
+    ("text/tokenizer", 'errors="replace"', 'errors="ignore"', "tokenizer"),
+    ("text/merges", "LONGEST = 32", "LONGEST = 2", "tokenizer"),
+    ("text/token_files", r"\S(?=[ \n])", r".(?=[ \n])", "data"),
+    # ---- files
+    ("files/atomic", "os.fsync(file.fileno())", "pass", "resume:disk"),
+    ("files/checkpoint", 'if kept["format"] != FORMAT:', "if False:", "checkpoint"),
+    ("files/checkpoint", "(folder / name).exists() and digest", "False and digest", "checkpoint"),
+    ("files/checkpoint", "if not overwrite and any(", "if False and any(", "checkpoint"),
+    ("files/gpt2", "EPS * d / width", "EPS", "gpt2"),
+    ("files/gpt2", "p * math.sqrt(d / width)", "p", "gpt2"),
+    ("files/gpt2", "math.sqrt(width // n_head / s)", "1", "gpt2"),
+    # ---- embeddings
+    ("embeddings/pooling", "* real[..., None]", "", "embed"),
+    ("embeddings/pooling", "F.normalize(embeddings[..., :d], dim=-1)", "embeddings[..., :d]", "embed"),
+    ("embeddings/pooling", "F.normalize(total, dim=-1)", "total", "embed"),
+    ("embeddings/retrieval", "(x - mean) @ axes", "x @ axes", "retrieval"),
+    ("embeddings/similarity", "keep[token] = False", "pass", "similarity"),
+    ("embeddings/similarity", ">= at_least", "> at_least", "similarity"),
+    # ---- figures
+    ("plot/training", 'history.train[size], ":"', 'history.val[size], ":"', "progress"),
+    ("plot/training", 'history.val[size], "o-"', 'history.train[size], "o-"', "progress"),
+    ("plot/training", "100 * a.same", "a.same", "agreement"),
+    ("plot/shapes", "if p.on_front), key", "), key", "frontier"),
+    # ---- commands
+    ("commands/train", "if not args.force and", "if False and", "train:forced"),
+    ("commands/train", "torch.manual_seed(args.seed)", "pass", "train:interrupted"),
+    ("commands/generate", "generator.manual_seed(args.seed)", "generator.seed()", "generation:program"),
+]
+
+# Looked at, and left out, since nothing that a test may look at tells them from the original:
+# - residual: `x + self.feedforward(...)` turned round, and other sums in another order.
+# - nested: `weight if scale == 1 else weight * scale` without the condition: the same numbers, more slowly.
+# - price.union without its first two lines, which spare a loop: the full doll's corners are the longest.
+# - optimizer.AdamW.step without its first branch, the whole step, which is faster than that of corners.
+# - optimizer.orthogonalize without turning tall matrices round, which makes the products smaller.
+# - state.digest, token files: how many bytes are read at once; evaluation: MOST_LOGITS, which bounds memory.
+
+
+def arguments(tests):
+    """What pytest is told of "model:dropout config"."""
+    files = [part.partition(":") for part in tests.split()]
+    words = " or ".join(word for _, _, word in files if word)
+    paths = dict.fromkeys(f"tests/test_{name}.py" for name, _, _ in files)
+    return [*paths, *(["-k", words] if words else [])]
+
+
+def mutated(mutant):
+    """(path in the package, its text with the mutant in it). SystemExit, naming it, if it has no place."""
+    name, old, new, _ = mutant
+    path = Path("matgpt") / f"{name}.py"
+    text = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).exists() else ""
+    if text.count(old) != 1:
+        found = f"{path}: {old!r} is there {text.count(old)} times"
+        sys.exit(f"{found}, and a mutant needs a place of its own: mend it in {Path(__file__).name}")
+    return path, text.replace(old, new)
+
+
+def copy(folder):
+    """Package and tests, as they are, in a new folder."""
+    for name in ("matgpt", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "requirements.txt", ".pytest.ini"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def start(folder, tests):
+    """A process that runs these tests in the folder: forked, so that what they import is there already."""
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
+            signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            )  # that of a shell's job may be to ignore it
+            os.chdir(folder)
+            os.environ["PYTHONPATH"] = sys.path[0] = str(folder)
+            out = os.open("pytest.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            sys.dont_write_bytecode = True
+            quiet = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--rootdir", str(folder)]
+            code = int(pytest.main([*quiet, *arguments(tests)]))
+        finally:
+            os._exit(code)
+    return child
+
+
+def run(jobs, folders):
+    """Run (mutant or None, tests) in turn, one in each folder at a time; yields (job, exit code, seconds)."""
+    waiting, running = list(reversed(jobs)), {}
+    while waiting or running:
+        while waiting and folders:
+            (mutant, tests), folder = waiting.pop(), folders.pop()
+            if mutant:
+                path, text = mutated(mutant)
+                (folder / path).write_text(text, encoding="utf-8")
+            running[start(folder, tests)] = mutant, tests, folder, time.monotonic()
+        time.sleep(0.05)
+        for child, (mutant, tests, folder, began) in list(running.items()):
+            seconds = time.monotonic() - began
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                del running[child]
+                log = (folder / "pytest.log").read_text(errors="replace")
+                if mutant:
+                    path, _ = mutated(mutant)
+                    shutil.copy(ROOT / path, folder / path)
+                folders.append(folder)
+                yield (mutant, tests), os.waitstatus_to_exitcode(status), seconds, log
+
+
+def by_file(mutants):
+    """Each file of tests once, with the words of all these mutants or, where one has none, whole."""
+    words = {}
+    for *_, tests in mutants:
+        for part in tests.split():
+            name, _, word = part.partition(":")
+            words.setdefault(name, set()).add(word)
+    whole = {name: some if all(some) else {""} for name, some in words.items()}
+    return [
+        " ".join(f"{name}:{word}" if word else name for word in sorted(some)) for name, some in whole.items()
+    ]
+
+
+def main(wanted):
+    for mutant in MUTANTS:
+        mutated(mutant)  # each has its place, or this ends here
+    chosen = [mutant for mutant in MUTANTS if all(text in " | ".join(mutant) for text in wanted)]
+    caught, red = 0, set()
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [copy(Path(temporary) / str(i)) for i in range(JOBS)]
+        for (_, tests), code, seconds, log in run([(None, tests) for tests in by_file(chosen)], folders):
+            name = tests.split()[0].partition(":")[0]
+            print(f"{'RED' if code else 'green':9} {seconds:5.1f} s  {name}, without a mutant", flush=True)
+            if code:
+                red.add(name)
+                print(log)
+        for ((name, old, new, tests), _), code, seconds, log in run([(m, m[3]) for m in chosen], folders):
+            if code not in (0, 1, 2, -9):  # passed, failed, could not be imported, ran on
+                sys.exit(f"{log}\n{name}: {old!r}: pytest {arguments(tests)} ended with {code}")
+            blind = red & {part.partition(":")[0] for part in tests.split()}
+            caught += code != 0 and not blind
+            verdict = "BLIND" if blind else {0: "SURVIVED", -9: "ran on"}.get(code, "caught")
+            print(f"{verdict:9} {seconds:5.1f} s  {name}: {old!r} -> {new!r}  ({tests})", flush=True)
+    print(f"{caught} of {len(chosen)} caught")
+    sys.exit(caught < len(chosen))
+
+
+if __name__ == "__main__":
+    os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="agg")
+    sys.argv, wanted = sys.argv[:1], sys.argv[1:]
+    # all that tests import and mutants do not change, once for all processes
+    import matplotlib.pyplot  # noqa: F401
+    import pytest
+    import torch._dynamo  # noqa: F401
+    import torch.optim  # noqa: F401
+
+    main(wanted)

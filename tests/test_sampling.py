@@ -1,0 +1,65 @@
+"""What a token is drawn from, and the reader whose logits it comes from."""
+
+import pytest
+import torch
+
+from matgpt import GPTConfig, MatryoshkaGPT, Size
+from matgpt.generation.reader import Reader
+from matgpt.generation.sampling import probabilities
+
+P = torch.tensor([0.5, 0.25, 0.15, 0.1]).double()
+
+
+@pytest.mark.parametrize(
+    "settings, weights",
+    [
+        (dict(), [0.5, 0.25, 0.15, 0.1]),
+        (dict(temperature=0.5), [0.25, 0.0625, 0.0225, 0.01]),
+        (dict(temperature=0), [1, 0, 0, 0]),
+        (dict(top_k=2), [2, 1, 0, 0]),
+        (dict(top_k=9), [0.5, 0.25, 0.15, 0.1]),
+        (dict(top_p=0.6), [2, 1, 0, 0]),  # the fewest that hold as much
+        (dict(top_p=0.4), [1, 0, 0, 0]),
+        (dict(top_p=0.8), [0.5, 0.25, 0.15, 0]),
+        (dict(top_p=1.0), [0.5, 0.25, 0.15, 0.1]),
+        (dict(top_k=3, top_p=0.5), [1, 0, 0, 0]),  # of what top_k leaves
+        (dict(temperature=0.5, top_p=0.9), [0.25, 0.0625, 0, 0]),  # of what the temperature makes
+    ],
+)
+def test_the_distribution_that_is_drawn_from(settings, weights):
+    weights = torch.tensor(weights).double()
+    order = torch.tensor([2, 0, 3, 1])  # in whatever order the tokens stand
+    found = probabilities((P.log() + 3.0)[order].repeat(2, 1), **settings)
+    torch.testing.assert_close(found, (weights / weights.sum())[order].repeat(2, 1))
+
+
+@pytest.mark.parametrize("settings", [dict(top_k=2), dict(top_p=0.3), dict(temperature=0.2)])
+def test_generate_follows_them(settings):
+    """The same noise drawn from another distribution, and what is cut away never written."""
+    torch.manual_seed(0)
+    model = MatryoshkaGPT(GPTConfig(11, 8, 16, 2, 1))
+    idx = torch.zeros(64, 1, dtype=torch.long)
+    draw = lambda **more: model.generate(idx, 1, generator=torch.Generator().manual_seed(0), **more)[:, 1]
+    expected = probabilities(model(idx[:1])[0, -1], **settings)
+    assert not torch.equal(draw(), draw(**settings))
+    assert (expected[draw(**settings)] > 0).all()
+    assert len(draw().unique()) > 5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_reader_repeats_the_arithmetic_of_the_layers(bias):
+    """In whatever pieces it reads: the same logits, where tokens alone would hide a small difference."""
+    torch.manual_seed(0)
+    model = MatryoshkaGPT(GPTConfig(11, 8, 24, 2, 2, nesting=(Size(10, 1, 1),), bias=bias)).double().eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    idx = torch.randint(11, (2, 8))
+    for size in model.sizes:
+        expected = model(idx, size)
+        for ends in ([8], [1, 2, 3, 8], [3, 4, 6, 8]):
+            reader, start = Reader(model, size), 0
+            for end in ends:
+                found = reader(idx, 0, end, end - start)
+                torch.testing.assert_close(found, expected[:, start:end], rtol=1e-9, atol=1e-9)
+                start = end
