@@ -327,7 +327,9 @@ def test_the_batches_of_a_step_differ():
 
 def test_dropout_differs_from_step_to_step():
     model, masks = make(MatryoshkaGPT, dropout=0.5), []
-    model.dropout.register_forward_hook(lambda layer, _, y: masks.append((y == 0)[0]) if layer.training else None)
+    model.dropout.register_forward_hook(
+        lambda layer, _, y: masks.append((y == 0)[0]) if layer.training else None
+    )
     run(model, steps=5, eval_blocks=1, eval_interval=5)
     alike = [torch.equal(a, b) for a, b in zip(masks, masks[1:]) if a.shape == b.shape]
     assert len(alike) > 2 and not any(alike)
