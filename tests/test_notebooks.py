@@ -15,7 +15,7 @@ SMALL = {
     "matryoshkaGPT.ipynb": "steps, compare_steps, new_tokens, n_embd, compare_embd, nesting, folder = "
     "4, 2, 20, 32, 32, (8, 16, 32), {folder!r}",
     "matryoshka_embeddings_gpt.ipynb": "source, vocab_size, lm_steps, steps, batch_size, n_embd, nesting, folder = "
-    "'matgpt', 400, 2, 4, 16, 32, (8, 16, 32), {folder!r} + '/model'",
+    "__import__('asyncio').__path__[0], 400, 2, 4, 16, 32, (8, 16, 32), {folder!r} + '/model'",
 }
 
 
