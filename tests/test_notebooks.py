@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "matryoshkaGPT.ipynb": "steps, compare_steps, new_tokens, n_embd, compare_embd, nesting, folder = "
     "4, 2, 20, 32, 32, (8, 16, 32), {folder!r}",
-    "matryoshka_embeddings_gpt.ipynb": "source, vocab_size, lm_steps, steps, batch_size, n_embd, nesting, folder = "
+    "matryoshka_embeddings_gpt.ipynb": "source, vocab_size, lm_steps, steps, batch_size, n_embd, nesting, "
+    "folder = "
     "__import__('asyncio').__path__[0], 400, 2, 4, 16, 32, (8, 16, 32), {folder!r} + '/model'",
 }
 
