@@ -1,5 +1,10 @@
 """matgpt: one GPT that holds a set of smaller GPTs, each of which can be sliced out."""
 
+import sys
+
+if sys.version_info < (3, 11):
+    raise ImportError(f"matgpt needs Python 3.11 or later; this is {sys.version.split()[0]}")
+
 from .config import GPTConfig
 from .embeddings.contrastive import train_embeddings
 from .embeddings.exporting import export_sentence_transformers

@@ -138,7 +138,7 @@ def test_all_cells_run_and_the_slider_shows_what_it_is_moved_to(name, lab, brows
     counts = [c["execution_count"] for c in cells if c["cell_type"] == "code"]
     assert counts == list(range(1, len(counts) + 1))
 
-    slider = page.get_by_role("slider")
+    slider = page.get_by_role("slider").first
     slider.scroll_into_view_if_needed()
     cell = page.locator(".jp-CodeCell", has=slider)
     written = cell.locator(".widget-output")

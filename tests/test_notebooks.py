@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "matryoshkaGPT.ipynb": "budget, compare_budget, new_tokens, n_embd, folder = 4, 2, 20, 32, {folder!r}",
     "matryoshka_embeddings_gpt.ipynb": "source, vocab_size, lm_steps, steps, batch_size, n_embd, nesting = "
-    "'matgpt', 400, 2, 4, 16, 32, (8, 16, 32)\nfolder = {folder!r} + '/model'",
+    "__import__('asyncio').__path__[0], 400, 2, 4, 16, 32, (8, 16, 32)\nfolder = {folder!r} + '/model'",
 }
 WIDGET = re.compile(r"(\w*(Slider|Box|Output|Layout|Button|Dropdown)|interactive)\(")
 

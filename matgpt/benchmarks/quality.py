@@ -151,6 +151,8 @@ def show(args, full, alone, nested):
     report(args.out, name, text + markdown(header, rows))
     params = {size: full.num_params(size) for size in full.sizes}
     dolls = {size: losses(nested, size) for size in full.sizes}
-    figure = plot.loss_against_params(params, dolls, {size: losses(alone[size], size) for size in full.sizes})
+    twins = {size: losses(alone[size], size) for size in full.sizes}
+    title = f"A family for the price of its largest model alone: {args.optimizer}"
+    figure = plot.loss_against_params(params, dolls, twins, title=title)
     figure.savefig(f"{args.out}/{name}.png", dpi=150)
     plot.close(figure)

@@ -3,9 +3,7 @@
 import importlib
 import sys
 
-import torch
-
-from .parser import Parser
+from .parser import Parser, set_threads
 
 NAMES = {
     "quality": "what the full model loses when it is nested, at the same price",
@@ -29,7 +27,7 @@ def main(argv):
     module.add_arguments(parser)
     args = parser.parse_args(rest)
     try:
-        torch.set_num_threads(args.threads)
+        set_threads(args.threads)
         module.run(args)
     except (ValueError, OSError, RuntimeError) as error:
         parser.error(str(error))

@@ -3,10 +3,8 @@
 import sys
 from pathlib import Path
 
-import torch
-
 from .. import plot
-from ..config import parse_doll, positive
+from ..config import parse_doll
 from ..files.checkpoint import check_vocabulary, held, load, save
 from ..files.gpt2 import import_gpt2, is_gpt2
 from ..files.gpt2_tokenizer import read_tokenizer
@@ -14,7 +12,7 @@ from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens
 from ..training.nesting import nest
 from ..training.run import DivergedError
-from .parser import Parser
+from .parser import Parser, set_threads
 from .train import Log, make_device
 
 
@@ -58,8 +56,7 @@ def main(argv=None):
     try:
         if not args.force and (other := held(Path(args.out))):
             raise ValueError(f"--out {args.out} already holds {other}: name another folder, or --force")
-        if args.threads is not None:
-            torch.set_num_threads(positive("threads", args.threads))
+        set_threads(args.threads)
         model, train_ids, val_ids, tokenizer = read_all(args)
         nesting, model = [parse_doll(doll) for doll in args.nesting], model.to(make_device(args.device))
         same = ("steps", "flops", "batch_size", "lr", "seed", "eval_interval")

@@ -2,6 +2,8 @@
 
 import argparse
 
+import torch
+
 
 class Parser(argparse.ArgumentParser):
     """A parser of `python -m matgpt NAME`."""
@@ -12,6 +14,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         """One line instead of the usage: what was wrong is the last thing on the screen."""
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def set_threads(n):
+    """PyTorch's threads, or as many as it finds for None. ValueError outside 1 to 1024: 100,000 crash it."""
+    if n is not None:
+        if not 1 <= n <= 1024:
+            raise ValueError(f"--threads {n}: allowed are 1 to 1024")
+        torch.set_num_threads(n)
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from .. import plot
-from ..config import GPTConfig, Size, parse_doll, positive
+from ..config import GPTConfig, Size, parse_doll
 from ..files.checkpoint import held, save
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..text.corpus import load_text, split
@@ -19,7 +19,7 @@ from ..text.tokenizer import BPETokenizer, CharTokenizer
 from ..training.loop import train
 from ..training.run import DivergedError
 from ..training.threads import slow_threads
-from .parser import Parser
+from .parser import Parser, set_threads
 
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}
 
@@ -111,8 +111,10 @@ def make_device(name):
                 "cuda", int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
             )
             torch.cuda.set_device(device)
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+        probe = torch.zeros(1, device=device)
+        probe.cpu()  # "meta" has no numbers to give
+        return probe.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
@@ -145,8 +147,7 @@ def run(args, rank):
         raise ValueError(
             f"--out {out} already holds {held(out)}: name another folder, or replace it, --force"
         )
-    if args.threads is not None:
-        torch.set_num_threads(positive("threads", args.threads))
+    set_threads(args.threads)
     if args.steps is None and args.flops is None:
         args.steps = 2000
     device = make_device(args.device)
@@ -193,8 +194,12 @@ def main(argv=None):
         dist.init_process_group()
     try:
         run(args, dist.get_rank() if dist.is_initialized() else 0)
-    except (ValueError, OSError, DivergedError) as error:
+    except (ValueError, OSError, ImportError, DivergedError) as error:
         parser.error(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error):
+            raise
+        parser.error(f"out of memory: choose a --batch-size below {args.batch_size}, or a smaller model")
     except KeyboardInterrupt:
         sys.exit("interrupted")
     finally:
