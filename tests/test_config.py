@@ -155,6 +155,7 @@ RANGES = {
     "width alone": (matgpt.between(Size(8, 4, 4), Size(128, 4, 4)), 4),
     "depth alone": (matgpt.between(Size(128, 4, 1), Size(128, 4, 4)), 4),
     "feedforward alone": (matgpt.between(Size(128, 4, 4, 32), Size(128, 4, 4)), 4),
+    "a narrow feedforward": (matgpt.between(Size(32, 1, 1, 64), Size(128, 4, 4, 320)), 4),
     "not up to the full one": (matgpt.between(Size(24, 1, 2, 24), Size(96, 3, 3), multiple_of=12), 4),
     "heads that seldom divide": (matgpt.between(Size(24, 2, 1), Size(126, 3, 2), multiple_of=3), 3),
 }
