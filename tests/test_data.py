@@ -167,6 +167,7 @@ def test_more_than_the_server_has_is_thrown_away(served, tmp_path):
     assert load_text("shakespeare", tmp_path).encode() == served.content and served.asked[-1] is None
 
 
+@pytest.mark.slow
 def test_of_many_that_ask_at_once_one_downloads(served, tmp_path):
     found = []
     many = [
@@ -701,6 +702,7 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared, tmp_path):
 # ---- the program
 
 
+@pytest.mark.slow
 def test_the_program_makes_token_files(tmp_path):
     (tmp_path / "a.txt").write_text("To be, or not to be. " * 100, "utf-8")
     done = subprocess.run(

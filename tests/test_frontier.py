@@ -105,6 +105,7 @@ SYSTEMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nesting", SYSTEMS.values(), ids=SYSTEMS.keys())
 def test_each_system_is_one_nesting_and_every_doll_of_it_learns(nesting):
     model = tiny(nesting)
@@ -112,6 +113,7 @@ def test_each_system_is_one_nesting_and_every_doll_of_it_learns(nesting):
     assert all(history.val[s][-1] < history.val[s][0] - 0.3 for s in model.sizes)
 
 
+@pytest.mark.slow
 def test_mix_n_match_dolls_run_though_none_was_trained():
     model = tiny(SYSTEMS["MatFormer: feedforward alone"])
     matgpt.train(model, ids(), ids(), steps=40, batch_size=4, progress=False)

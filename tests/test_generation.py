@@ -193,6 +193,7 @@ def exact(model, prompt, length, **sampling):
     return torch.tensor(found)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("sampling", [dict(temperature=1.0), dict(temperature=1.5, top_k=2, top_p=0.8)])
 def test_drafted_samples_have_the_exact_distribution(sampling):
@@ -390,6 +391,7 @@ def test_the_program_names_what_is_wrong(written, tmp_path, capsys, options, nam
     assert "nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_program_stops_in_silence_where_nobody_reads_on(written, tmp_path):
     save(written[0], tmp_path, written[1])
     command = [sys.executable, "-m", "matgpt", "generate", tmp_path, "--tokens", "100000"]

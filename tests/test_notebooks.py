@@ -33,6 +33,7 @@ def with_small_parameters(name, folder):
     return notebook
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -117,6 +118,7 @@ def test_what_a_reader_would_stumble_over_is_found(outputs, said):
     assert not found if said is None else len(found) == 1 and said in found[0]
 
 
+@pytest.mark.slow
 def test_readme_snippet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)

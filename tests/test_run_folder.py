@@ -74,6 +74,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_by_name(tmp_path):
     command = [sys.executable, "-c", HOLD, tmp_path / ".matgpt-lock"]
     other = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -87,6 +88,7 @@ def test_a_second_process_is_refused_by_name(tmp_path):
     assert run(checkpoint_dir=tmp_path, resume=True)[1].steps[-1] == 16
 
 
+@pytest.mark.slow
 def test_the_lock_is_given_back(tmp_path):
     """Also where a run ended by an error whose traceback is still held, as in a notebook."""
     held = []

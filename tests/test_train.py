@@ -66,6 +66,7 @@ def test_a_budget_of_flops(options, tmp_path, capsys):
     assert history.spent == history.flops[-1] >= 1e7 and len(history.steps) > 2
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed(options, tmp_path, capsys, monkeypatch):
     """The model that an interrupted run left is its own to replace."""
 
