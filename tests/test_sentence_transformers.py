@@ -79,7 +79,7 @@ def test_the_folder_names_its_parts_and_leaves_the_model_as_it_was(model, tmp_pa
     assert read("tokenizer_config.json")["pad_token"] == PAD
     assert read("config.json")["vocab_size"] == TOKENIZER.vocab_size + 1
     padding = BPETokenizer(TOKENIZER.tokens[:-1], [PAD])  # one that has such a token keeps it
-    export_sentence_transformers(model, tmp_path, padding)
+    export_sentence_transformers(model, tmp_path, padding, overwrite=True)
     assert read("config.json")["vocab_size"] == TOKENIZER.vocab_size
 
 

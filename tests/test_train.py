@@ -156,7 +156,7 @@ def test_bpe_variant_and_weights(options, tmp_path):
         (["--loss-weights", "1"], "loss_weights"),
         (["--flops", "1e9"], "--flops: not allowed with argument --steps"),
         (["--optimizer", "sgd"], "sgd"),
-        (["--threads", "0"], "threads=0"),
+        (["--threads", "0"], "--threads 0"),
         (["--corpus", "nowhere"], "nowhere"),
         (["--corpus", "."], "tokenizer.json"),
         (["--device", "abacus"], "--device abacus"),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from ..config import positive
 from ..training.history import History
 from ..training.optimizer import default_lr, learning_rate, make_optimizers
+from ..training.price import corners
 from ..training.progress import Progress
 from ..training.run import DivergedError
 from ..training.state import RunState, uninterrupted
@@ -141,7 +142,8 @@ def train_embeddings(
             history, done = History.from_dict(state["history"]), state["step"]
     elif resume:
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
-    with Progress(steps, history, progress) as bar, torch.random.fork_rng():
+    mode, read = model.training, corners(model.config, model.config.full)
+    with Progress(steps, progress) as bar, torch.random.fork_rng():
         try:
             while True:
                 measure = (done % eval_interval == 0 or done == steps) and done not in history.steps
@@ -155,22 +157,23 @@ def train_embeddings(
                 if done == steps:
                     break
                 started = time.monotonic()
-                for group in optimizers.groups():
-                    group["lr"] = learning_rate(done, steps, lr, warmup=min(20, steps // 10))
+                optimizers.set_lr(learning_rate(done / steps, lr, warmup=min(0.1, 20 / steps)))
                 if not learn(model, texts, done, batch_size, seed, **loss):
                     raise DivergedError(f"step {done}: the loss is not finite with lr={lr:g}", history)
                 with uninterrupted():
-                    optimizers.step()
+                    optimizers.step(read)
                     done += 1
                 optimizers.zero_grad()
                 history.seconds += time.monotonic() - started
-                bar.stepped(done)
+                bar.reached(done)
         except KeyboardInterrupt:
             if run:
                 run.save(done, model, optimizers, history)
         finally:
             optimizers.zero_grad()
-            model.eval()
+            model.train(mode)
+            if run:
+                run.close()
     return history
 
 
@@ -202,7 +205,4 @@ def record(model, history, step, texts, batch_size, temperature):
         [x.item() for x in contrastive_backward(model, *s, temperature)] for s in some
     )
     with uninterrupted():
-        history.steps.append(step)
-        for size, train_loss, val_loss in zip(model.sizes, train_losses, val_losses):
-            history.train[size].append(train_loss)
-            history.val[size].append(val_loss)
+        history.add(step, dict(zip(model.sizes, zip(train_losses, val_losses))))

@@ -19,12 +19,13 @@ MODULES = [
 ]
 
 
-def export_sentence_transformers(model, path, tokenizer):
+def export_sentence_transformers(model, path, tokenizer, overwrite=False):
     """Write a model, or a doll sliced out, so that `SentenceTransformer(path, truncate_dim=64)` loads it.
 
     `encode(texts, normalize_embeddings=True)` gives what `embed` gives, cut to any number of dimensions, for
     texts of at most block_size tokens; the library cuts longer ones there. A token to pad with joins the
     vocabulary. Shapes that GPT-2 does not know are padded with zeros, and so may be the embeddings, behind.
+    overwrite: replace another model that the folder holds.
     Raises ValueError unless the tokenizer is a BPETokenizer of the model's vocabulary, OSError if the folder
     cannot be written.
     """
@@ -39,7 +40,7 @@ def export_sentence_transformers(model, path, tokenizer):
         model.config = dataclasses.replace(model.config, vocab_size=tokenizer.vocab_size)
         token = model.embedding.token.detach()
         model.embedding.token = nn.Parameter(torch.cat([token, torch.zeros_like(token[:1])]))
-    export_gpt2(model, path, tokenizer=tokenizer)
+    export_gpt2(model, path, tokenizer=tokenizer, overwrite=overwrite)
     put = lambda name, value: write(path / name, json.dumps(value, indent=2).encode())
     put("tokenizer_config.json", {**json.loads(read(path / "tokenizer_config.json")), "pad_token": PAD})
     put("modules.json", MODULES)
