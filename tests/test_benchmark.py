@@ -20,6 +20,7 @@ def args(tmp_path):
     return parser.parse_args(["--out", str(tmp_path), "--budget", "2", "--seeds", "0", "1"])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_kept_and_another_setting_or_text_is_another_run(args, monkeypatch):
     ran, train = [], quality.train
     monkeypatch.setattr(

@@ -49,6 +49,7 @@ def test_what_the_model_does_not_read_goes_to_the_end(build):
     assert scores["0.h"].argmin() == 1 and scores["0.f"].argmin() == 5
 
 
+@pytest.mark.slow
 def test_dolls_learn_and_the_full_one_stays(plain):
     weights = [p.clone() for p in plain.parameters()]
     model = matgpt.nest(
@@ -64,6 +65,7 @@ def test_dolls_learn_and_the_full_one_stays(plain):
     assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), weights))  # the original is left alone
 
 
+@pytest.mark.slow
 def test_a_budget_of_flops_and_a_seed(plain):
     run = lambda seed: matgpt.nest(
         plain, NESTING, IDS, IDS, flops=9e8, batch_size=4, eval_blocks=8, seed=seed, progress=False

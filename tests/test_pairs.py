@@ -119,6 +119,7 @@ def test_copies_are_found_by_runs_of_words():
     ) == [True, True, False, False]
 
 
+@pytest.mark.slow
 def test_the_library_of_this_python():
     pairs = matgpt.load_pairs("python-stdlib")
     assert len(pairs) > 2000 and len(set(pairs.modules)) > 80
