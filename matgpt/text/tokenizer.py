@@ -215,7 +215,5 @@ def _check_text(text):
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the text holds a lone surrogate, {text[error.start]!r}, at position {error.start}: "
-            "it is half a character, which UTF-8 cannot hold; remove or replace it"
-        ) from None
+        what = f"the text holds a lone surrogate, {text[error.start]!r}, at position {error.start}"
+        raise ValueError(f"{what}: half a character, which UTF-8 cannot hold; remove or replace it") from None
