@@ -134,7 +134,7 @@ def test_the_picture_holds_every_family_however_many():
     """As many families as there are axes to cut, and more: none may be left out."""
     families = {
         f"family {i}": mark_front(
-            [Point(Size(8, 1, 1), 100, 200, 2.0 + i), Point(Size(8, 2, 2), 200, 400, 1.0 + i)]
+            [Point(Size(8, h, h), 100 * h, 200 * h, loss + i) for h, loss in ((1, 2.0), (2, 3.0), (3, 1.0))]
         )
         for i in range(12)
     }
@@ -142,6 +142,9 @@ def test_the_picture_holds_every_family_however_many():
         figure = plot.frontier(families, x, twins=families["family 0"])
         (ax,) = figure.axes
         assert [text.get_text() for text in ax.get_legend().get_texts()] == [*families, "twins trained alone"]
+        assert len(ax.lines[0].get_xdata()) == 2 and len(ax.lines[1].get_xdata()) == 3, (
+            "a line along the front"
+        )
         assert len(ax.lines) == 2 * len(families) + 1 and all(
             line.get_xdata()[0] == cheapest for line in ax.lines
         )
