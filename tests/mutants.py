@@ -345,7 +345,7 @@ def main(wanted):
             if code:
                 red.add(name)
                 print(log)
-        for ((name, old, new, tests), _), code, seconds, log in run([(m, m[3]) for m in chosen], folders):
+        for ((name, old, new, tests), _), code, seconds, _ in run([(m, m[3]) for m in chosen], folders):
             blind = red & {part.partition(":")[0] for part in tests.split()}
             verdict = {0: "SURVIVED", 1: "caught", -9: "ran on"}.get(code, "BROKEN")  # no test ran at all
             verdict = "BLIND" if blind else verdict
