@@ -117,7 +117,12 @@ MUTANTS = [
         "training:flops",
     ),
     ("training/run", "round(10 * spent, 6)", "round(5 * spent, 6)", "training:budget"),
-    ("training/run", "else self.history.spent / flops", "else self.done / flops", "training:budget"),
+    (
+        "training/run",
+        "else self.history.spent / flops",
+        "else self.history.spent / flops / 2",
+        "training:budget",
+    ),
     ("training/run", "        self.optimizers.zero_grad()", "        pass", "resume"),
     ("training/loop", "run.model.zero_grad()", "pass", "training:gradients"),
     ("training/loop", "module.training = mode", "pass", "training:mode"),
@@ -128,7 +133,7 @@ MUTANTS = [
     ("training/loss", "(weights / weights.sum()).tolist()", "weights.tolist()", "training:weighted"),
     ("training/loss", "if loss.requires_grad:", "if True:", "training:frozen"),
     ("training/schedule", "join <= spent", "True", "training:alone"),
-    ("training/schedule", "0, *prices[:-1]", "0, *prices[1:]", "training:joined"),
+    ("training/schedule", "0, *prices[:-1]", "0, *prices[1:]", "training:joins"),
     ("training/schedule", "rng.random() < paid", "0 < paid", "training:stays"),
     ("training/schedule", "*reversed(turns)", "", "training:stays"),
     ("training/schedule", " and largest is self.trunks[-1]", "", "training:range"),
@@ -279,16 +284,14 @@ def start(folder, tests):
         code = 70
         try:
             resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
-            signal.signal(
-                signal.SIGINT, signal.default_int_handler
-            )  # that of a shell's job may be to ignore it
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
             os.chdir(folder)
             os.environ["PYTHONPATH"] = sys.path[0] = str(folder)
             out = os.open("pytest.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)
             sys.dont_write_bytecode = True
-            quiet = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--rootdir", str(folder)]
+            quiet = ["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder)]
             code = int(pytest.main([*quiet, *arguments(tests)]))
         finally:
             os._exit(code)

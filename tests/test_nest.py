@@ -8,7 +8,9 @@ import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, evaluate, export_gpt2, load, save
 from matgpt.__main__ import main
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
-from matgpt.training.nesting import importance, reorder
+from matgpt.training import nesting
+from matgpt.training.nesting import Turns, importance, reorder
+from matgpt.training.price import price
 
 TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(1500))
 TOKENIZER = CharTokenizer.from_text(TEXT)
@@ -47,6 +49,22 @@ def test_what_the_model_does_not_read_goes_to_the_end(build):
         model.blocks[0].feedforward.proj.weight[:, 5] = 0
     scores = importance(model, IDS)
     assert scores["0.h"].argmin() == 1 and scores["0.f"].argmin() == 5
+
+
+def test_every_doll_has_the_turns_that_its_share_pays_from_first_to_last():
+    model = MatryoshkaGPT(GPTConfig(11, 16, 32, 4, 2, nesting=NESTING))
+    trunks, rng, turns = (
+        [[size] for size in model.sizes[::-1]],
+        np.random.default_rng(0),
+        Turns(model, model.sizes),
+    )
+    for spent in (0.0, 0.9):
+        some = [turns.draw(spent, rng) for _ in range(1000)]
+        assert all(step and step == [trunk for trunk in trunks if trunk in step] for step in some)
+        for trunk in trunks:
+            share = min(1, nesting.SHARE * price(model, [trunks[0]]) / price(model, [trunk]))
+            found = sum(trunk in step for step in some)
+            assert abs(found - 1000 * share) <= 4 * (1000 * share * (1 - share)) ** 0.5
 
 
 @pytest.mark.slow
