@@ -110,7 +110,6 @@ def test_a_budget_of_flops_resumed(optimizer, tmp_path):
     assert same(found, whole) and found[1].spent == whole[1].spent
 
 
-@pytest.mark.xfail(reason="RunState writes no range as JSON", raises=TypeError)
 def test_a_range_resumed(tmp_path):
     """What is drawn from it follows from seed and step, too."""
     config = GPTConfig(11, 7, 12, 2, 2, nesting=between(Size(4, 1, 1), Size(12, 2, 2), 4))
