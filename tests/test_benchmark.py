@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from matgpt import DivergedError, GPTConfig, Size
-from matgpt.benchmarks import common, quality
+from matgpt.benchmarks import common, quality, speed
 
 IDS = np.array([0, 1, 2, 3] * 40)
 CONFIG = GPTConfig(4, 8, 8, 2, 2, nesting=(4,))
@@ -87,3 +87,21 @@ def test_the_table_pays_the_same_price_on_both_sides(args, tmp_path, monkeypatch
     ).exists()
     price = header.index("price alone")
     assert float(small[price]) < 0.5 and float(full[price]) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_speed_has_a_row_for_each_step_and_each_doll(tmp_path, kind):
+    parser = argparse.ArgumentParser()
+    speed.add_arguments(parser)
+    shape = "--n-embd 16 --n-head 4 --n-layer 4 --block-size 12 --batch-size 2 --vocab-size 7 --quick"
+    speed.run(parser.parse_args([*shape.split(), "--optimizer", kind, "--out", str(tmp_path)]))
+    table = (tmp_path / "speed.md").read_text(encoding="utf-8")
+    for name in (
+        "twin 16,4,4",
+        "every dimension, 4 dolls in each step",
+        "every dimension, those that are drawn",
+    ):
+        assert f"| {name} |" in table
+    for size in ("4,1,1", "8,2,2", "12,3,3", "16,4,4"):
+        assert f"| {size} |" in table

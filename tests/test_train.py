@@ -1,5 +1,6 @@
 """The program: what it prints and leaves, and what it says of bad options."""
 
+import math
 import re
 
 import pytest
@@ -35,6 +36,16 @@ def options(tmp_path):
         *f"--corpus {tmp_path / 'text'} --nesting 4 8,1,1,9 8 --n-layer 2 --block-size 8 --batch-size 4 "
         f"--steps 20 --eval-interval 10 --threads 1 --out {tmp_path / 'out'}".split()
     ]
+
+
+def test_byte_pairs_are_reported_in_bits_per_byte_too(options, tmp_path, capsys):
+    program(*options, "--tokenizer", "bpe", "--vocab", 270)
+    line = capsys.readouterr().out.splitlines()[-2]
+    _, tokenizer = load(tmp_path / "out")
+    val_ids = split(tokenizer.encode(TEXT))[1]
+    nats = History.load(tmp_path / "out" / "history.json").val[4][-1]
+    bits = nats / math.log(2) * len(val_ids) / len(tokenizer.decode_bytes(val_ids))
+    assert re.match(rf"validation, bits per byte  4,1,2: {bits:.3f}  ", line)
 
 
 def test_a_run(options, tmp_path, capsys):

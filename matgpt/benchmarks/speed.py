@@ -35,7 +35,7 @@ def add_arguments(parser):
 def step_of(model, x, y, kind, draws=0):
     """A training step as a function: of all dolls, or `draws` steps of those that the schedule draws."""
     optimizers, weights = make_optimizers(kind, model, 1e-4, 0.1), check_weights(None, model.sizes)
-    schedule, rng = Schedule(model), np.random.default_rng(0)
+    schedule, rng = Schedule(model, model.sizes), np.random.default_rng(0)
 
     def step():
         for _ in range(max(1, draws)):

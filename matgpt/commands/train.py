@@ -13,6 +13,7 @@ from .. import plot
 from ..config import GPTConfig, Size, parse_doll
 from ..files.checkpoint import held, save
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..text.batches import bits_per_byte
 from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens
 from ..text.tokenizer import BPETokenizer, CharTokenizer
@@ -183,6 +184,9 @@ def run(args, rank):
         end = history.steps and (
             history.steps[-1] == args.steps if args.steps else history.flops[-1] >= args.flops
         )
+        if end and isinstance(tokenizer, BPETokenizer):  # losses of other tokenizers compare by bits a byte
+            bits = {s: bits_per_byte(history.val[s][-1], tokenizer, val_ids) for s in history.sizes}
+            print("validation, bits per byte  " + "  ".join(f"{s}: {b:.3f}" for s, b in bits.items()))
         print(f"kept in {out}" if end else f"interrupted: --resume goes on with {out}")
 
 
