@@ -64,6 +64,7 @@ def test_a_rate_that_diverges_is_never_the_best(args, monkeypatch):
     assert set(losses.values()) == {math.inf}
 
 
+@pytest.mark.slow
 def test_the_step_that_the_budget_counts_is_that_of_the_full_model_alone(args):
     args.batch_size, args.optimizer = 3, "adamw"
     V, T, D, L = 4, 8, 8, 2

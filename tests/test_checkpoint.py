@@ -139,6 +139,7 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message, damage", DAMAGE)
 def test_damage_is_named(message, damage, tmp_path):
     config = CONFIG if "blocks.3" not in message else GPTConfig(5, 7, 12, 2, 3, dropout=0.1)
@@ -244,6 +245,7 @@ def test_files_of_the_user_stay(tmp_path):
     assert all((tmp_path / name).read_text() == "mine" for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [torch.compile, lambda model: model.compile() or model])
 def test_a_compiled_model_is_kept_as_it_is(compiled, tmp_path):
     model = MatryoshkaGPT(CONFIG)
@@ -286,6 +288,7 @@ def test_no_json_does_more_than_raise_value_error(reader, text, tmp_path):
 HOSTILE = (10**6, 10**9, 10**18, 10**30, -1, 0, False, 1e400, "3", [3], {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize(
     "entry", ["n_layer", "vocab_size", "block_size", "n_embd", "n_head", "n_inner", "head_size", "nesting"]

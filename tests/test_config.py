@@ -162,6 +162,7 @@ RANGES = {
 in_range = pytest.mark.parametrize("nesting, n_head", RANGES.values(), ids=RANGES)
 
 
+@pytest.mark.slow
 @in_range
 def test_every_size_that_is_drawn_fits_and_all_of_the_range_is_drawn(nesting, n_head):
     c, rng = (

@@ -38,6 +38,7 @@ def test_the_loss_is_cross_entropy_both_ways_and_spares_who_asks_the_same():
     assert torch.allclose(info_nce(q, d, alike, 0.5), (by_hand(scores) + by_hand(scores.T)) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradient_caching_gives_the_gradient_of_the_whole_batch(variant, dropout):
     """With dropout, the parts must be the same for the random numbers to be."""
@@ -79,6 +80,7 @@ def test_same_questions_are_known_and_long_texts_cropped():
     ]
 
 
+@pytest.mark.slow
 def test_training_finds_answers_at_every_size(variant):
     model = model_of(variant)
     history = train_embeddings(model, PAIRS, TOKENIZER, steps=60, batch_size=16, lr=0.01, progress=False)

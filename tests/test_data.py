@@ -238,6 +238,7 @@ def test_a_python_without_its_sources_is_told_so(library):
     assert str(library) in str(error.value)
 
 
+@pytest.mark.slow
 def test_this_python_has_a_library():
     paths = [source.path for source in find("python-stdlib")]
     assert paths == sorted(paths) and len(paths) > 400
@@ -419,6 +420,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("tokenizer", ["char", "bpe"])
 def test_documents_are_split_by_their_content(form, tokenizer, small_chunks, tmp_path, capsys):

@@ -81,7 +81,8 @@ def test_gradients(folder):
     torch.manual_seed(0)
     model = MatryoshkaGPT(CONFIG)
     for _ in range(2):
-        matryoshka_backward(model, *batches(4), model.trunks(CONFIG.sizes), WEIGHTS)
+        trunks = model.trunks(CONFIG.sizes)
+        matryoshka_backward(model, list(zip(trunks, *batches(4))), WEIGHTS)
     for rank in range(2):
         found = torch.load(folder / f"grad{rank}.pt")
         for p, gradient in zip(model.parameters(), found["gradients"], strict=True):

@@ -32,6 +32,7 @@ def args(tmp_path, monkeypatch):
     return parser.parse_args(f"{small} {rest}".split())
 
 
+@pytest.mark.slow
 def test_every_control_has_its_row_and_finished_seeds_are_kept(args, tmp_path, monkeypatch):
     embeddings.run(args)
     table = (tmp_path / "embeddings.md").read_text()

@@ -122,6 +122,7 @@ def test_mix_n_match_dolls_run_though_none_was_trained():
     assert matgpt.evaluate(model, ids(), mixed) < 2.0 < torch.tensor(11.0).log()
 
 
+@pytest.mark.slow
 def test_an_output_only_model_always_pays_for_its_trunk():
     model = MatryoshkaEmbeddingsGPT(GPTConfig(11, 8, 32, 4, 3, nesting=(8, 16)))
     small, middle, full = matgpt.frontier(model, ids())
@@ -215,6 +216,7 @@ def test_best_size_by_latency(known_loss, monkeypatch):
         matgpt.best_size(matgpt.frontier(named, ids()), max_ms=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
 def test_best_size_of_a_model_without_a_stub(variant):
     model = ranged(variant).train()

@@ -39,6 +39,7 @@ def by_hand(model, idx, n, size=None):
     return idx
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
@@ -88,6 +89,7 @@ def test_training_mode_and_dropout():
     assert model.training and model.blocks[0].attention.dropout.training
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
 def test_greedy_drafts_write_what_plain_greedy_writes(kind):
@@ -224,6 +226,7 @@ def chi2(found, expected, n):
     return (statistic - seen.sum().item()) / (2 * seen.sum().item()) ** 0.5
 
 
+@pytest.mark.slow
 def test_verify_keeps_the_distribution_of_one_step():
     """Algorithm 1 on given distributions: the first token it writes is drawn from p, whatever proposed it."""
     torch.manual_seed(0)
@@ -255,6 +258,7 @@ def written():
     return model, tokenizer
 
 
+@pytest.mark.slow
 def test_stream_never_cuts_a_character(written):
     model, tokenizer = written
     pieces = list(stream(model, tokenizer, TEXT, 59, temperature=0))

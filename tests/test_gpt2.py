@@ -37,6 +37,7 @@ def assert_same(model, size, path):
     assert expected.std() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [
@@ -108,6 +109,7 @@ def test_there_and_back(tmp_path):
     assert back.config.dropout == 0.25 and back.config.n_inner == 50
 
 
+@pytest.mark.slow
 def test_any_gpt2_comes_in_and_can_be_trained(tmp_path):
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(

@@ -163,6 +163,7 @@ def test_gradient_stays_inside_the_doll(variant, drawn, build):
         assert (grad[inside] != 0).all(), f"{name} inside"
 
 
+@pytest.mark.slow
 def test_only_weights_inside_the_doll_change_its_output(variant, drawn, build):
     model = build(variant, drawn.config)
     masks = read_by_doll(model, drawn.size, drawn.idx)

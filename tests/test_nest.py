@@ -27,6 +27,7 @@ def plain():
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"bias": False, "n_inner": (40, 9)}, {"n_embd": 20, "head_size": 4}])
 def test_reordering_leaves_the_logits_as_they_were(build, options):
     shape = dict(vocab_size=TOKENIZER.vocab_size, block_size=16, n_embd=32, n_head=4, n_layer=2)
@@ -51,20 +52,15 @@ def test_what_the_model_does_not_read_goes_to_the_end(build):
     assert scores["0.h"].argmin() == 1 and scores["0.f"].argmin() == 5
 
 
-def test_every_doll_has_the_turns_that_its_share_pays_from_first_to_last():
+def test_every_doll_reads_what_its_share_pays_from_first_to_last():
     model = MatryoshkaGPT(GPTConfig(11, 16, 32, 4, 2, nesting=NESTING))
-    trunks, rng, turns = (
-        [[size] for size in model.sizes[::-1]],
-        np.random.default_rng(0),
-        Turns(model, model.sizes),
-    )
+    turns, trunks = Turns(model, model.sizes), [[size] for size in model.sizes[::-1]]
     for spent in (0.0, 0.9):
-        some = [turns.draw(spent, rng) for _ in range(1000)]
-        assert all(step and step == [trunk for trunk in trunks if trunk in step] for step in some)
-        for trunk in trunks:
-            share = min(1, nesting.SHARE * price(model, [trunks[0]]) / price(model, [trunk]))
-            found = sum(trunk in step for step in some)
-            assert abs(found - 1000 * share) <= 4 * (1000 * share * (1 - share)) ** 0.5
+        found = turns.draw(spent, np.random.default_rng(0))
+        assert [trunk for trunk, _ in found] == trunks
+        for trunk, share in found:
+            paid = nesting.SHARE * price(model, trunks[0]) / price(model, trunk)
+            assert share == pytest.approx(min(1, paid))
 
 
 @pytest.mark.slow
@@ -93,6 +89,7 @@ def test_a_budget_of_flops_and_a_seed(plain):
     assert torch.equal(a.embedding.token, b.embedding.token)
 
 
+@pytest.mark.slow
 def test_errors_name_what_is_wrong(plain, tmp_path):
     with pytest.raises(ValueError, match="n_embd may be at most 32"):
         matgpt.nest(plain, [Size(64, 1, 1)], IDS, IDS)
@@ -125,6 +122,7 @@ def test_the_command_on_a_folder_of_matgpt(plain, tmp_path, capsys):
     assert "step 4/4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_on_a_gpt2_of_transformers_and_its_dolls_leave(tmp_path, capsys):
     tokenizer = BPETokenizer.train(TEXT, 270)
     torch.manual_seed(0)

@@ -73,6 +73,7 @@ def test_losses_against_parameters_of_several_families():
     assert len(ax.containers) == 1
 
 
+@pytest.mark.slow
 def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
     """Read as mathtext, "$^$" is an error at the moment of drawing."""
     params = {CONFIG.full: 10}

@@ -80,10 +80,12 @@ def whole():
     return run()
 
 
+@pytest.mark.slow
 def test_runs_differ_by_seed(whole):
     assert same(whole, run()) and not same(whole, run(seed=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
 def test_interrupted_and_resumed(variant, tmp_path):
     state = dict(variant=variant, checkpoint_dir=tmp_path, resume=True)
@@ -98,6 +100,7 @@ def test_interrupted_and_resumed(variant, tmp_path):
     assert same(run(**state), result)  # it was done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_budget_of_flops_resumed(optimizer, tmp_path):
     settings = dict(steps=None, flops=2e7, eval_interval=None, optimizer=optimizer)
@@ -110,6 +113,7 @@ def test_a_budget_of_flops_resumed(optimizer, tmp_path):
     assert same(found, whole) and found[1].spent == whole[1].spent
 
 
+@pytest.mark.slow
 def test_a_range_resumed(tmp_path):
     """What is drawn from it follows from seed and step, too."""
     config = GPTConfig(11, 7, 12, 2, 2, nesting=between(Size(4, 1, 1), Size(12, 2, 2), 4))
@@ -173,6 +177,7 @@ def damage(path, how):
     path.write_bytes({"bit": data, "short": data[:-1], "empty": b""}[how])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["bit", "short", "empty"])
 def test_damaged_newest(how, whole, tmp_path):
     run(checkpoint_dir=tmp_path, on_evaluation=stop(9))

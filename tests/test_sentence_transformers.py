@@ -31,6 +31,7 @@ def model(request, build):
     return whole.slice(16 if request.param == "doll" else matgpt.Size(24, 4, 1))
 
 
+@pytest.mark.slow
 def test_the_library_gives_our_vectors_at_any_dimension(library, model, tmp_path):
     matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER)
     for d in (None, 16, 7):

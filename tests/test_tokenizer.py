@@ -79,6 +79,7 @@ def test_a_tokenizer_of_one_letter_still_encodes_everything():
     assert tokenizer.decode(tokenizer.encode(EVERYTHING)) == EVERYTHING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blanks", [" " * 1_100_000, "\r\n" * 600_000, "\u00a0" * 1_100_000])
 def test_a_million_blanks_are_encoded(blanks, bpe):
     assert bpe.decode(bpe.encode(blanks + "x")) == blanks + "x"

@@ -38,6 +38,7 @@ def options(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_byte_pairs_are_reported_in_bits_per_byte_too(options, tmp_path, capsys):
     program(*options, "--tokenizer", "bpe", "--vocab", 270)
     line = capsys.readouterr().out.splitlines()[-2]
@@ -48,6 +49,7 @@ def test_byte_pairs_are_reported_in_bits_per_byte_too(options, tmp_path, capsys)
     assert re.match(rf"validation, bits per byte  4,1,2: {bits:.3f}  ", line)
 
 
+@pytest.mark.slow
 def test_a_run(options, tmp_path, capsys):
     program(*options)
     lines = capsys.readouterr().out.splitlines()

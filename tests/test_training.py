@@ -74,9 +74,8 @@ def xy():
 def backward(model, xy, weights=None):
     """`matryoshka_backward` of all sizes with the same batch for every trunk, the largest trunk first."""
     trunks = model.trunks(model.sizes)
-    x, y = (ids.expand(len(trunks), *ids.shape) for ids in xy)
     weights = dict(zip(model.sizes, weights or [1] * len(model.sizes)))
-    return training.matryoshka_backward(model, x, y, trunks, weights)
+    return training.matryoshka_backward(model, [(trunk, *xy) for trunk in trunks], weights)
 
 
 def gradients(model):
@@ -189,6 +188,7 @@ def test_every_evaluation_reads_the_same_blocks(model):
 # ---- the loop
 
 
+@pytest.mark.slow
 def test_every_size_learns(model):
     history = run(model, eval_interval=15)
     assert history.steps == [0, 15, 30, 40] and history.lr == 1e-2
@@ -210,6 +210,7 @@ def test_history_by_width(variant):
         history.val[5]
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_bit_for_bit(variant):
     def losses_and_weights(seed):
         model = make(variant, dropout=0.1)
@@ -237,39 +238,37 @@ def test_a_trunk_holds_the_sizes_whose_blocks_are_its_first():
 
 
 @pytest.mark.parametrize("nesting", [(4, 8), LATTICE])
-def test_every_trunk_learns_from_a_batch_of_its_own(variant, nesting):
-    """The largest trunk reads the first one; sizes that run together read the same."""
+def test_every_trunk_learns_from_text_of_its_own(variant, nesting):
+    """The largest trunk reads most; sizes that run together read the same, and each token counts alike."""
     model, full = make(variant, nesting=nesting).double(), 0
-    total = sum(range(1, len(model.sizes) + 1))
-    weights = {size: i / total for i, size in enumerate(model.sizes, 1)}
+    weights = {size: i for i, size in enumerate(model.sizes, 1)}
     trunks = model.trunks(model.sizes)
     assert len(trunks) == (1 if variant is MatryoshkaEmbeddingsGPT else 3)
     assert trunks[0][0] == model.config.full
-    block = torch.randint(7, (len(trunks), 3, 9), generator=torch.Generator().manual_seed(0))
-    x, y, expected = block[..., :-1], block[..., 1:], {}
-    for sizes, tokens, targets in zip(trunks, x, y):
+    blocks = torch.randint(7, (len(trunks), 3, 9), generator=torch.Generator().manual_seed(0))
+    parts = [(t, block[: 3 - i, :-1], block[: 3 - i, 1:]) for i, (t, block) in enumerate(zip(trunks, blocks))]
+    total = sum(weights[size] * len(x) for trunk, x, _ in parts for size in trunk)
+    expected = {}
+    for sizes, tokens, targets in parts:
         for size in sizes:
             expected[size] = F.cross_entropy(model(tokens, size).flatten(0, 1), targets.flatten())
-            full = full + weights[size] * expected[size]
+            full = full + weights[size] * len(tokens) / total * expected[size]
     full.backward()
     direct = gradients(model)
     model.zero_grad()
-    losses = training.matryoshka_backward(model, x, y, trunks, weights)
+    losses = training.matryoshka_backward(model, parts, weights)
     torch.testing.assert_close(gradients(model), direct, rtol=1e-6, atol=1e-9)
     assert {size: loss.item() for size, loss in losses.items()} == pytest.approx(
         {size: loss.item() for size, loss in expected.items()}
     )
-    if len(trunks) > 1:
-        with pytest.raises(ValueError):  # one batch for all is one too few
-            training.matryoshka_backward(model, x[:1], y[:1], trunks, weights)
 
 
 def test_a_step_of_some_trunks_is_the_weighted_mean_of_theirs(xy):
     """Weights count among the dolls of the step, so that a step of small dolls is as large as one of all."""
     model = make(MatryoshkaGPT).double()
     weights = dict(zip(model.sizes, (1, 3, 12)))
-    x, y = (ids[None].expand(2, -1, -1) for ids in xy)
-    training.matryoshka_backward(model, x, y, [[model.sizes[1]], [model.sizes[0]]], weights)
+    parts = [([size], *xy) for size in (model.sizes[1], model.sizes[0])]
+    training.matryoshka_backward(model, parts, weights)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     matryoshka_loss(model, *xy, (1, 3, 0)).backward()
@@ -286,11 +285,10 @@ class Spy:
     def __enter__(self):
         real, make = training.matryoshka_backward, training.make_optimizers
 
-        def backward(model, x, y, trunks, weights):
-            self.trunks.append([list(trunk) for trunk in trunks])
-            self.inputs.append(x)
-            self.targets.append(y)
-            return real(model, x, y, trunks, weights)
+        def backward(model, parts, weights):
+            for seen, found in zip((self.trunks, self.inputs, self.targets), zip(*parts)):
+                seen.append(list(found))
+            return real(model, parts, weights)
 
         def make_optimizers(kind, model, *settings):
             optimizers = make(kind, model, *settings)
@@ -317,18 +315,24 @@ class Spy:
         for some in self.patches:
             some.stop()
 
+    def steps(self):
+        """[(trunk, tokens that it read)] of each step."""
+        for trunks, inputs in zip(self.trunks, self.inputs):
+            yield [(trunk, x.numel()) for trunk, x in zip(trunks, inputs)]
 
-def test_the_batches_of_a_step_differ():
+
+def test_the_texts_of_a_step_differ():
     model = make(MatryoshkaGPT)
     ids = torch.randint(7, (999,), generator=torch.Generator().manual_seed(0))
     with Spy() as spy:
         train(model, ids, ids, steps=20, batch_size=4, progress=False, eval_blocks=4)
-    for x, trunks in zip(spy.inputs, spy.trunks, strict=True):
-        assert x.shape == (len(trunks), 4, 8)
-    blocks = [tuple(block.tolist()) for x in spy.inputs for block in x.flatten(0, 1)]
-    assert len(blocks) >= 80 and len({*blocks}) > 0.9 * len(blocks), "hardly a block is read twice"
+    for first, *others in spy.inputs:
+        assert first.shape == (4, 8) and all(1 <= len(x) <= 4 and x.size(1) == 8 for x in others)
+    blocks = [tuple(block.tolist()) for step in spy.inputs for x in step for block in x]
+    assert len(blocks) > 80 and len({*blocks}) > 0.9 * len(blocks), "hardly a block is read twice"
     assert {*blocks} <= {tuple(block) for block in ids.unfold(0, 8, 1).tolist()}
-    assert all(torch.equal(x[..., 1:], y[..., :-1]) for x, y in zip(spy.inputs, spy.targets))
+    pairs = [pair for step in zip(spy.inputs, spy.targets) for pair in zip(*step)]
+    assert all(torch.equal(x[:, 1:], y[:, :-1]) for x, y in pairs)
 
 
 def test_dropout_differs_from_step_to_step():
@@ -343,7 +347,7 @@ def test_dropout_differs_from_step_to_step():
 def test_the_shortest_text_is_one_block():
     with Spy() as spy:
         train(make(MatryoshkaGPT), TEXT[:9], TEXT[:9], 2, 3, progress=False)
-    blocks = torch.cat([x.flatten(0, 1) for x in spy.inputs])
+    blocks = torch.cat([x for step in spy.inputs for x in step])
     assert blocks.tolist() == [TEXT[:8]] * len(blocks)
 
 
@@ -352,6 +356,7 @@ def test_the_default_rate_falls_with_the_width(variant):
         assert run(make(variant, n_embd=width), steps=1, lr=None).lr == 1.024 / width
 
 
+@pytest.mark.slow
 def test_the_rate_follows_the_schedule_and_the_gradient_is_clipped(variant):
     with Spy() as spy:
         run(make(variant), steps=20, warmup=0.25, lr=0.02, grad_clip=1e-3)
@@ -425,72 +430,79 @@ def draws(model, spent, times=400, seed=0):
 
 def test_the_cheapest_doll_starts_alone():
     model = family()
-    cheapest = min(model.sizes, key=lambda size: price(model, [[size]]))
-    assert draws(model, 0.0, 50) == [[[cheapest]]] * 50
+    cheapest = min(model.sizes, key=lambda size: price(model, [size]))
+    assert draws(model, 0.0, 50) == [[([cheapest], 1)]] * 50
 
 
 def test_a_doll_joins_once_a_share_of_the_price_of_the_one_below_is_spent():
     model = family()
-    by_price = sorted(model.trunks(model.sizes), key=lambda trunk: price(model, [trunk]))
+    by_price = sorted(model.trunks(model.sizes), key=lambda trunk: price(model, trunk))
     with patch.object(schedule, "GROWTH", 0.5):
         for below, trunk in zip(by_price, by_price[1:]):
-            joins = 0.5 * price(model, [below]) / price(model, [by_price[-1]])
-            assert draws(model, joins * 0.999, 1)[0][0] == below
-            assert draws(model, joins * 1.001, 1)[0][0] == trunk
+            joins = 0.5 * price(model, below) / price(model, by_price[-1])
+            assert draws(model, joins * 0.999, 1)[0][0] == (below, 1)
+            assert draws(model, joins * 1.001, 1)[0][0] == (trunk, 1)
 
 
-def test_every_step_trains_the_largest_doll_that_has_joined():
+def test_every_step_trains_the_largest_doll_that_has_joined_on_a_whole_batch():
     """Dolls join in the order of their price, each for good, and the full one long before the end."""
     model = family()
-    by_price = sorted(model.trunks(model.sizes), key=lambda trunk: price(model, [trunk]))
+    by_price = sorted(model.trunks(model.sizes), key=lambda trunk: price(model, trunk))
     largest = -1
     for spent in np.linspace(0, 1, 101):
-        some = draws(model, spent, 20)
-        places = [[by_price.index(trunk) for trunk in step] for step in some]
-        assert all(step == sorted(set(step), reverse=True) for step in places), "each once, largest first"
-        assert len({step[0] for step in places}) == 1 and places[0][0] >= largest
-        largest = places[0][0]
+        ((first, *others),) = draws(model, spent, 1)
+        places = [by_price.index(trunk) for trunk, _ in (first, *others)]
+        assert places == sorted(set(places), reverse=True), "each once, largest first"
+        assert first[1] == 1 and places[0] >= largest
+        largest = places[0]
         assert spent < 0.5 or largest == len(by_price) - 1
 
 
+@pytest.mark.slow
 def test_every_doll_stays_in_the_training():
-    """Smaller ones take part by chance, each on its own, as a growing share of the largest's FLOPs pays."""
+    """Smaller ones read at most a batch: what a share of the largest's FLOPs, one that grows, pays for."""
     model = family()
     full, *others = model.trunks(model.sizes)
-    costs = np.array([price(model, [trunk]) / price(model, [full]) for trunk in others])
     for share in (schedule.SHARE, 0.2):
-        with patch.object(schedule, "SHARE", share):
-            some = draws(model, 0.9, 2000)
-        among = np.array([[trunk in step for trunk in others] for step in some])
-        expected = np.minimum(1, 0.9 * share / costs)
-        assert (np.abs(among.mean(0) - expected) <= 4 * (expected * (1 - expected) / 2000) ** 0.5).all()
-        chance = (expected > 0) & (expected < 1)
-        if chance.sum() > 1:
-            together = np.corrcoef(among[:, chance].T)
-            assert np.abs(together - np.eye(len(together))).max() < 0.1
+        for spent in (0.5, 0.9):
+            with patch.object(schedule, "SHARE", share):
+                found = draws(model, spent, 1)[0][1:]
+            assert {size for trunk, _ in found for size in trunk} == {size for t in others for size in t}
+            for trunk, part in found:
+                assert part == pytest.approx(min(1, spent * share * price(model, full) / price(model, trunk)))
     with Spy() as spy:
         run(model, steps=60, eval_interval=60, eval_blocks=1)
     assert {size for trunks in spy.trunks for trunk in trunks for size in trunk} == set(model.sizes)
 
 
+def test_a_step_reads_the_share_of_a_batch_that_is_drawn_and_fractions_by_chance():
+    model, rng = family(), np.random.default_rng(0)
+    settings = dict(batch_size=12, optimizer="muon", lr=0.01, weight_decay=0.1)
+    some = training.Run(model, TEXT, {**settings, "loss_weights": dict.fromkeys(model.sizes, 1)})
+    drawn = [(trunk, share) for trunk, share in zip(model.trunks(model.sizes), (1, 0.3, 0.05))]
+    some.schedule.draw = lambda spent, rng: drawn
+    found = [{trunk[0]: n for trunk, n in some.counts(1.0, rng)} for _ in range(4000)]
+    for (size, *_), share in drawn:
+        read = np.array([counts.get(size, 0) for counts in found])
+        assert set(read) <= {int(12 * share), int(12 * share) + 1} and min(read) == int(12 * share)
+        assert read.mean() == pytest.approx(12 * share, abs=0.03)
+
+
 def test_a_range_is_drawn_from_once_its_full_doll_has_joined():
     low, high = Size(4, 1, 1), Size(16, 2, 2)
     model = make(MatryoshkaGPT, nesting=matgpt.between(low, high, 4))
-    assert draws(model, 0.0, 5) == [[[low]]] * 5
-    some = draws(model, 0.9, 500)
-    assert all(step[0] == [model.config.full] for step in some)
-    drawn = {trunk[0] for step in some for trunk in step[1:]}
-    assert low in drawn and len(drawn - set(model.sizes)) > 5, "sizes that have no name"
+    assert draws(model, 0.0, 5) == [[([low], 1)]] * 5
+    some = [[trunk for trunk, _ in step] for step in draws(model, 0.9, 500)]
+    assert all(step[0] == [model.config.full] and step[-1] == [low] for step in some), "these stay"
+    drawn = {trunk[0] for step in some for trunk in step[1:-1]}
+    assert len(drawn - set(model.sizes)) > 5, "sizes that have no name"
     for size in drawn:
         model.config.fit(size)
         assert size.n_embd >= 4 and size.n_head >= 1
-    with patch.object(schedule, "SHARE", 1e9):  # all that have joined, in each step
-        for spent in np.linspace(1e-3, 1, 200):
-            ((first, *others),) = draws(model, spent, 1)
-            if first == [model.config.full]:
-                assert others[-1] == [low], "the smallest stays itself"
-            else:
-                assert {size for (size,) in [first, *others]} <= set(model.sizes), "nothing is drawn yet"
+    for spent in np.linspace(1e-3, 1, 200):
+        (step,) = draws(model, spent, 1)
+        if step[0][0] != [model.config.full]:
+            assert {trunk[0] for trunk, _ in step} <= set(model.sizes), "nothing is drawn yet"
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     history = run(model, steps=20)
     assert not any(torch.equal(p, before[name]) for name, p in model.named_parameters())
@@ -502,13 +514,13 @@ def test_sizes_whose_blocks_run_anyway_come_along():
     model = make(MatryoshkaGPT, nesting=LATTICE)
     for spent in (0, 0.01, 0.1, 0.9):
         for step in draws(model, spent, 20):
-            for trunk in step:
+            for trunk, _ in step:
                 assert {size.n_layer for size in trunk} == {1, 2}
                 assert len({size.n_embd for size in trunk}) == 1
     model = make(MatryoshkaEmbeddingsGPT, nesting=(2, 4, 8, 12))
     for spent in (0, 0.9):
-        for (trunk,) in draws(model, spent, 20):
-            assert set(trunk) == set(model.sizes)
+        for ((trunk, share),) in draws(model, spent, 20):
+            assert set(trunk) == set(model.sizes) and share == 1
 
 
 @pytest.mark.slow
@@ -519,7 +531,7 @@ def test_the_draw_follows_from_seed_and_step_alone():
         torch.manual_seed(torch.seed())
         with Spy() as spy:
             train(make(MatryoshkaGPT), ids, ids, 20, 4, seed=seed, progress=False, eval_blocks=1)
-        return spy.trunks
+        return [[len(x) for x in step] for step in spy.inputs]
 
     assert drawn(3, TEXT) == drawn(3, TEXT[::-1]) != drawn(4, TEXT)
 
@@ -527,10 +539,10 @@ def test_the_draw_follows_from_seed_and_step_alone():
 # ---- what a step costs
 
 
-def flops_of(model, trunks, tokens, kind):
-    """Counted anew: the products of each doll that is trained, and the optimizer's own."""
+def flops_of(model, step, kind):
+    """Counted anew: the products of each trunk that reads so many tokens, and the optimizer's own."""
     config, total, read, names = model.config, 0, {}, dict(model.named_parameters())
-    for trunk in trunks:
+    for trunk, tokens in step:
         for i, size in enumerate(trunk):
             total += 3 * 2 * tokens * config.vocab_size * size.n_embd  # readout
             if i == 0:  # blocks run once, at the size that is first
@@ -561,6 +573,7 @@ def flops_of(model, trunks, tokens, kind):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 @pytest.mark.parametrize("nesting", [FAMILY, LATTICE, (Size(8, 2, 2, (5, 30)),)])
 def test_flops_are_those_of_the_dolls_and_of_the_optimizer(variant, nesting, kind):
@@ -568,7 +581,7 @@ def test_flops_are_those_of_the_dolls_and_of_the_optimizer(variant, nesting, kin
     model.blocks[0].attention.qkv.weight.requires_grad_(False)  # the optimizer does not move it
     with Spy() as spy:
         history = run(model, steps=12, optimizer=kind, eval_interval=1, eval_blocks=1)
-    costs = [flops_of(model, trunks, 4 * 8, kind) for trunks in spy.trunks]
+    costs = [flops_of(model, step, kind) for step in spy.steps()]
     assert history.flops == [sum(costs[:n]) for n in range(13)] and history.spent == history.flops[-1]
     assert history.flops[0] == 0 and min(costs) > 0
 
@@ -587,16 +600,17 @@ def test_a_step_of_small_dolls_alone_moves_and_pays_for_their_corner(kind):
         history = run(model, steps=10**9, on_evaluation=stop, **settings)
     assert spy.trunks == [[[FAMILY[0]]]] * 2
     assert_moved_inside(model, before, FAMILY[0])
-    assert history.spent == 2 * flops_of(model, [[FAMILY[0]]], 4 * 8, kind)
-    assert history.spent < flops_of(model, [[model.config.full]], 4 * 8, kind)
+    assert history.spent == 2 * flops_of(model, [([FAMILY[0]], 4 * 8)], kind)
+    assert history.spent < flops_of(model, [([model.config.full], 4 * 8)], kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [3e6, 4e7])
 def test_a_budget_of_flops_ends_within_one_step(variant, budget):
     model = make(variant)
     with Spy() as spy:
         history = run(model, steps=None, flops=budget, lr=0.02, warmup=0.25)
-    costs = [flops_of(model, trunks, 4 * 8, "muon") for trunks in spy.trunks]
+    costs = [flops_of(model, step, "muon") for step in spy.steps()]
     assert sum(costs[:-1]) < budget <= sum(costs) == history.spent == history.flops[-1]
     assert history.steps[-1] == len(costs)
     # and the schedules follow the share that is spent
@@ -611,6 +625,7 @@ def test_a_budget_of_flops_ends_within_one_step(variant, budget):
 # ---- what a run leaves alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.parametrize("end", ["whole", "interrupted", "diverged"])
 def test_a_run_leaves_mode_and_random_numbers_as_they_were(model, mode, end, monkeypatch):
@@ -646,6 +661,7 @@ def test_gradients_that_were_there_are_not_trained_on(xy):
     assert all(map(torch.equal, model.parameters(), other.parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 @pytest.mark.parametrize("frozen", ["blocks.0", "blocks", "embedding", "blocks.0 embedding norm"])
 def test_frozen_parts_stay_and_the_rest_learns(variant, frozen, kind):

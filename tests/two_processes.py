@@ -54,7 +54,7 @@ def gradients(folder, rank):
     )
     for _ in range(2):  # gradients add up, as without processes
         trunks = model.module.trunks(CONFIG.sizes)
-        matryoshka_backward(model, x[:, rank::2], y[:, rank::2], trunks, WEIGHTS)
+        matryoshka_backward(model, list(zip(trunks, x[:, rank::2], y[:, rank::2])), WEIGHTS)
     torch.save(
         {"gradients": [p.grad for p in model.parameters()], "reductions": reductions},
         folder / f"grad{rank}.pt",

@@ -74,7 +74,7 @@ class Bench:
         """Price of a step of this model alone at --batch-size, its optimizer's share with it."""
         model = MatryoshkaGPT(config)
         optimizers = make_optimizers(self.args.optimizer, model, 0.0, 0.0)
-        passes = price(model, [[config.full]]) * self.args.batch_size * config.block_size
+        passes = price(model, [config.full]) * self.args.batch_size * config.block_size
         return passes + optimizers.flops(corners(config, config.full))
 
     def one(self, config, seed, **settings):

@@ -39,11 +39,12 @@ def step_of(model, x, y, kind, draws=0):
 
     def step():
         for _ in range(max(1, draws)):
-            trunks = schedule.draw(1.0, rng) if draws else model.trunks(model.sizes)
-            batches = len(trunks), *x.shape
-            matryoshka_backward(model, x.expand(batches), y.expand(batches), trunks, weights)
+            drawn = schedule.draw(1.0, rng) if draws else [(trunk, 1) for trunk in model.trunks(model.sizes)]
+            counts = [(trunk, int(share * len(x) + rng.random())) for trunk, share in drawn]
+            parts = [(trunk, x[:n], y[:n]) for trunk, n in counts if n]
+            matryoshka_backward(model, parts, weights)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizers.step(union(model.config, [trunk[0] for trunk in trunks]))
+            optimizers.step(union(model.config, [trunk[0] for trunk, _, _ in parts]))
             optimizers.zero_grad()
 
     return step

@@ -32,30 +32,30 @@ def matryoshka_loss(model, x, y, loss_weights=None):
     return sum(weight * cross_entropy(model, x, y, size) for size, weight in weights.items())
 
 
-def matryoshka_backward(model, x, y, trunks, weights):
-    """Add the gradient of the weighted mean loss of all sizes in `trunks`; returns {size: cross-entropy}.
+def matryoshka_backward(model, parts, weights):
+    """Add the gradient of the mean loss over tokens and sizes of a step; returns {size: cross-entropy}.
 
-    x, y: (N, B, T), a batch for each of the N trunks; y may be a teacher's probabilities, (N, B, T, V).
-    2205.13147 and 2310.07707 read one batch for all; with one for each a step costs the same, and the
-    weights that dolls share learn from N times the text.
+    parts: (trunk, x, y) of each trunk, x and y of shape (B, T) with a B of its own; y may be a teacher's
+    probabilities, (B, T, V). weights: what a token counts for, by size. 2205.13147 and 2310.07707 read one
+    batch for all; where each trunk reads its own, the weights that dolls share learn from more text.
     The graph of each trunk is freed before the next is built: with the largest first, peak memory is that
     of the largest doll alone. With a model in DistributedDataParallel, processes exchange gradients once.
     """
     nested, losses = getattr(model, "module", model), {}
     # a Size drawn from a range has no weight of its own
-    weigh = lambda size: weights.get(size, 1 / len(weights))
-    total = sum(weigh(size) for trunk in trunks for size in trunk)
+    weigh = lambda size, x: weights.get(size, 1 / len(weights)) * len(x)
+    total = sum(weigh(size, x) for trunk, x, _ in parts for size in trunk)
     with getattr(model, "no_sync", nullcontext)():
-        for trunk, tokens, targets in zip(trunks, x, y, strict=True):
+        for trunk, x, y in parts:
             with precision(x):
                 found = {
-                    size: F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1))
-                    for size, logits in zip(trunk, nested(tokens, trunk))
+                    size: F.cross_entropy(logits.flatten(0, 1), y.flatten(0, 1))
+                    for size, logits in zip(trunk, nested(x, trunk))
                 }
-            loss = sum(weigh(size) / total * loss for size, loss in found.items())
+            loss = sum(weigh(size, x) / total * loss for size, loss in found.items())
             if loss.requires_grad:  # not where all that these dolls read is frozen
                 loss.backward()
             losses.update({size: loss.detach() for size, loss in found.items()})
     if nested is not model:  # a pass that adds nothing, at whose end processes exchange gradients
-        (0 * model(x[0, :1, :1]).sum()).backward()
+        (0 * model(parts[0][1][:1, :1]).sum()).backward()
     return losses

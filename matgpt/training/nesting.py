@@ -79,13 +79,12 @@ def reorder(model, scores):
 class Turns(Schedule):
     """All dolls from the first step to the last, since the full one is grown.
 
-    Each gets the same FLOPs, SHARE of a step of the full one, or less where that is a turn in each step.
+    Each gets the same FLOPs, SHARE of a step of the full one, or less where that is a whole batch.
     """
 
     def draw(self, spent, rng):
-        dearest, turn = price(self.model, [self.trunks[-1]]), lambda chance: rng.random() < chance
-        turns = [trunk for trunk in self.trunks if turn(SHARE * dearest / price(self.model, [trunk]))]
-        return turns[::-1] or self.trunks[-1:]
+        dearest = SHARE * price(self.model, self.trunks[-1])
+        return [(trunk, min(1, dearest / price(self.model, trunk))) for trunk in self.trunks[::-1]]
 
 
 class Lesson(Run):
@@ -95,12 +94,12 @@ class Lesson(Run):
         super().__init__(model, ids, settings)
         self.teacher, self.schedule = teacher, Turns(model, model.sizes)
 
-    def read(self, trunks, rng):
-        x, _ = super().read(trunks[:1], rng)
+    def parts(self, counts, rng):
+        x, _ = self.read(max(n for _, n in counts), rng)
         with torch.no_grad(), precision(x):
-            y = self.teacher(x[0]).float().softmax(-1)[None]
+            y = self.teacher(x).float().softmax(-1)
         self.history.spent += flops_per_token(self.model.config) * x.numel() * self.world
-        return [a.expand(len(trunks), *a.shape[1:]) for a in (x, y)]
+        return [(trunk, x[: n // self.world], y[: n // self.world]) for trunk, n in counts]
 
 
 def nest(

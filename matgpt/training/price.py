@@ -8,14 +8,14 @@ from ..measure.shapes import flops_per_token
 from ..model import MatryoshkaGPT
 
 
-def price(model, trunks):
-    """FLOPs per token of a training step: forward, and twice as much backward (2001.08361, section 2.1).
+def price(model, trunk):
+    """FLOPs per token of training: forward, and twice as much backward (2001.08361, section 2.1).
 
-    trunks: lists of sizes, of which the first runs the blocks of the others; these cost their readout alone.
+    trunk: sizes, of which the first runs the blocks of the others; these cost their readout alone.
     """
-    config = model.config
-    readouts = sum(2 * config.vocab_size * size.n_embd for _, *others in trunks for size in others)
-    return 3 * (readouts + sum(flops_per_token(config, t[0], model.trunk_size(t[0])) for t in trunks))
+    config, (first, *others) = model.config, trunk
+    readouts = sum(2 * config.vocab_size * size.n_embd for size in others)
+    return 3 * (readouts + flops_per_token(config, first, model.trunk_size(first)))
 
 
 @lru_cache

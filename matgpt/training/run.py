@@ -63,30 +63,41 @@ class Run:
             self.optimizers.load_state_dict(state["optimizer"])
             self.history, self.done = History.from_dict(state["history"]), state["step"]
 
-    def read(self, trunks, rng):
-        """Tokens (N, B, T) of a step and what follows each: a batch for each of the N trunks."""
-        T, size = self.model.config.block_size, (len(trunks), self.settings["batch_size"])
-        starts = rng.integers(len(self.ids) - T, size=size)[:, self.rank :: self.world]
+    def read(self, n, rng):
+        """Tokens x and what follows each, y, both (n, T), or this process's share of these sequences."""
+        T = self.model.config.block_size
+        starts = rng.integers(len(self.ids) - T, size=n)[self.rank :: self.world]
         return batch(self.ids, starts, T, self.device)
 
+    def counts(self, spent, rng):
+        """[(trunk, sequences that it reads)] in this step; fractions of a sequence are by chance."""
+        most = self.settings["batch_size"] // self.world
+        drawn = self.schedule.draw(spent, rng)
+        counts = [(trunk, self.world * int(share * most + rng.random())) for trunk, share in drawn]
+        return [(trunk, n) for trunk, n in counts if n]
+
+    def parts(self, counts, rng):
+        """(trunk, x, y) for each: text of its own."""
+        return [(trunk, *self.read(n, rng)) for trunk, n in counts]
+
     def step(self):
-        """Train the dolls whose turn it is, each trunk of them on a batch of its own."""
+        """Train the dolls whose turn it is, each trunk of them on text of its own."""
         model, s, spent, started = self.model, self.settings, self.spent(), time.monotonic()
         # all that is random in a step follows from seed and step alone
         rng = np.random.default_rng((s["seed"], self.done))
         torch.manual_seed(int(rng.integers(2**31)) + self.rank)
-        trunks = self.schedule.draw(spent, rng)
-        x, y = self.read(trunks, rng)
-        losses = matryoshka_backward(self.parallel, x, y, trunks, s["loss_weights"])
+        counts = self.counts(spent, rng)
+        parts = self.parts(counts, rng)
+        losses = matryoshka_backward(self.parallel, parts, s["loss_weights"])
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s["grad_clip"] or math.inf)
         if not torch.stack([norm, *losses.values()]).isfinite().all():
             raise self.diverged()
-        read = union(model.config, [model.trunk_size(trunk[0]) for trunk in trunks])
+        read = union(model.config, [model.trunk_size(trunk[0]) for trunk, _ in counts])
         self.optimizers.set_lr(learning_rate(spent, s["lr"], s["warmup"]))
         with uninterrupted():
             self.optimizers.step(read)
-            tokens = s["batch_size"] * model.config.block_size
-            self.history.spent += price(model, trunks) * tokens + self.optimizers.flops(read)
+            passes = sum(price(model, trunk) * n for trunk, n in counts) * model.config.block_size
+            self.history.spent += passes + self.optimizers.flops(read)
             self.done += 1
         self.optimizers.zero_grad()
         self.history.seconds += time.monotonic() - started

@@ -1,4 +1,4 @@
-"""Which dolls a step trains: one idea for families, for ranges, and for growing."""
+"""Which dolls a step trains, and on how much text: one idea for families, for ranges, and for growing."""
 
 from ..ranges import Between
 from .price import price
@@ -8,26 +8,26 @@ GROWTH = 0.08  # a doll joins once this share of the price of the one below it, 
 
 
 class Schedule:
-    """The trunks that a step trains: always the largest that has joined, and others by chance.
+    """The trunks that a step trains: the largest that has joined on a whole batch, others on parts of one.
 
     Small dolls cost next to nothing, and teach the corner that the large ones start from: so the cheapest
-    starts alone, and each next one joins a little later. From then on it takes part in as many steps as a
-    share of the largest one's FLOPs pays for, a share that grows with the run: where the learning rate ends,
-    the dolls settle. Once the full doll of a range has joined, a Size drawn from all of it stands in for each
-    but the smallest (1903.05134, section 3.2).
+    starts alone, and each next one joins a little later. From then on it reads as much as a share of the
+    largest one's FLOPs pays for, at most a batch, a share that grows with the run: where the learning rate
+    ends, the dolls settle. Once the full doll of a range has joined, a Size drawn from all of it stands in
+    for each but the smallest (1903.05134, section 3.2).
     """
 
     def __init__(self, model, sizes):
         self.model = model
-        self.trunks = sorted(model.trunks(sizes), key=lambda trunk: price(model, [trunk]))
-        prices = [price(model, [trunk]) for trunk in self.trunks]
+        self.trunks = sorted(model.trunks(sizes), key=lambda trunk: price(model, trunk))
+        prices = [price(model, trunk) for trunk in self.trunks]
         self.joins = [GROWTH * below / prices[-1] for below in [0, *prices[:-1]]]
 
     def draw(self, spent, rng):
-        """The trunks of a step, largest first, when the share `spent` of the budget is."""
+        """[(trunk, share of a batch)], largest first, when the share `spent` of the budget is."""
         *others, largest = [trunk for trunk, join in zip(self.trunks, self.joins) if join <= spent]
         if isinstance(self.model.config.nesting, Between) and largest is self.trunks[-1]:
             others[1:] = [[self.model.config.draw(rng)] for _ in others[1:]]
-        paid = SHARE * spent * price(self.model, [largest])
-        turns = [trunk for trunk in others if rng.random() < paid / price(self.model, [trunk])]
-        return [largest, *reversed(turns)]
+        paid = SHARE * spent * price(self.model, largest)
+        shares = [(trunk, min(1, paid / price(self.model, trunk))) for trunk in others]
+        return [(largest, 1), *reversed(shares)]
