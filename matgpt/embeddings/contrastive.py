@@ -1,19 +1,17 @@
 """What makes a language model an embedding model: a question comes to lie near its answer."""
 
 import math
-import time
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..config import positive
-from ..training.history import History
-from ..training.optimizer import default_lr, learning_rate, make_optimizers
-from ..training.price import corners
-from ..training.progress import Progress
-from ..training.run import DivergedError
-from ..training.state import RunState, uninterrupted
+from ..measure.shapes import flops_per_token
+from ..nested import evaluating
+from ..training.loop import follow
+from ..training.run import Run
+from ..training.settings import check
 from .pooling import as_texts, cut, pooled
 
 PART = 64  # texts of about one length that run together
@@ -31,7 +29,7 @@ def info_nce(queries, documents, alike, temperature):
 
 
 def contrastive_backward(model, rows, alike, temperature, micro_batch=None, seed=0):
-    """Add the gradient of the mean loss over the sizes of B pairs, and return the losses, one for each size.
+    """Add the gradient of the mean loss over the sizes of B pairs, and return {size: loss}.
 
     rows: 2 B rows of ids, questions first. micro_batch: gradient caching (2101.06983): all vectors without
     graphs, the gradient of each, then so many texts at a time again, for it to go into. None: at once.
@@ -59,23 +57,27 @@ def contrastive_backward(model, rows, alike, temperature, micro_batch=None, seed
     for trunk in trunks if learns and cached else ():
         for number, part in enumerate(parts):
             (run(trunk, number) * every[trunk].grad[part]).sum().backward()
-    return [loss.detach() for loss in losses]
+    return {size: loss.detach() for size, loss in zip(model.sizes, losses)}
 
 
 class Texts:
     """N pairs as rows of ids, of which batches are drawn."""
 
     def __init__(self, model, pairs, tokenizer):
-        self.queries, self.documents = (
-            as_texts(texts, tokenizer) for texts in (pairs.queries, pairs.documents)
-        )
-        self.ids = torch.cat(
-            self.queries + self.documents
-        )  # all of them, by which texts are told from others
+        both = pairs.queries, pairs.documents
+        self.queries, self.documents = (as_texts(texts, tokenizer) for texts in both)
+        self.ids = torch.cat(self.queries + self.documents)
         model.check_ids(self.ids)
         first = {query: i for i, query in reversed(list(enumerate(pairs.queries)))}
         self.asks = torch.tensor([first[query] for query in pairs.queries])
         self.longest, self.device = model.config.block_size, model.embedding.token.device
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, part):
+        """Some of all ids, by which a run tells these texts from others."""
+        return self.ids[part].numpy()
 
     def draw(self, step, batch_size, seed):
         """Positions of a batch: each pair occurs once in an epoch; its last, incomplete batch is left out."""
@@ -90,6 +92,33 @@ class Texts:
         rows = [row[s : s + self.longest] for row in rows for s in (start(row),)]
         asks = self.asks[positions]
         return rows, ((asks[:, None] == asks).fill_diagonal_(False)).to(self.device)
+
+
+class Search(Run):
+    """A run whose text is pairs, and whose loss is how well each question finds its document."""
+
+    def backward(self, spent, rng):
+        model, s = self.model, self.settings
+        rows, alike = self.ids.batch(self.ids.draw(self.done, s["batch_size"], s["seed"]), rng)
+        loss = dict(temperature=s["temperature"], micro_batch=s["micro_batch"])
+        losses = contrastive_backward(model, rows, alike, seed=int(rng.integers(2**31)), **loss)
+        trunks = {model.trunk_size(size) for size in model.sizes}
+        passes = 3 if s["micro_batch"] is None else 4  # forward, and twice as much backward
+        blocks = sum(
+            flops_per_token(model.config, t) - 2 * model.config.vocab_size * t.n_embd for t in trunks
+        )
+        return losses, list(trunks), passes * blocks * sum(map(len, rows))
+
+    @torch.no_grad()
+    def losses(self, val_texts):
+        """Of one batch each, always the same."""
+        some = [
+            each.batch(np.arange(len(each.asks))[: self.settings["batch_size"]])
+            for each in (self.ids, val_texts)
+        ]
+        with evaluating(self.model):
+            both = [contrastive_backward(self.model, *s, self.settings["temperature"]) for s in some]
+        return {size: [losses[size].item() for losses in both] for size in self.model.sizes}
 
 
 def train_embeddings(
@@ -121,88 +150,21 @@ def train_embeddings(
     micro_batch: texts that are differentiated at once, for batches that do not fit in memory.
     All else, errors and Ctrl-C: as in `train`.
     """
-    eval_interval = max(1, steps // 10) if eval_interval is None else eval_interval
-    _check(steps, batch_size, eval_interval, micro_batch, temperature)
+    budget = dict(steps=positive("steps", steps), flops=None, batch_size=batch_size, seed=seed)
+    moves = dict(lr=lr, optimizer=optimizer, warmup=min(0.1, 20 / steps), weight_decay=0.1, grad_clip=1.0)
+    looks = dict(loss_weights=None, eval_interval=eval_interval, eval_blocks=1)
+    settings = check(model, {**budget, **moves, **looks})
+    if micro_batch is not None:
+        micro_batch = positive("micro_batch", micro_batch)
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature!r} must be a number above 0")
+    settings |= dict(temperature=temperature, micro_batch=micro_batch)
     if val_pairs is None:
         pairs, val_pairs = pairs.set_aside(min(batch_size, len(pairs) // 10), seed)
     if not 2 <= batch_size <= len(pairs):
         raise ValueError(f"batch_size={batch_size} must be from 2 to {len(pairs)}, the pairs to learn from")
-    texts, val_texts = Texts(model, pairs, tokenizer), Texts(model, val_pairs, tokenizer)
-    lr = default_lr(model.config) if lr is None else lr
-    optimizers, history, done = make_optimizers(optimizer, model, lr, 0.1), History(model.sizes, lr=lr), 0
-    loss = dict(temperature=temperature, micro_batch=micro_batch)
-    run = None
-    if checkpoint_dir is not None:
-        settings = dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed, optimizer=optimizer, **loss)
-        settings["eval_interval"] = eval_interval
-        run = RunState(checkpoint_dir, resume, model, texts.ids.numpy(), val_texts.ids.numpy(), **settings)
-        if resume and (state := run.restore()):
-            model.load_state_dict(state["model"])
-            optimizers.load_state_dict(state["optimizer"])
-            history, done = History.from_dict(state["history"]), state["step"]
-    elif resume:
-        raise ValueError("resume=True needs the checkpoint_dir to resume from")
-    mode, read = model.training, corners(model.config, model.config.full)
-    with Progress(steps, progress) as bar, torch.random.fork_rng():
-        try:
-            while True:
-                measure = (done % eval_interval == 0 or done == steps) and done not in history.steps
-                if measure:
-                    record(model, history, done, [texts, val_texts], batch_size, temperature)
-                    bar.evaluated(history)
-                    if on_evaluation:
-                        on_evaluation(history)
-                if run and (measure or run.due()):
-                    run.save(done, model, optimizers, history)
-                if done == steps:
-                    break
-                started = time.monotonic()
-                optimizers.set_lr(learning_rate(done / steps, lr, warmup=min(0.1, 20 / steps)))
-                if not learn(model, texts, done, batch_size, seed, **loss):
-                    raise DivergedError(f"step {done}: the loss is not finite with lr={lr:g}", history)
-                with uninterrupted():
-                    optimizers.step(read)
-                    done += 1
-                optimizers.zero_grad()
-                history.seconds += time.monotonic() - started
-                bar.reached(done)
-        except KeyboardInterrupt:
-            if run:
-                run.save(done, model, optimizers, history)
-        finally:
-            optimizers.zero_grad()
-            model.train(mode)
-            if run:
-                run.close()
-    return history
-
-
-def _check(steps, batch_size, eval_interval, micro_batch, temperature):
-    numbers = dict(steps=steps, batch_size=batch_size, eval_interval=eval_interval, micro_batch=micro_batch)
-    for name, value in numbers.items():
-        if (name, value) != ("micro_batch", None):
-            positive(name, value)
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
-        raise ValueError(f"temperature={temperature!r} must be a number above 0")
-
-
-def learn(model, texts, step, batch_size, seed, **loss):
-    """The gradient of one step, which follows from seed and step alone; whether it is finite."""
-    rng = np.random.default_rng((seed, step))
-    rows, alike = texts.batch(texts.draw(step, batch_size, seed), rng)
-    model.train()
-    losses = contrastive_backward(model, rows, alike, seed=int(rng.integers(2**31)), **loss)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    return torch.stack([norm, *losses]).isfinite().all()
-
-
-@torch.no_grad()
-def record(model, history, step, texts, batch_size, temperature):
-    """Append the losses of a batch of training and one of validation pairs, always the same."""
-    model.eval()
-    some = [each.batch(np.arange(len(each.asks))[:batch_size]) for each in texts]
-    train_losses, val_losses = (
-        [x.item() for x in contrastive_backward(model, *s, temperature)] for s in some
+    run, val_texts = (
+        Search(model, Texts(model, pairs, tokenizer), settings),
+        Texts(model, val_pairs, tokenizer),
     )
-    with uninterrupted():
-        history.add(step, dict(zip(model.sizes, zip(train_losses, val_losses))))
+    return follow(run, val_texts, progress, on_evaluation, checkpoint_dir, resume)

@@ -10,8 +10,13 @@ from .state import RunState
 from .threads import slow_threads
 
 
-def follow(run, val_ids, progress=True, on_evaluation=None, kept=None):
+def follow(run, val_ids, progress=True, on_evaluation=None, checkpoint_dir=None, resume=False):
     """Step after step until the budget is spent, or until it is interrupted; returns the history."""
+    if resume and checkpoint_dir is None:
+        raise ValueError("resume=True needs the checkpoint_dir to resume from")
+    kept = checkpoint_dir is not None and run.rank == 0 and RunState(checkpoint_dir, resume, run, val_ids)
+    if resume:
+        run.restore(kept and kept.restore())
     if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
         print(advice)  # the program says it itself
     modes = {module: module.training for module in run.model.modules()}
@@ -101,14 +106,5 @@ def train(
     settings = check(model, {**budget, **moves, **looks})
     T, V = model.config.block_size, model.config.vocab_size
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
-    if resume and checkpoint_dir is None:
-        raise ValueError("resume=True needs the checkpoint_dir to resume from")
-    run, kept = Run(model, train_ids, settings), None
-    if checkpoint_dir is not None and run.rank == 0:
-        weights = list(settings["loss_weights"].values())
-        kept = RunState(
-            checkpoint_dir, resume, model, train_ids, val_ids, **{**settings, "loss_weights": weights}
-        )
-    if resume:
-        run.restore(kept and kept.restore())
-    return follow(run, val_ids, progress, on_evaluation, kept)
+    run = Run(model, train_ids, settings)
+    return follow(run, val_ids, progress, on_evaluation, checkpoint_dir, resume)

@@ -80,35 +80,40 @@ class Run:
         """(trunk, x, y) for each: text of its own."""
         return [(trunk, *self.read(n, rng)) for trunk, n in counts]
 
+    def backward(self, spent, rng):
+        """Add the gradient of a step; returns its losses by size, the sizes that ran, and their FLOPs."""
+        model, counts = self.model, self.counts(spent, rng)
+        losses = matryoshka_backward(self.parallel, self.parts(counts, rng), self.settings["loss_weights"])
+        flops = sum(price(model, trunk) * n for trunk, n in counts) * model.config.block_size
+        return losses, [model.trunk_size(trunk[0]) for trunk, _ in counts], flops
+
     def step(self):
         """Train the dolls whose turn it is, each trunk of them on text of its own."""
         model, s, spent, started = self.model, self.settings, self.spent(), time.monotonic()
         # all that is random in a step follows from seed and step alone
         rng = np.random.default_rng((s["seed"], self.done))
         torch.manual_seed(int(rng.integers(2**31)) + self.rank)
-        counts = self.counts(spent, rng)
-        parts = self.parts(counts, rng)
-        losses = matryoshka_backward(self.parallel, parts, s["loss_weights"])
+        losses, ran, flops = self.backward(spent, rng)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), s["grad_clip"] or math.inf)
         if not torch.stack([norm, *losses.values()]).isfinite().all():
             raise self.diverged()
-        read = union(model.config, [model.trunk_size(trunk[0]) for trunk, _ in counts])
+        read = union(model.config, ran)
         self.optimizers.set_lr(learning_rate(spent, s["lr"], s["warmup"]))
         with uninterrupted():
             self.optimizers.step(read)
-            passes = sum(price(model, trunk) * n for trunk, n in counts) * model.config.block_size
-            self.history.spent += passes + self.optimizers.flops(read)
+            self.history.spent += flops + self.optimizers.flops(read)
             self.done += 1
         self.optimizers.zero_grad()
         self.history.seconds += time.monotonic() - started
 
+    def losses(self, val_ids):
+        """{size: (loss on the training text, loss on that for validation)}, each on part of it."""
+        blocks, both = self.settings["eval_blocks"], (self.ids, val_ids)
+        return {s: [evaluate(self.model, ids, s, blocks) for ids in both] for s in self.model.sizes}
+
     def evaluate(self, val_ids):
         """Add an entry to the history."""
-        blocks = self.settings["eval_blocks"]
-        losses = {
-            size: [evaluate(self.model, ids, size, blocks) for ids in (self.ids, val_ids)]
-            for size in self.model.sizes
-        }
+        losses = self.losses(val_ids)
         if not np.isfinite(list(losses.values())).all():
             raise self.diverged()
         with uninterrupted():

@@ -50,12 +50,12 @@ class RunState:
     """The state of one run in a folder: the newest and the one before it, as `step-<step>-<digest>.pt`.
 
     A file's name holds the digest of its bytes, so one atomic rename completes both and damage is noticed;
-    files of other names are not touched. A run goes on only with the same model, corpus and `settings`.
+    files of other names are not touched. A run goes on only with the same model, corpus and settings.
     Until `close`, or the end of this process, the folder is locked against other processes.
     Raises ValueError if the folder cannot be written, is in use, or holds a run that nobody asked to resume.
     """
 
-    def __init__(self, folder, resume, model, train_ids, val_ids, **settings):
+    def __init__(self, folder, resume, run, val_ids):
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -68,11 +68,11 @@ class RunState:
                 f"checkpoint_dir={str(folder)!r} already holds a run, kept in {self.files()[-1].name}: "
                 "resume it, or name another folder"
             )
-        corpus = {"train_ids": digest(train_ids), "val_ids": digest(val_ids)}
-        run = {"format": FORMAT, "model": type(model).__name__, **vars(model.config), **settings, **corpus}
-        self.run = json.loads(
-            json.dumps(run, default=lambda x: float(x) if isinstance(x, Number) else str(x))
-        )
+        settings = {**run.settings, "loss_weights": list(run.settings["loss_weights"].values())}
+        corpus = {"train_ids": digest(run.ids), "val_ids": digest(val_ids)}
+        model = {"model": type(run.model).__name__, **vars(run.model.config)}
+        plain = lambda x: float(x) if isinstance(x, Number) else str(x)
+        self.run = json.loads(json.dumps({"format": FORMAT, **model, **settings, **corpus}, default=plain))
         self.saved, self.cost = time.monotonic(), 0.0
 
     def close(self):
