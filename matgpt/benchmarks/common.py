@@ -11,23 +11,11 @@ import numpy as np
 import torch
 
 from ..files.atomic import write
-from ..text.corpus import load_text, split
-from ..text.token_files import load_tokens
-from ..text.tokenizer import BPETokenizer, CharTokenizer
 
 
 def device():
     """The accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def corpus(name, tokenizer="char"):
-    """(train_ids, val_ids, tokenizer) of a corpus that `load_text` knows, or of a folder of token files."""
-    if Path(name).is_dir():
-        return load_tokens(name)
-    text = load_text(name)
-    tokenizer = BPETokenizer.train(text) if tokenizer == "bpe" else CharTokenizer.from_text(text)
-    return *split(tokenizer.encode(text)), tokenizer
 
 
 def digest(*parts):

@@ -11,8 +11,9 @@ from ..files.gpt2 import export_gpt2
 from ..measure.agreement import agreement
 from ..model import MatryoshkaGPT
 from ..text.corpus import load_text, split
+from ..text.token_files import read_corpus
 from ..training.loop import train
-from .common import corpus, markdown, medians, report
+from .common import markdown, medians, report
 
 WRITING = ("doll", "parameters", "cached", "uncached", "cached / uncached", "transformers")
 WRITING += ("cached / transformers", "same tokens")
@@ -45,7 +46,7 @@ def get_model(args):
         if tokenizer is None:
             raise ValueError(f"{args.model} holds no tokenizer")
         return model, split(tokenizer.encode(load_text(args.corpus)))[1]
-    train_ids, val_ids, tokenizer = corpus(args.corpus, args.tokenizer)
+    train_ids, val_ids, tokenizer = read_corpus(args.corpus, args.tokenizer)
     torch.manual_seed(0)
     shape = (tokenizer.vocab_size, args.block_size, args.n_embd, args.n_head, args.n_layer)
     model = MatryoshkaGPT(GPTConfig(*shape, nesting=args.nesting))

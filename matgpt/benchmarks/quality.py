@@ -16,11 +16,12 @@ from .. import plot
 from ..config import GPTConfig, parse_doll
 from ..measure.evaluation import evaluate
 from ..model import MatryoshkaGPT
+from ..text.token_files import read_corpus
 from ..training.loop import train
 from ..training.optimizer import default_lr, make_optimizers
 from ..training.price import corners, price
 from ..training.run import DivergedError
-from .common import corpus, device, digest, kept, markdown, mean_sd, minutes, report
+from .common import device, digest, kept, markdown, mean_sd, minutes, report
 
 
 def add_arguments(parser):
@@ -51,7 +52,7 @@ def run(args):
     if args.quick:
         args.budget, args.seeds, args.rates, args.batches = 100, args.seeds[:1], [1], [12]
         args.out += "-quick"
-    train_ids, val_ids, tokenizer = corpus(args.corpus)
+    train_ids, val_ids, tokenizer = read_corpus(args.corpus)
     shape = dict(block_size=args.block_size, n_embd=args.n_embd, n_head=args.n_head, n_layer=args.n_layer)
     full = GPTConfig(tokenizer.vocab_size, **shape, nesting=[parse_doll(doll) for doll in args.nesting])
     bench = Bench(args, train_ids, val_ids)

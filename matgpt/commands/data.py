@@ -1,17 +1,16 @@
 """python -m matgpt data: turn texts, of any size, into token files."""
 
-import argparse
-
 from ..text.corpus import CORPORA
 from ..text.token_files import prepare
+from .parser import Parser
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m matgpt data",
-        description="Turn texts, of any size, into memory-mapped token files. Validation is one document "
-        "in a hundred, by a hash of its content, and the last tenth of a text that is named itself.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    what = (
+        "Turn texts, of any size, into memory-mapped token files. Validation is one document in a hundred, "
+    )
+    parser = Parser(
+        "data", what + "by a hash of its content, and the last tenth of a text that is named itself."
     )
     add = parser.add_argument
     add(

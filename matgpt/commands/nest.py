@@ -3,17 +3,16 @@
 import sys
 from pathlib import Path
 
-from .. import plot
 from ..config import parse_doll
-from ..files.checkpoint import check_vocabulary, held, load, save
+from ..files.checkpoint import check_vocabulary, held, load
 from ..files.gpt2 import import_gpt2, is_gpt2
 from ..files.gpt2_tokenizer import read_tokenizer
 from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens
 from ..training.nesting import nest
 from ..training.run import DivergedError
-from .parser import Parser, set_threads
-from .train import Log, make_device
+from .parser import Parser, add_run, make_device, set_threads
+from .train import Log, keep
 
 
 def make_parser():
@@ -22,17 +21,7 @@ def make_parser():
     add("folder", help="a GPT-2 of transformers (with its tokenizer.json), or a model that matgpt kept")
     add("--nesting", nargs="+", required=True, metavar="DOLL", help="widths, or width,heads,layers[,inner]")
     add("--corpus", required=True, help="a text that is known, a file, or a folder of the data command")
-    add("--out", required=True, help="folder for the nested model")
-    add("--force", action="store_true", help="replace another model that --out holds")
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--steps", type=int, help="the budget in steps (default: 2000)")
-    budget.add_argument("--flops", type=float, help="the budget in FLOPs, the optimizer's own among them")
-    add("--batch-size", type=int, default=6, help="blocks that all dolls of a step read")
-    add("--lr", type=float, help="peak learning rate (default: 0.512 / width)")
-    add("--seed", type=int, default=0, help="of batches")
-    add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the budget)")
-    add("--device", help="where to train (default: cuda if there is one, else cpu)")
-    add("--threads", type=int, help="CPU threads (default: what PyTorch finds)")
+    add_run(parser, batch_size=6, lr=0.512)
     return parser
 
 
@@ -62,9 +51,7 @@ def main(argv=None):
         same = ("steps", "flops", "batch_size", "lr", "seed", "eval_interval")
         options = {name: getattr(args, name) for name in same} | {"on_evaluation": Log(args)}
         model = nest(model, nesting, train_ids, val_ids, progress=sys.stderr.isatty(), **options)
-        save(model, args.out, tokenizer, overwrite=True)
-        model.history.save(Path(args.out) / "history.json")
-        plot.losses(model.history).savefig(Path(args.out) / "losses.png", dpi=120)
+        keep(Path(args.out), model, tokenizer, model.history)
     except (ValueError, OSError, DivergedError) as error:
         parser.error(str(error))
     print(f"kept in {args.out}")

@@ -1,6 +1,7 @@
-"""What the commands share: errors of one line, and help that names defaults."""
+"""What the commands share: errors of one line, help that names defaults, the options of a run."""
 
 import argparse
+import os
 
 import torch
 
@@ -14,6 +15,41 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         """One line instead of the usage: what was wrong is the last thing on the screen."""
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def add_run(parser, batch_size, lr):
+    """The options that every command with a run of training has; batch_size and lr: what is the default."""
+    add = parser.add_argument
+    add("--out", required=True, help="folder for the model, its history and a plot")
+    add("--force", action="store_true", help="replace another model that --out holds")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=int, help="the budget in steps (default: 2000)")
+    budget.add_argument("--flops", type=float, help="the budget in FLOPs, the optimizer's own among them")
+    add(
+        "--batch-size",
+        type=int,
+        default=batch_size,
+        help="blocks that the largest doll reads in a step, over all processes",
+    )
+    add("--lr", type=float, help=f"peak learning rate (default: {lr} / width)")
+    add("--seed", type=int, default=0, help="of all that is random")
+    add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the budget)")
+    add("--device", help="where to train (default: cuda if there is one, else cpu)")
+    add("--threads", type=int, help="CPU threads (default: what PyTorch finds)")
+
+
+def make_device(name):
+    """The device of that name, or the best there is; under torchrun each process has a GPU of its own."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type == "cuda":
+            index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
+            torch.cuda.set_device(device := torch.device("cuda", index))
+        probe = torch.zeros(1, device=device)
+        probe.cpu()  # "meta" has no numbers to give
+        return probe.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
 def set_threads(n):

@@ -1,6 +1,5 @@
 """python -m matgpt train: train a nested model from a terminal, on one process or under torchrun."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,55 +13,36 @@ from ..config import GPTConfig, Size, parse_doll
 from ..files.checkpoint import held, save
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..text.batches import bits_per_byte
-from ..text.corpus import load_text, split
-from ..text.token_files import load_tokens
-from ..text.tokenizer import BPETokenizer, CharTokenizer
+from ..text.token_files import read_corpus
+from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
 from ..training.run import DivergedError
 from ..training.threads import slow_threads
-from .parser import Parser, set_threads
+from .parser import Parser, add_run, make_device, set_threads
 
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}
 
 
 def make_parser():
-    parser = Parser(
-        "train", "Train every doll of a nested GPT in one run; keep the model, its history and a plot."
-    )
+    what = "Train every doll of a nested GPT in one run; keep the model, its history and a plot."
+    parser = Parser("train", what)
     add = parser.add_argument
-    add(
-        "--corpus",
-        default="python-docs",
-        help="a text that is known, a file, or a folder of the data command",
+    corpus, doll = (
+        "a text that is known, a file, or a folder of the data command",
+        "width,heads,layers[,inner]",
     )
-    add("--out", required=True, help="folder for the model and the state of the run")
+    add("--corpus", default="python-docs", help=corpus)
     add("--resume", action="store_true", help="go on with the run in --out, if there is one")
-    add("--force", action="store_true", help="replace another model that --out holds")
-    add(
-        "--nesting",
-        nargs="+",
-        metavar="DOLL",
-        help="widths, or width,heads,layers[,inner] (default: 32 64 128)",
-    )
+    add("--nesting", nargs="+", metavar="DOLL", help=f"widths, or {doll} (default: 32 64 128)")
     add("--variant", choices=VARIANTS, default="nested", help="embeddings: only the readout is cut")
     add("--n-embd", type=int, help="width of the full model (default: that of the widest doll)")
     add("--n-head", type=int, help="its heads (default: the most that a doll names, or 4)")
     add("--n-layer", type=int, help="its layers (default: the most that a doll names, or 4)")
     add("--block-size", type=int, default=64, help="longest context, in tokens")
     add("--dropout", type=float, default=0.0, help="probability of dropping an activation")
-    add(
-        "--tokenizer",
-        choices=["char", "bpe"],
-        default="char",
-        help="a folder of the data command brings its own",
-    )
+    add("--tokenizer", choices=["char", "bpe"], default="char", help="of a text; a folder brings its own")
     add("--vocab", type=int, default=1024, help="tokens that bpe learns from the corpus")
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--steps", type=int, help="the budget in steps (default: 2000)")
-    budget.add_argument("--flops", type=float, help="the budget in FLOPs, the optimizer's own among them")
-    add("--batch-size", type=int, default=12, help="blocks that a doll reads in a step, over all processes")
-    add("--lr", type=float, help="peak learning rate (default: 1.024 / width)")
-    add("--seed", type=int, default=0, help="of weights, batches and dropout")
+    add("--optimizer", choices=["muon", "adamw"], default="muon", help="for the matrices of the blocks")
     add(
         "--loss-weights",
         nargs="+",
@@ -70,23 +50,9 @@ def make_parser():
         metavar="WEIGHT",
         help="one for each doll (default: all alike)",
     )
-    add("--optimizer", choices=["muon", "adamw"], default="muon", help="for the matrices of the blocks")
-    add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the budget)")
-    add("--device", help="where to train (default: cuda if there is one, else cpu)")
     add("--compile", action="store_true", help="compile the model: minutes at first, faster steps on a GPU")
-    add("--threads", type=int, help="CPU threads (default: what PyTorch finds)")
+    add_run(parser, batch_size=12, lr=1.024)
     return parser
-
-
-def read_corpus(args):
-    """(train_ids, val_ids, tokenizer) of --corpus."""
-    if Path(args.corpus).is_dir():
-        return load_tokens(args.corpus)
-    text = load_text(args.corpus)
-    tokenizer = (
-        BPETokenizer.train(text, args.vocab) if args.tokenizer == "bpe" else CharTokenizer.from_text(text)
-    )
-    return *split(tokenizer.encode(text)), tokenizer
 
 
 def make_config(args, vocab_size):
@@ -101,22 +67,6 @@ def make_config(args, vocab_size):
     given = {name: getattr(args, name) for name in largest if getattr(args, name) is not None}
     shape = {**largest, **given}
     return GPTConfig(vocab_size, args.block_size, **shape, nesting=nesting, dropout=args.dropout)
-
-
-def make_device(name):
-    """The device of that name, or the best there is; under torchrun each process has a GPU of its own."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type == "cuda":
-            device = torch.device(
-                "cuda", int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
-            )
-            torch.cuda.set_device(device)
-        probe = torch.zeros(1, device=device)
-        probe.cpu()  # "meta" has no numbers to give
-        return probe.device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
 class Log:
@@ -141,6 +91,13 @@ class Log:
         tqdm.write(line + losses)
 
 
+def keep(out, model, tokenizer, history):
+    """What a run leaves in its folder."""
+    save(model, out, tokenizer, overwrite=True)
+    history.save(out / "history.json")
+    plot.losses(history).savefig(out / "losses.png", dpi=120)
+
+
 def run(args, rank):
     out = Path(args.out)
     # a model beside the state of a run is that run's own, which train resumes or refuses to begin anew
@@ -152,7 +109,7 @@ def run(args, rank):
     if args.steps is None and args.flops is None:
         args.steps = 2000
     device = make_device(args.device)
-    train_ids, val_ids, tokenizer = read_corpus(args)
+    train_ids, val_ids, tokenizer = read_corpus(args.corpus, args.tokenizer, args.vocab)
     config = make_config(args, tokenizer.vocab_size)
     torch.manual_seed(args.seed)
     model = VARIANTS[args.variant](config).to(device)
@@ -178,9 +135,7 @@ def run(args, rank):
         checkpoint_dir=out,
     )
     if rank == 0:
-        save(model, out, tokenizer, overwrite=True)
-        history.save(out / "history.json")
-        plot.losses(history).savefig(out / "losses.png", dpi=120)
+        keep(out, model, tokenizer, history)
         end = history.steps and (
             history.steps[-1] == args.steps if args.steps else history.flops[-1] >= args.flops
         )

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..files.atomic import write
-from .corpus import find
+from .corpus import find, load_text, split
 from .sources import texts
 from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer, named
 
@@ -132,6 +132,16 @@ def between_words(texts):
             text = text[cut:]
         held.append(text)
     yield "".join(held)
+
+
+def read_corpus(name, tokenizer="char", vocab_size=1024):
+    """(train_ids, val_ids, tokenizer) of a text, as `load_text` knows it, or of a folder of token files."""
+    if Path(name).is_dir():
+        return load_tokens(name)
+    text = load_text(name)
+    bpe = tokenizer == "bpe"
+    tokenizer = BPETokenizer.train(text, vocab_size) if bpe else CharTokenizer.from_text(text)
+    return *split(tokenizer.encode(text)), tokenizer
 
 
 def load_tokens(folder):
