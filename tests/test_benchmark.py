@@ -77,7 +77,8 @@ def test_the_step_that_the_budget_counts_is_that_of_the_full_model_alone(args):
 
 @pytest.mark.slow
 def test_the_table_pays_the_same_price_on_both_sides(args, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_files, "load_text", lambda name: "to be or not to be, that is the question. " * 40)
+    text = "to be or not to be, that is the question. " * 40
+    monkeypatch.setattr(token_files, "load_text", lambda name: text)
     shape = dict(block_size=8, n_embd=8, n_head=2, n_layer=2, nesting=["4,1,1"], batch_size=2, budget=30)
     vars(args).update(shape, rates=[1], batches=[2])
     quality.run(args)
