@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from matgpt import DivergedError, GPTConfig, Size
-from matgpt.benchmarks import quality, speed
+from matgpt.benchmarks import anywhere, quality, speed
 from matgpt.text import token_files
 
 IDS = np.array([0, 1, 2, 3] * 40)
@@ -108,3 +108,30 @@ def test_speed_has_a_row_for_each_step_and_each_doll(tmp_path, kind):
         assert f"| {name} |" in table
     for size in ("4,1,1", "8,2,2", "12,3,3", "16,4,4"):
         assert f"| {size} |" in table
+
+
+def test_a_size_without_a_name_is_held_against_the_line_between_its_neighbours():
+    named, between = (Size(8, 1, 1), Size(16, 2, 2)), (Size(8, 2, 1), Size(12, 1, 2))
+    flops = dict(zip((*named, *between), (1, 100, 10, 31.6227766)))
+    losses = dict(zip((*named, *between), ([3.0, 3.2], [2.1], [2.6], [2.3, 2.5])))
+    found = anywhere.above_the_line(flops, losses, between, named)
+    assert found == pytest.approx({between[0]: 0.0, between[1]: 0.05})
+    assert anywhere.contains(named[1], named[0]) and not anywhere.contains(*named)
+    assert not anywhere.contains(Size(8, 1, 2, 16), Size(8, 1, 1, (17,)))
+    assert anywhere.contains(Size(8, 1, 2, (17, 3)), Size(8, 1, 1, 17))
+
+
+@pytest.mark.slow
+def test_a_range_stands_beside_a_nesting_of_its_names(tmp_path, monkeypatch):
+    text = "to be or not to be, that is the question. " * 40
+    monkeypatch.setattr(token_files, "load_text", lambda name: text)
+    parser = argparse.ArgumentParser()
+    anywhere.add_arguments(parser)
+    options = "--between 8,1,1 16,2,2 --block-size 8 --batch 4 --budget 20 --seeds 0 --held 4 --out"
+    anywhere.run(parser.parse_args([*options.split(), str(tmp_path)]))
+    table = (tmp_path / "anywhere-muon-20.md").read_text(encoding="utf-8")
+    rows = [line for line in table.splitlines() if line.startswith("| ") and line[2] in "*0123456789"]
+    named = [line for line in rows if line.startswith("| **")]
+    assert len(rows) == len(named) + 4 and "| **8,1,1** |" in table and "| **16,2,2** |" in table
+    assert all("+0.000" in line or "-0.000" in line for line in named), "they are the line"
+    assert (tmp_path / "anywhere-muon-20.png").exists() and len(list((tmp_path / "runs").iterdir())) == 2

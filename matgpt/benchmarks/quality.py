@@ -16,6 +16,7 @@ from .. import plot
 from ..config import GPTConfig, parse_doll
 from ..measure.evaluation import evaluate
 from ..model import MatryoshkaGPT
+from ..ranges import Between
 from ..text.token_files import read_corpus
 from ..training.loop import train
 from ..training.optimizer import default_lr, make_optimizers
@@ -78,21 +79,27 @@ class Bench:
         passes = price(model, [config.full]) * self.args.batch_size * config.block_size
         return passes + optimizers.flops(corners(config, config.full))
 
-    def one(self, config, seed, **settings):
-        """Train a model: {"losses": {size: nats over all of val}, "seconds", "tokens", "flops"}."""
+    def one(self, config, seed, also=(), **settings):
+        """Train a model: {"losses": {size: nats over all of val}, "seconds", "tokens", "flops"}.
+
+        also: Sizes to measure besides those of the nesting.
+        """
         settings = dict(optimizer=self.args.optimizer, seed=seed, **settings)
-        shape = {**vars(config), "nesting": [str(size) for size in config.sizes]}
+        nesting = [str(size) for size in config.sizes]
+        if isinstance(config.nesting, Between) or also:
+            nesting.append(str((config.nesting, also)))
+        shape = {**vars(config), "nesting": nesting}
 
         def compute():
             torch.manual_seed(seed)
             model = MatryoshkaGPT(config).to(device())
             few = dict(eval_interval=10**9, eval_blocks=1, progress=sys.stderr.isatty())
             history = train(model, *self.ids, **settings, **few)
-            losses = {str(size): evaluate(model, self.ids[1], size) for size in model.sizes}
+            losses = {str(size): evaluate(model, self.ids[1], size) for size in (*model.sizes, *also)}
             tokens = history.steps[-1] * settings["batch_size"] * config.block_size
             return dict(losses=losses, seconds=history.seconds, tokens=tokens, flops=history.flops[-1])
 
-        print(f"{' / '.join(shape['nesting'])}, {settings}", flush=True)
+        print(f"{' / '.join(map(str, config.sizes))}, {settings}", flush=True)
         try:
             found = kept(self.args.out, dict(corpus=self.corpus, config=shape, train=settings), compute)
         except DivergedError:

@@ -1,0 +1,109 @@
+"""Slice anywhere: Sizes that nobody named, out of a model that nests a range, beside one that names a few.
+
+Both are trained at the price of --budget steps of the full model alone. A Size lies on the line if its loss
+is that between its two named neighbours in FLOPs; what is above the line is the price of having no name.
+"""
+
+import dataclasses
+from statistics import mean
+
+import numpy as np
+
+from .. import plot
+from ..config import GPTConfig, Size, inner_sizes
+from ..measure.shapes import Point, costs
+from ..model import MatryoshkaGPT
+from ..ranges import between
+from ..text.token_files import read_corpus
+from ..training.optimizer import default_lr
+from .common import markdown, mean_sd, report
+from .quality import Bench
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    add("--corpus", default="shakespeare", help="a corpus, a file, or a folder of the data command")
+    add("--between", nargs=2, default=["32,1,1", "128,4,4"], help="the smallest and the full Size")
+    add("--block-size", type=int, default=64)
+    add("--batch-size", type=int, default=12, help="of the steps that the budget counts")
+    add("--batch", type=int, default=16, help="of both runs")
+    add("--budget", type=float, default=2000, help="in steps of the full model alone")
+    add("--optimizer", choices=("adamw", "muon"), default="muon")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--held", type=int, default=30, help="Sizes without a name that are measured")
+    add("--out", default="runs/anywhere", help="folder for finished runs, table and figure")
+    add("--quick", action="store_true", help="one seed, 100 steps")
+
+
+def run(args):
+    if args.quick:
+        args.budget, args.seeds, args.out = 100, args.seeds[:1], args.out + "-quick"
+    train_ids, val_ids, tokenizer = read_corpus(args.corpus)
+    low, high = map(Size.parse, args.between)
+    shape = dict(block_size=args.block_size, n_embd=high.n_embd, n_head=high.n_head, n_layer=high.n_layer)
+    anywhere = GPTConfig(tokenizer.vocab_size, **shape, nesting=between(low, high))
+    named = dataclasses.replace(anywhere, nesting=anywhere.sizes)
+    held, rng = set(), np.random.default_rng(0)
+    while len(held) < args.held:
+        held |= {anywhere.draw(rng)} - set(anywhere.sizes)
+    bench = Bench(args, train_ids, val_ids)
+    settings = dict(flops=args.budget * bench.step_flops(named.doll(named.full)), batch_size=args.batch)
+    settings["lr"] = default_lr(named)
+    held = named.in_order(held)[:-1]
+    losses = {}
+    for name, config in (("range", anywhere), ("named", named)):
+        runs = [bench.one(config, seed, also=held, **settings)["losses"] for seed in args.seeds]
+        losses[name] = {size: [run[str(size)] for run in runs] for size in (*named.sizes, *held)}
+    show(args, named, held, losses)
+
+
+def above_the_line(flops, losses, sizes, named):
+    """{size: its mean loss less that of the line between its named neighbours, over log FLOPs}."""
+    place = lambda some: np.log([flops[size] for size in some])
+    line = np.interp(place(sizes), place(named), [mean(losses[size]) for size in named])
+    return dict(zip(sizes, [mean(losses[size]) - on_line for size, on_line in zip(sizes, line)]))
+
+
+def contains(large, small):
+    """Whether the small doll is a corner of the large one."""
+    axes = lambda s: (s.n_embd, s.n_head, *inner_sizes(s.n_inner, min(small.n_layer, large.n_layer)))
+    return small.n_layer <= large.n_layer and all(a >= b for a, b in zip(axes(large), axes(small)))
+
+
+def show(args, config, held, losses):
+    """The table and the figure."""
+    model, everything = MatryoshkaGPT(config), (*config.sizes, *held)
+    cost = {size: costs(model, size) for size in everything}
+    flops = {size: cost[size]["flops"] for size in everything}
+    above = {n: above_the_line(flops, losses[n], everything, config.sizes) for n in losses}
+    number = lambda value: f"{value:+.3f}"
+    rows = []
+    for size in sorted(everything, key=flops.get):
+        name = f"**{size}**" if size in config.sizes else size
+        both = [text for n in losses for text in (mean_sd(losses[n][size]), number(above[n][size]))]
+        rows.append([name, f"{flops[size] / 1e6:.2f}", *both])
+    header = ["doll (**named**)", "MFLOPs a token", "range", "above the line", "named ones alone", "above it"]
+    lost = [mean(losses["range"][s]) - mean(losses["named"][s]) for s in config.sizes]
+    worse = [
+        (mean(losses["range"][a]) - mean(losses["range"][b]), a, b)
+        for a in everything
+        for b in everything
+        if a != b and contains(a, b)
+    ]
+    most, large, small = max(worse)
+    of = {n: [above[n][size] for size in held] for n in losses}
+    text = (
+        f"{args.corpus}, {args.optimizer}, at the price of {args.budget:g} steps of the full model, "
+        f"seeds {args.seeds}; validation loss, nats per token.\n"
+        f"Without a name, above the line: {number(mean(of['range']))} on average, at most "
+        f"{number(max(of['range']))}, {sum(d <= 0.02 for d in of['range'])} of {len(held)} by 0.02 or less; "
+        f"where only the named are trained, {number(mean(of['named']))} on average.\n"
+        f"What the named lose to a nesting of them alone: {', '.join(map(number, lost))}.\n"
+        f"Worst beside a doll that it contains: {large}, {number(most)} beside {small}.\n\n"
+    )
+    name = f"anywhere-{args.optimizer}-{args.budget:g}"
+    report(args.out, name, text + markdown(header, rows))
+    points = lambda sizes: [Point(s, loss=mean(losses["range"][s]), **cost[s]) for s in sizes]
+    figure = plot.slices(points(held), points(config.sizes))
+    figure.savefig(f"{args.out}/{name}.png", dpi=150)
+    plot.close(figure)
