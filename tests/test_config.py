@@ -243,3 +243,10 @@ def test_bad_range(arguments, message):
 def test_names_are_no_range_to_draw_from():
     with pytest.raises(ValueError, match="nesting=.*n_embd=8.* is no range"):
         config(nesting=(8,)).draw(np.random.default_rng(0))
+
+
+def test_a_size_contains_those_that_are_larger_on_no_axis():
+    large = Size(16, 2, 2, (17, 5))
+    assert large.contains(large) and large.contains(Size(8, 2, 1, 17)) and large.contains(Size(8, 1, 2, 5))
+    for small in (Size(17, 1, 1, 4), Size(8, 3, 1, 4), Size(8, 1, 3, 4), Size(8, 1, 1, 18), Size(8, 1, 2, 6)):
+        assert not large.contains(small)

@@ -10,7 +10,7 @@ from statistics import mean
 import numpy as np
 
 from .. import plot
-from ..config import GPTConfig, Size, inner_sizes
+from ..config import GPTConfig, Size
 from ..measure.shapes import Point, costs
 from ..model import MatryoshkaGPT
 from ..ranges import between
@@ -64,12 +64,6 @@ def above_the_line(flops, losses, sizes, named):
     return dict(zip(sizes, [mean(losses[size]) - on_line for size, on_line in zip(sizes, line)]))
 
 
-def contains(large, small):
-    """Whether the small doll is a corner of the large one."""
-    axes = lambda s: (s.n_embd, s.n_head, *inner_sizes(s.n_inner, min(small.n_layer, large.n_layer)))
-    return small.n_layer <= large.n_layer and all(a >= b for a, b in zip(axes(large), axes(small)))
-
-
 def show(args, config, held, losses):
     """The table and the figure."""
     model, everything = MatryoshkaGPT(config), (*config.sizes, *held)
@@ -84,13 +78,9 @@ def show(args, config, held, losses):
         rows.append([name, f"{flops[size] / 1e6:.2f}", *both])
     header = ["doll (**named**)", "MFLOPs a token", "range", "above the line", "named ones alone", "above it"]
     lost = [mean(losses["range"][s]) - mean(losses["named"][s]) for s in config.sizes]
-    worse = [
-        (mean(losses["range"][a]) - mean(losses["range"][b]), a, b)
-        for a in everything
-        for b in everything
-        if a != b and contains(a, b)
-    ]
-    most, large, small = max(worse)
+    pairs = [(a, b) for a in everything for b in everything if a != b and a.contains(b)]
+    beside = lambda a, b: mean(losses["range"][a]) - mean(losses["range"][b])
+    large, small = max(pairs, key=lambda pair: beside(*pair))
     of = {n: [above[n][size] for size in held] for n in losses}
     text = (
         f"{args.corpus}, {args.optimizer}, at the price of {args.budget:g} steps of the full model, "
@@ -99,7 +89,7 @@ def show(args, config, held, losses):
         f"{number(max(of['range']))}, {sum(d <= 0.02 for d in of['range'])} of {len(held)} by 0.02 or less; "
         f"where only the named are trained, {number(mean(of['named']))} on average.\n"
         f"What the named lose to a nesting of them alone: {', '.join(map(number, lost))}.\n"
-        f"Worst beside a doll that it contains: {large}, {number(most)} beside {small}.\n\n"
+        f"Worst beside a doll that it contains: {large}, {number(beside(large, small))} beside {small}.\n\n"
     )
     name = f"anywhere-{args.optimizer}-{args.budget:g}"
     report(args.out, name, text + markdown(header, rows))

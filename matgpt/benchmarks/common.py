@@ -7,7 +7,6 @@ import statistics
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..files.atomic import write
@@ -16,14 +15,6 @@ from ..files.atomic import write
 def device():
     """The accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def digest(*parts):
-    """What tells one corpus from another: a SHA-256 over its ids."""
-    found = hashlib.sha256()
-    for ids in parts:
-        found.update(np.ascontiguousarray(ids).data)
-    return found.hexdigest()[:16]
 
 
 def kept(folder, settings, compute):

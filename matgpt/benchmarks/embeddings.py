@@ -28,13 +28,8 @@ def add_arguments(parser):
     add("--sources", nargs="*", default=[sysconfig.get_paths()["purelib"]], help="more folders to learn from")
     add("--names", action="store_true", help="learn from their functions without docstrings too, by name")
     add("--held-out", type=float, default=0.2, help="share of the library's modules that is test")
-    add(
-        "--nesting",
-        type=int,
-        nargs="+",
-        default=[8, 16, 32, 64, 128],
-        help="widths; the last is the full one",
-    )
+    widths = [8, 16, 32, 64, 128]
+    add("--nesting", type=int, nargs="+", default=widths, help="the last is the full one")
     add("--n-head", type=int, default=4)
     add("--n-layer", type=int, default=1)
     add("--block-size", type=int, default=64, help="tokens")
@@ -150,11 +145,8 @@ def run(args):
     for seed in args.seeds:
         runs.append(kept(args.out, {**settings, "seed": seed}, lambda: measure(args, seed)))
         show(args, runs)
-    report(
-        args.out,
-        "search",
-        f"{torch.get_num_threads()} thread(s), {max(args.nesting)} dimensions.\n\n{speed(args)}",
-    )
+    setting = f"{torch.get_num_threads()} thread(s), {max(args.nesting)} dimensions."
+    report(args.out, "search", f"{setting}\n\n{speed(args)}")
 
 
 def show(args, runs):
@@ -163,10 +155,8 @@ def show(args, runs):
     text = ["{:,} pairs to learn from, {:,} to test on.".format(*run["pairs"]) for run in runs]
     for what in ("recall@1", "recall@10", "MRR@10", "nDCG@10"):
         curves = {name: [[m[what] for m in run["found"][name]] for run in runs] for name in runs[0]["found"]}
-        rows = [
-            [name, *[""] * (len(dims) - len(some[0])), *map(mean_sd, zip(*some))]
-            for name, some in curves.items()
-        ]
+        blank = lambda some: [""] * (len(dims) - len(some[0]))
+        rows = [[name, *blank(some), *map(mean_sd, zip(*some))] for name, some in curves.items()]
         text.append(f"{what}, mean ± sd over {len(runs)} seed(s):\n\n{markdown(['', *dims], rows)}")
         if what == "recall@10":
             level = {"BM25": statistics.mean(share for (share,) in curves.pop("BM25"))}

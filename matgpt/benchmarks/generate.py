@@ -106,10 +106,8 @@ def drafts(model, val_ids, lengths, prompts, rounds):
     for draft in model.sizes[:-1]:
         for temperature, text in ((0, "greedy"), (0.8, "sampled at 0.8")):
             calls = {k: lambda k=k: write(temperature, draft_size=draft, draft_tokens=k) for k in lengths}
-            calls["plain"], calls["alone"] = (
-                lambda: write(temperature),
-                lambda: write(temperature, size=draft),
-            )
+            calls["plain"] = lambda: write(temperature)
+            calls["alone"] = lambda: write(temperature, size=draft)
             seconds = medians(calls, rounds, warmup=1)
             cost = f"{seconds['alone'] / seconds['plain']:.3f}"
             for k in lengths:

@@ -10,6 +10,7 @@ import statistics
 import sys
 from functools import cache
 
+import numpy as np
 import torch
 
 from .. import plot
@@ -22,7 +23,8 @@ from ..training.loop import train
 from ..training.optimizer import default_lr, make_optimizers
 from ..training.price import corners, price
 from ..training.run import DivergedError
-from .common import device, digest, kept, markdown, mean_sd, minutes, report
+from ..training.state import digest
+from .common import device, kept, markdown, mean_sd, minutes, report
 
 
 def add_arguments(parser):
@@ -37,13 +39,8 @@ def add_arguments(parser):
     add("--budget", type=float, default=2000, help="C, in steps of the full model alone")
     add("--optimizer", choices=("adamw", "muon"), default="muon")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add(
-        "--rates",
-        type=float,
-        nargs="+",
-        default=[0.35, 0.5, 0.7, 1, 1.4],
-        help="multiples of the default rate, tried",
-    )
+    rates = [0.35, 0.5, 0.7, 1, 1.4]
+    add("--rates", type=float, nargs="+", default=rates, help="multiples of the default rate, tried")
     add("--batches", type=int, nargs="+", default=[12, 16, 20], help="batch sizes, tried with these rates")
     add("--out", default="runs/price", help="folder for finished runs, table and figure")
     add("--quick", action="store_true", help="one seed, rate and batch, 100 steps: a minute or two")
@@ -70,7 +67,7 @@ class Bench:
     """Runs on one corpus with one optimizer, each kept in the folder."""
 
     def __init__(self, args, *ids):
-        self.args, self.ids, self.corpus = args, ids, digest(*ids)
+        self.args, self.ids, self.corpus = args, ids, [digest(np.asarray(part)) for part in ids]
 
     def step_flops(self, config):
         """Price of a step of this model alone at --batch-size, its optimizer's share with it."""

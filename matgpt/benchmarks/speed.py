@@ -1,53 +1,91 @@
-"""What nesting costs: time and memory of a training step, forward and generation, as ratios of one run."""
+"""What a step costs beside others' code and beside its FLOPs, and a doll beside its shape alone."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from ..config import GPTConfig, Size, parse_doll
+from ..config import GPTConfig, Size
 from ..model import MatryoshkaGPT
 from ..training.loss import check_weights, matryoshka_backward
 from ..training.optimizer import make_optimizers
-from ..training.price import union
+from ..training.price import price, union
 from ..training.schedule import Schedule
 from .common import device, markdown, medians, report
 
-DRAWS = 30  # steps in a row of which the schedule draws the dolls: what one costs depends on them
-
 
 def add_arguments(parser):
-    parser.add_argument("--n-embd", type=int, default=128)
-    parser.add_argument("--n-head", type=int, default=4)
-    parser.add_argument("--n-layer", type=int, default=4)
-    parser.add_argument("--block-size", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=12)
-    parser.add_argument("--vocab-size", type=int, default=65)
-    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
-    parser.add_argument(
-        "--nesting", type=parse_doll, nargs="+", help="one more: widths, or width,heads,layers"
-    )
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--out", default="runs/speed")
-    parser.add_argument("--quick", action="store_true", help="five rounds")
+    add = parser.add_argument
+    add("--nesting", type=Size.parse, nargs="+", help="the family (default: a quarter, half, three quarters)")
+    add("--n-embd", type=int, default=128)
+    add("--n-head", type=int, default=4)
+    add("--n-layer", type=int, default=4)
+    add("--block-size", type=int, default=64)
+    add("--batch-size", type=int, default=12)
+    add("--vocab-size", type=int, default=65)
+    add("--nanogpt", help="a folder with nanoGPT's code, to stand beside")
+    add("--rounds", type=int, default=25)
+    add("--out", default="runs/speed")
+    add("--quick", action="store_true", help="five rounds")
 
 
-def step_of(model, x, y, kind, draws=0):
-    """A training step as a function: of all dolls, or `draws` steps of those that the schedule draws."""
-    optimizers, weights = make_optimizers(kind, model, 1e-4, 0.1), check_weights(None, model.sizes)
-    schedule, rng = Schedule(model, model.sizes), np.random.default_rng(0)
+class Step:
+    """A training step of a model of ours, when a share `spent` of the budget is, or of all dolls at once."""
 
-    def step():
-        for _ in range(max(1, draws)):
-            drawn = schedule.draw(1.0, rng) if draws else [(trunk, 1) for trunk in model.trunks(model.sizes)]
-            counts = [(trunk, int(share * len(x) + rng.random())) for trunk, share in drawn]
-            parts = [(trunk, x[:n], y[:n]) for trunk, n in counts if n]
-            matryoshka_backward(model, parts, weights)
+    def __init__(self, model, x, y, kind, spent=None):
+        self.model, self.x, self.y = model, x, y
+        self.optimizers = make_optimizers(kind, model, 1e-4, 0.1)
+        share = 1 if spent is None else 0
+        drawn = [(trunk, share) for trunk in model.trunks(model.sizes)]
+        drawn = drawn if share else Schedule(model, model.sizes).draw(spent, np.random.default_rng(0))
+        counts = [(trunk, round(share * len(x))) for trunk, share in drawn]
+        self.parts = [(trunk, x[:n], y[:n]) for trunk, n in counts if n]
+        self.read = union(model.config, [trunk[0] for trunk, _, _ in self.parts])
+        passes = sum(price(model, trunk) * x.numel() for trunk, x, _ in self.parts)
+        self.flops = passes + self.optimizers.flops(self.read)
+
+    def __call__(self):
+        matryoshka_backward(self.model, self.parts, check_weights(None, self.model.sizes))
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizers.step(self.read)
+        self.optimizers.zero_grad()
+
+
+def peers(args, x, y):
+    """{name: a training step of the same shape, AdamW's}: nanoGPT's if its code is given, transformers'."""
+    shape = {name: getattr(args, name) for name in ("n_embd", "n_head", "n_layer", "vocab_size")}
+    steps = {}
+
+    def add(name, model, optimizer, loss):
+        def step():
+            loss().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizers.step(union(model.config, [trunk[0] for trunk, _, _ in parts]))
-            optimizers.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
-    return step
+        steps[name] = step
+
+    if args.nanogpt:
+        spec = importlib.util.spec_from_file_location("nanogpt", Path(args.nanogpt) / "model.py")
+        spec.loader.exec_module(code := importlib.util.module_from_spec(spec))
+        nano = code.GPT(code.GPTConfig(block_size=args.block_size, dropout=0.0, **shape)).to(device())
+        optimizer = nano.configure_optimizers(0.1, 1e-4, (0.9, 0.99), device().type)
+        add("nanoGPT, AdamW", nano, optimizer, lambda: nano(x, y)[1])
+    try:
+        import transformers
+    except ImportError:
+        print("transformers is not installed: its row is left out")
+        return steps
+    none = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    config = transformers.GPT2Config(n_positions=args.block_size, **shape, **none)
+    gpt2 = transformers.GPT2LMHeadModel(config).to(device())
+    optimizer = torch.optim.AdamW(gpt2.parameters(), lr=1e-4, fused=True)
+    loss = lambda: F.cross_entropy(gpt2(x, use_cache=False).logits.flatten(0, 1), y.flatten())
+    add("transformers, AdamW", gpt2, optimizer, loss)
+    return steps
 
 
 def peak_memory(step):
@@ -66,30 +104,33 @@ def peak_memory(step):
     return int(np.cumsum([n for _, n in sorted((e.start_ns(), e.nbytes()) for e in events)]).max())
 
 
-def training(models, twins, x, y, kind, rounds):
-    """Rows of a table: a training step of each twin, of all dolls of a model, and of those that are drawn."""
-    steps = {f"twin {size}": step_of(twin, x, y, kind) for size, twin in twins.items()}
-    full, alone = list(steps)[-1], list(steps)
-    for name, model in models.items():
-        steps[f"{name}, {len(model.sizes)} dolls in each step"] = step_of(model, x, y, kind)
-        steps[f"{name}, those that are drawn"] = step_of(model, x, y, kind, DRAWS)
-    seconds = medians(steps, rounds)
-    seconds = {name: s / (DRAWS if name.endswith("drawn") else 1) for name, s in seconds.items()}
-    peaks, together = (
-        {name: peak_memory(step) for name, step in steps.items()},
-        sum(seconds[n] for n in alone),
-    )
-    ratios = lambda name, s: (s / together, s / seconds[full], peaks[name] / peaks[full])
-    return [[name, f"{s * 1e3:.1f}", *(f"{r:.2f}" for r in ratios(name, s))] for name, s in seconds.items()]
+def training(args, plain, family, x, y):
+    """Rows of a table: a step of the plain model and of the family, with either optimizer, and of peers."""
+    steps = peers(args, x, y)
+    for kind in ("adamw", "muon"):
+        steps[f"plain, {kind}"] = Step(plain, x, y, kind)
+        steps[f"family, {kind}, in the middle of a run"] = Step(family, x, y, kind, 0.5)
+        steps[f"family, {kind}, all dolls on a whole batch"] = Step(family, x, y, kind)
+    seconds = medians(steps, args.rounds)
+    base, rows = seconds[next(iter(steps))], []
+    for name, step in steps.items():
+        row = [name, f"{1e3 * seconds[name]:.1f}", f"{seconds[name] / base:.2f}", "", "", ""]
+        if isinstance(step, Step):
+            alone = f"plain, {name.split(', ')[1]}"
+            of = seconds[name] / seconds[alone], step.flops / steps[alone].flops
+            row[3:] = [f"{ratio:.2f}" for ratio in (*of, peak_memory(step) / peak_memory(steps[alone]))]
+        rows.append(row)
+    of_plain = ["time of the plain step's", "FLOPs of its", "peak memory of its"]
+    return markdown(["training step", "ms", "time of the first row's", *of_plain], rows)
 
 
-def inference(models, x, rounds):
+def inference(family, x, rounds):
     """Rows of a table: forward and greedy text of each doll nested, sliced out, and of its shape alone."""
     rows, prompt, tokens = [], x[:1, :8], x.size(1) - 8
-    for size, model in {size: m for m in models.values() for size in m.sizes}.items():
+    for size in family.sizes:
         torch.manual_seed(1)
-        alone = MatryoshkaGPT(model.config.doll(size)).to(device()).eval()
-        ways = {"nested": (model.eval(), size), "sliced": (model.slice(size), None), "alone": (alone, None)}
+        alone = MatryoshkaGPT(family.config.doll(size)).to(device()).eval()
+        ways = {"nested": (family.eval(), size), "sliced": (family.slice(size), None), "alone": (alone, None)}
         calls = {way: lambda m=m, s=s: m(x, s) for way, (m, s) in ways.items()}
         texts = {way: lambda m=m, s=s: m.generate(prompt, tokens, s, 0) for way, (m, s) in ways.items()}
         with torch.inference_mode():
@@ -101,25 +142,19 @@ def inference(models, x, rounds):
 
 
 def run(args):
-    D, H, L, T, kind = args.n_embd, args.n_head, args.n_layer, args.block_size, args.optimizer
-    rounds = 5 if args.quick else args.rounds
+    D, H, L, T = args.n_embd, args.n_head, args.n_layer, args.block_size
+    args.rounds = 5 if args.quick else args.rounds
     torch.manual_seed(0)
     model = lambda nesting: MatryoshkaGPT(GPTConfig(args.vocab_size, T, D, H, L, nesting)).to(device())
     quarters = [Size(D * i // 4, max(1, H * i // 4), max(1, L * i // 4)) for i in (1, 2, 3)]
-    models = {"the width": model((D // 4, D // 2)), "every dimension": model(quarters)}
-    twins = {size: models["the width"].slice(size) for size in models["the width"].sizes}
+    plain, family = model(None), model(args.nesting or quarters)
     block = torch.randint(args.vocab_size, (args.batch_size, T + 1), device=device())
-    x, y = block[:, :-1], block[:, 1:]
-    more = {"--nesting": model(args.nesting)} if args.nesting else {}
-    of_the_twin = ["of the full twin's step", "peak memory of the full twin's"]
-    steps = ["training step", "ms", "of the twins' steps together", *of_the_twin]
+    x, y = block[:, :-1].contiguous(), block[:, 1:].contiguous()
     ways = ["nested", "sliced", "alone", "sliced / alone"]
     texts = ["doll", f"forward, ms: {ways[0]}", *ways[1:], f"text, tokens/s: {ways[0]}", *ways[1:]]
     setting = (
-        f"{device()}, {torch.get_num_threads()} thread(s), {kind}, medians of {rounds} interleaved rounds"
+        f"{device()}, {torch.get_num_threads()} thread(s), {D} wide, {L} layers, block {T}, batch "
+        f"{args.batch_size}, medians of {args.rounds} interleaved rounds."
     )
-    tables = (
-        markdown(steps, training(models | more, twins, x, y, kind, rounds)),
-        markdown(texts, inference(models, x, rounds)),
-    )
-    report(args.out, "speed", "\n\n".join([f"{setting}.", *tables]))
+    tables = training(args, plain, family, x, y), markdown(texts, inference(family, x, args.rounds))
+    report(args.out, "speed", "\n\n".join([setting, *tables]))

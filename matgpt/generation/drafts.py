@@ -2,8 +2,6 @@
 
 import torch
 
-from ..config import inner_sizes
-
 
 def count(stats, tokens, proposed, accepted):
     """Add one step of the doll that writes to the totals in `stats`."""
@@ -16,9 +14,7 @@ def count(stats, tokens, proposed, accepted):
 def check_draft(config, size, draft_size):
     """ValueError, naming both, unless the draft is smaller than the doll, and larger on no axis."""
     size, draft = config.resolve(size), config.resolve(draft_size)
-    axes = lambda s: [s.n_embd, s.n_head, s.n_layer, *inner_sizes(s.n_inner, s.n_layer)]
-    larger = any(of_draft > of_size for of_draft, of_size in zip(axes(draft), axes(size)))
-    if larger or draft == size:
+    if not size.contains(draft) or draft == size:
         raise ValueError(f"draft_size={draft!r} is not smaller than the doll it drafts for, {size!r}")
 
 
