@@ -270,7 +270,7 @@ SOUND = {"type": "bpe", "vocab_size": 256, "special_tokens": [], "tokens": BYTES
         ),
         ({"type": "pickle", "vocab_size": 2}, "'pickle', which must be 'char' or 'bpe'"),
         ({"type": ["bpe"]}, "must be 'char' or 'bpe'"),
-        ({"type": "char", "vocab_size": 2}, "no entry 'characters'"),
+        ({"type": "char", "vocab_size": 2}, "KeyError\\('characters'"),
         ({"vocab_size": 2}, "its type is None"),
         ([1, 2], "its type is None"),
         (SOUND | {"tokens": BYTES[:-1], "vocab_size": 255}, "byte 255 is missing"),
@@ -306,5 +306,5 @@ def test_a_missing_or_truncated_file_is_refused_by_name(bpe, tmp_path):
     cut = (whole[:0], whole[:1], whole[: len(whole) // 2], whole[:-1])
     for damaged in (*cut, whole + b"}", b"\xff" + whole, b"[" * 100_000):
         (tmp_path / "tokenizer.json").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"tokenizer\.json is damaged"):
+        with pytest.raises(ValueError, match=r"tokenizer\.json is not JSON"):
             load_tokenizer(tmp_path)

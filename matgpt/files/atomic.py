@@ -57,6 +57,8 @@ def parsed(path, what):
         raise ValueError(f"{path} is not JSON (truncated?): {error}") from None
     except ValueError as error:
         raise error if str(path.parent) in str(error) else ValueError(f"{path}: {error}") from None
+    except OSError as error:  # of a file that belongs to it
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{path} is not {what}: {error!r}") from None
 

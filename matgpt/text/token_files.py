@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..files.atomic import write
+from ..files.atomic import parsed, write
 from .corpus import find, load_text, split
 from .sources import texts
-from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer, named
+from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
 FORMAT = 2  # of token files
 SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token files learn their BPE
@@ -151,8 +151,7 @@ def load_tokens(folder):
     """
     path = Path(folder) / "meta.json"
     tokenizer = load_tokenizer(folder)
-    with named(path):
-        meta = json.loads(path.read_bytes())
+    with parsed(path, "a record of token files") as meta:
         sizes, types = [tokenizer.vocab_size], ["uint16", "uint32"]
         for entry, allowed in (("format", [FORMAT]), ("vocab_size", sizes), ("dtype", types)):
             if meta[entry] not in allowed:

@@ -1,7 +1,6 @@
 """Text to token ids and back: one id a character, or byte-pair encoding (BPE) on tiktoken."""
 
 import base64
-import contextlib
 import json
 import operator
 from collections import Counter
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import tiktoken
 
-from ..files.atomic import write
+from ..files.atomic import parsed, write
 from .merges import GPT2_SPLIT, learn
 
 FILE = "tokenizer.json"
@@ -171,8 +170,7 @@ def load_tokenizer(folder):
     Raises ValueError, naming the file and what is wrong, if it is missing, damaged or of another kind.
     """
     path = Path(folder) / FILE
-    with named(path):
-        state = json.loads(path.read_bytes())
+    with parsed(path, "a tokenizer") as state:
         kind = state.get("type") if isinstance(state, dict) else None
         if kind == "char":
             tokenizer = CharTokenizer(state["characters"])
@@ -187,19 +185,6 @@ def load_tokenizer(folder):
             if found != due:
                 raise ValueError(f"{entry} is {found!r:.60}, where {due!r:.60} belongs")
     return tokenizer
-
-
-@contextlib.contextmanager
-def named(path):
-    """Whatever goes wrong while `path` is read and checked becomes a ValueError that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except KeyError as error:
-        raise ValueError(f"{path} is damaged: it has no entry {error}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged or of another version: {error}") from error
 
 
 def _check_unlike(tokens):
