@@ -564,12 +564,12 @@ def flops_of(model, step, kind):
             total += 15 * math.prod(shape)
         elif "qkv" in name:
             _, h, s, d = shape
-            r, c = min(h * s, d), max(h * s, d)
-            total += 3 * 5 * (4 * r**2 * c + 2 * r**3)
+            r, c = min(s, d), max(s, d)
+            total += 3 * h * 3 * (4 * r**2 * c + 2 * r**3)
         else:
             out = shape[0]
             r, c = sorted((out, math.prod(shape[1:])))
-            total += 5 * (4 * r**2 * c + 2 * r**3)
+            total += 3 * (4 * r**2 * c + 2 * r**3)
     return total
 
 

@@ -8,21 +8,20 @@ from torch.optim.adamw import adamw
 
 from ..nested import NestedLinear, corner
 
-ITERATIONS = 5
+ITERATIONS = 3
 
 
 def as_matrices(layer, shape):
-    """(matrices, outputs, inputs) of a corner of a layer's weight: queries, keys and values are one each."""
-    inputs = math.prod(shape[-len(layer.in_shape) :])
-    matrices = 3 if len(layer.out_shape) == 3 else 1
-    return matrices, math.prod(shape) // inputs // matrices, inputs
+    """(matrices, outputs, inputs) of a corner of a weight: queries, keys and values of each head are one."""
+    inputs, outputs = math.prod(shape[-len(layer.in_shape) :]), shape[len(layer.out_shape) - 1]
+    return math.prod(shape) // inputs // outputs, outputs, inputs
 
 
 def orthogonalize(x):
-    """Nearly the nearest semi-orthogonal matrix to each of x (n, rows, columns): singular values 0.7 to 1.2.
+    """Nearly the nearest semi-orthogonal matrix to each of x (n, rows, columns).
 
     The quintic Newton-Schulz iteration, and its coefficients, of Muon
-    (https://kellerjordan.github.io/posts/muon).
+    (https://kellerjordan.github.io/posts/muon): three times, where it has five, does as well here.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = x.size(-2) > x.size(-1)
@@ -50,9 +49,10 @@ def even(x):
 class Muon(torch.optim.Optimizer):
     """Momentum made orthogonal, then even, for the matrices of the blocks; the rest is AdamW's.
 
-    Every matrix has rows = outputs and columns = inputs, whatever axes it is stored with (torch.optim.Muon
-    takes two axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square
-    of 0.2 * lr, about that of AdamW's, so that both take one learning rate (2502.16982, section 2.2).
+    Queries, keys and values of each head are matrices of their own, since dolls read whole heads. Every
+    matrix has rows = outputs and columns = inputs, whatever axes it is stored with (torch.optim.Muon takes two
+    axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square of about
+    0.2 * lr, as AdamW's has, so that both take one learning rate (2502.16982, section 2.2).
     """
 
     def __init__(self, model, lr, weight_decay, momentum=0.95):
