@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum made orthogonal, then even, for the matrices of the blocks; the rest is AdamW's.
 
     Queries, keys and values of each head are matrices of their own, since dolls read whole heads. Every
-    matrix has rows = outputs and columns = inputs, whatever axes it is stored with (torch.optim.Muon takes two
+    matrix has rows = outputs and columns = inputs, whatever axes it is stored with (that of torch takes two
     axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square of about
     0.2 * lr, as AdamW's has, so that both take one learning rate (2502.16982, section 2.2).
     """
