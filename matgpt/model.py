@@ -80,6 +80,8 @@ class NestedGPT(nn.Module):
         return [after[depth][..., : self.config.resolve(size).n_embd] for size, depth in zip(sizes, depths)]
 
     def _check(self, idx):
+        if not isinstance(idx, torch.Tensor):
+            raise ValueError(f"idx must be a tensor of token ids, (B, T), not {type(idx).__name__}")
         T, most = idx.size(-1) if idx.dim() else 0, self.config.block_size
         if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or T == 0:
             found = f"{tuple(idx.shape)} {idx.dtype}"

@@ -4,11 +4,11 @@ import numbers
 from dataclasses import dataclass
 
 
-def positive(name, value):
-    """`value` as an int; ValueError, naming it, unless it is a whole number of at least 1."""
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1:
+def positive(name, value, least=1):
+    """`value` as an int; ValueError, naming it, unless it is a whole number of at least `least`."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least:
         return int(value)
-    raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+    raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
 def inner_sizes(n_inner, n_layer):
@@ -55,7 +55,7 @@ class Size:
         try:
             shape = [[int(number) for number in part.split("/")] for part in text.split(",")]
             (n_embd,), (n_head,), (n_layer,), inner = shape if len(shape) == 4 else (*shape, [None])
-        except ValueError:
+        except (ValueError, AttributeError):
             form = "width,heads,layers or width,heads,layers,inner"
             raise ValueError(f"{text!r} is no size: write {form}") from None
         return cls(n_embd, n_head, n_layer, inner if len(inner) > 1 else inner[0])

@@ -743,7 +743,7 @@ def test_the_program_makes_token_files(tmp_path):
         ([".", "--out", "out", "--pattern", "*.py"], "no file in . fits the pattern '*.py'"),
         ([".", "--out", "out", "--pattern", "/etc/*"], "Non-relative patterns are unsupported"),
         (["text.txt", "--out", "."], "exists already"),
-        (["text.txt", "--out", "out", "--vocab", "255"], "255 must be at least 256"),
+        (["text.txt", "--out", "out", "--vocab", "255"], "255 must be a whole number of at least 256"),
         (["text.txt", "--out", "out", "--vocab", "many"], "many"),
         (["text.txt", "--out", "out", "--tokenizer", "word"], "word"),
     ],

@@ -97,5 +97,5 @@ def test_bad_arguments_are_named():
             search(DOCUMENTS, QUERIES, **arguments)
     with pytest.raises(ValueError, match="D=32"):
         search(DOCUMENTS, QUERIES[:, :8])
-    with pytest.raises(ValueError, match="embeddings have shape"):
+    with pytest.raises(ValueError, match="embeddings of shape"):
         search(DOCUMENTS[0], QUERIES)

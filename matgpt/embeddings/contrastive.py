@@ -12,6 +12,7 @@ from ..nested import evaluating
 from ..training.loop import follow
 from ..training.run import Run
 from ..training.settings import check
+from .pairs import Pairs
 from .pooling import as_texts, cut, pooled
 
 PART = 64  # texts of about one length that run together
@@ -158,6 +159,8 @@ def train_embeddings(
         micro_batch = positive("micro_batch", micro_batch)
     if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature!r} must be a number above 0")
+    if not isinstance(pairs, Pairs):
+        raise ValueError(f"pairs={pairs!r:.40} must be Pairs, as load_pairs makes them")
     settings |= dict(temperature=temperature, micro_batch=micro_batch)
     if val_pairs is None:
         pairs, val_pairs = pairs.set_aside(min(batch_size, len(pairs) // 10), seed)

@@ -3,12 +3,11 @@
 import copy
 import dataclasses
 import json
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..files.atomic import read, write
+from ..files.atomic import as_path, read, write
 from ..files.gpt2 import export_gpt2
 from ..text.tokenizer import BPETokenizer
 
@@ -29,7 +28,7 @@ def export_sentence_transformers(model, path, tokenizer, overwrite=False):
     Raises ValueError unless the tokenizer is a BPETokenizer of the model's vocabulary, OSError if the folder
     cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     if not isinstance(tokenizer, BPETokenizer) or tokenizer.vocab_size != model.config.vocab_size:
         raise ValueError(
             f"{tokenizer!r} must be a BPETokenizer of the model's {model.config.vocab_size} tokens"

@@ -8,9 +8,11 @@ import textwrap
 import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
+
+from ..config import positive
+from ..files.atomic import as_path
 
 STDLIB = "python-stdlib"
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "encodings", "site-packages", "dist-packages"}
@@ -56,13 +58,12 @@ class Pairs:
         Raises ValueError where a part would be empty.
         """
         modules = sorted(set(self.modules))
-        if (
-            not isinstance(held_out, float)
-            or not 0 < held_out < 1
-            or not 0 < (n := round(held_out * len(modules))) < len(modules)
-        ):
+        n = round(held_out * len(modules)) if isinstance(held_out, float) and 0 < held_out < 1 else 0
+        if not 0 < n < len(modules):
             raise ValueError(f"held_out={held_out!r} of {len(modules)} modules leaves a part empty")
-        drawn = {modules[i] for i in np.random.default_rng(seed).permutation(len(modules))[:n]}
+        drawn = {
+            modules[i] for i in np.random.default_rng(positive("seed", seed, 0)).permutation(len(modules))[:n]
+        }
         test = self.take([i for i, module in enumerate(self.modules) if module in drawn])
         return self.without(test), test
 
@@ -106,7 +107,7 @@ def load_pairs(source=STDLIB, queries="docstrings"):
     """
     if queries not in ("docstrings", "names"):
         raise ValueError(f'queries={queries!r} must be "docstrings" or "names"')
-    root = Path(sysconfig.get_paths()["stdlib"] if source == STDLIB else source)
+    root = as_path(sysconfig.get_paths()["stdlib"] if source == STDLIB else source)
     pairs, seen = Pairs(), set()
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts

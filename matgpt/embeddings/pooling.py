@@ -1,5 +1,7 @@
 """Text embeddings from the final residual of a model, whole or cut to fewer dimensions."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 
@@ -12,6 +14,8 @@ def as_texts(ids_or_texts, tokenizer=None):
 
     Raises ValueError for a string without a tokenizer, an empty text and anything that is no row of ids.
     """
+    if not isinstance(ids_or_texts, Iterable):
+        raise ValueError(f"ids_or_texts={ids_or_texts!r} must be a text or several, or token ids")
     texts = [ids_or_texts] if isinstance(ids_or_texts, (str, bytes, bytearray)) else list(ids_or_texts)
     if not texts:
         raise ValueError("ids_or_texts is empty: give at least one text")

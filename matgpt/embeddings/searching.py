@@ -27,9 +27,13 @@ class Index:
     """
 
     def __init__(self, embeddings, dims=None, precision="float32"):
-        self.embeddings = torch.as_tensor(embeddings, dtype=torch.float32).cpu()
-        if self.embeddings.dim() != 2 or not len(self.embeddings):
-            raise ValueError(f"embeddings have shape {tuple(self.embeddings.shape)}: it must be (N, D)")
+        try:
+            self.embeddings = torch.as_tensor(embeddings, dtype=torch.float32).cpu()
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"embeddings={embeddings!r:.40} must be numbers, (N, D)") from None
+        shape = tuple(self.embeddings.shape)
+        if len(shape) != 2 or not shape[0] or not self.embeddings.isfinite().all():
+            raise ValueError(f"embeddings of shape {shape} must be finite numbers, (N, D)")
         self.dims = self.embeddings.size(1) if dims is None else positive("dims", dims)
         if precision not in PRECISIONS or precision == "binary" and self.dims % 8:
             raise ValueError(

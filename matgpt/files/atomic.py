@@ -4,11 +4,20 @@ import errno
 import json
 import os
 from contextlib import contextmanager
+from pathlib import Path
 
 try:
     import fcntl
 except ImportError:  # Windows
     import msvcrt
+
+
+def as_path(path):
+    """`path` as a Path; ValueError, naming it, for what is none."""
+    try:
+        return Path(path)
+    except TypeError:
+        raise ValueError(f"{path!r:.60} is no path: give a string or a Path") from None
 
 
 def write(path, data):

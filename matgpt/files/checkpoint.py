@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 from contextlib import suppress
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -13,7 +12,7 @@ from ..config import GPTConfig, Size
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..ranges import Between
 from ..text.tokenizer import load_tokenizer
-from .atomic import parsed, read, write_all
+from .atomic import as_path, parsed, read, write_all
 
 FORMAT = 1
 MODELS = {model.__name__: model for model in (MatryoshkaGPT, MatryoshkaEmbeddingsGPT)}
@@ -27,7 +26,7 @@ def save(model, folder, tokenizer=None, overwrite=False):
     Raises ValueError for a tokenizer (given or there) that does not fit the model, or, unless told to
     overwrite, where other files would be replaced; OSError, with nothing changed, if there is no room.
     """
-    folder, (model, weights) = Path(folder), unwrapped(model)
+    folder, (model, weights) = as_path(folder), unwrapped(model)
     if type(model) not in MODELS.values():
         raise ValueError(f"save keeps a {' or a '.join(MODELS)}, not a {type(model).__name__}")
     config = {"format": FORMAT, "model": type(model).__name__, "config": dataclasses.asdict(model.config)}
@@ -49,7 +48,7 @@ def load(folder):
     truncated, of an unknown format version, that does not hold exactly the weights of its configuration, or
     that is not of the same `save` as the others.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     path, file = folder / "config.json", folder / "model.safetensors"
     with parsed(path, "a configuration") as kept:
         if kept["format"] != FORMAT:

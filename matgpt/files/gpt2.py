@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -13,7 +12,7 @@ from ..config import GPTConfig, inner_sizes
 from ..model import MatryoshkaGPT
 from ..nested import corner
 from ..text.tokenizer import BPETokenizer
-from .atomic import parsed
+from .atomic import as_path, parsed
 from .checkpoint import check_depth, check_vocabulary, on_meta, read_weights, replace, unwrapped
 from .gpt2_tokenizer import check_tokenizer, tokenizer_files
 
@@ -96,7 +95,7 @@ def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     or there) of another vocabulary, or, unless told to overwrite, where other files would be replaced;
     OSError, with nothing changed, if there is no room.
     """
-    path, model = Path(path), unwrapped(model)[0]
+    path, model = as_path(path), unwrapped(model)[0]
     check_vocabulary(model.config, tokenizer, path)
     full = model.config.resolve(size) == model.config.full
     config, weights, eps, head = padded(model if full else model.slice(size))
@@ -132,7 +131,8 @@ def import_gpt2(path, nesting=None):
     Raises ValueError, naming it, for what this GPT-2 does not have (another activation, a head of its own),
     for a missing, unknown or differently shaped weight, and for weights in pickle files, which can run code.
     """
-    path, file = Path(path), Path(path) / "model.safetensors"
+    path = as_path(path)
+    file = path / "model.safetensors"
     with parsed(path / "config.json", "a configuration") as found:
         for name, allowed in SUPPORTED.items():
             if found.get(name, allowed[0]) not in allowed:
@@ -170,6 +170,6 @@ def import_gpt2(path, nesting=None):
 def is_gpt2(folder):
     """Whether the folder holds a GPT-2 of transformers, by its config.json."""
     try:
-        return "model_type" in json.loads((Path(folder) / "config.json").read_bytes())
+        return "model_type" in json.loads((as_path(folder) / "config.json").read_bytes())
     except (OSError, ValueError):
         return False  # whoever loads it says what is wrong

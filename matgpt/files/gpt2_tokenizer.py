@@ -1,9 +1,7 @@
 """A BPETokenizer in the file format of the library `tokenizers`, as transformers reads it; and back."""
 
-from pathlib import Path
-
 from ..text.tokenizer import BPETokenizer
-from .atomic import parsed
+from .atomic import as_path, parsed
 
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 REST = [b for b in range(256) if b not in PRINTABLE]  # GPT-2 shows these as the characters from 256 on
@@ -15,7 +13,7 @@ def read_tokenizer(folder):
 
     Raises ValueError if that is missing, or is anything but byte-level BPE that merges by rising id.
     """
-    path, byte = Path(folder) / "tokenizer.json", {c: b for b, c in SHOWN.items()}
+    path, byte = as_path(folder) / "tokenizer.json", {c: b for b, c in SHOWN.items()}
     with parsed(path, "a tokenizer of GPT-2") as kept:
         model, special = kept["model"], {token["content"]: token["id"] for token in kept["added_tokens"]}
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]

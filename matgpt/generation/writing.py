@@ -122,6 +122,8 @@ def stream(model, tokenizer, prompt, max_new_tokens, **options):
     A character of several bytes comes whole, with its last byte. The pieces joined are what `generate` with
     a generator of the same state writes. Raises ValueError as `generate` does, at the call.
     """
+    if not hasattr(tokenizer, "encode"):
+        raise ValueError(f"tokenizer={tokenizer!r} must be the tokenizer that the model was trained with")
     idx = torch.tensor([tokenizer.encode(prompt)], dtype=torch.long, device=model.embedding.token.device)
     out, steps = write(model, idx, max_new_tokens, **options)
 

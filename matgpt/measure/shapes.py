@@ -4,7 +4,9 @@ import functools
 import math
 import time
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from numbers import Real
 from statistics import median
 
 import numpy as np
@@ -104,6 +106,8 @@ def frontier(model, val_ids, sizes=None, max_blocks=None, latency=False):
 
     sizes may name any Size that fits, trained or not. max_blocks: as for `evaluate`. latency: measure `ms`.
     """
+    if not isinstance(sizes, Iterable | None):
+        raise ValueError(f"sizes={sizes!r} must be several sizes, or None for those of the nesting")
     sizes = [model.config.resolve(s) for s in (model.sizes if sizes is None else sizes)]
     losses = [evaluate(model, val_ids, s, max_blocks) for s in sizes]
     return mark_front([Point(s, loss=loss, **costs(model, s, latency)) for s, loss in zip(sizes, losses)])
@@ -117,6 +121,9 @@ def best_size(points, max_params=None, max_flops=None, max_ms=None, max_bytes=No
     """
     limits = dict(params=max_params, flops=max_flops, ms=max_ms, bytes=max_bytes)
     limits = {name: most for name, most in limits.items() if most is not None}
+    for name, most in limits.items():
+        if not isinstance(most, Real):
+            raise ValueError(f"max_{name}={most!r} must be a number of {UNITS[name]}")
     points = search(points, val_ids, limits) if isinstance(points, NestedGPT) else points
     points = [p for p in points if not math.isnan(p.loss)]
     if not points:

@@ -2,11 +2,13 @@
 
 import re
 import sysconfig
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..files.atomic import as_path
 from .download import DOWNLOADS, fetch
 from .sources import END, Source, pieces, texts
 
@@ -30,7 +32,7 @@ def load_text(name_or_path, data_dir=None):
         return END.join(load_topics().values())
     if name_or_path in STDLIB:
         return "".join(text for file in find(name_or_path) for _, text in texts(file)).removesuffix(END)
-    path = fetch(name_or_path, data_dir) if name_or_path in DOWNLOADS else Path(name_or_path)
+    path = fetch(name_or_path, data_dir) if name_or_path in DOWNLOADS else as_path(name_or_path)
     if not path.is_file():
         raise unknown(path)
     return "".join(pieces(path))
@@ -50,7 +52,7 @@ def load_topics():
 
 def find(name_or_path, pattern="*"):
     """The sources behind a name or path: of a folder its files that fit `pattern`, sorted, none hidden."""
-    path = fetch(name_or_path) if name_or_path in DOWNLOADS else Path(name_or_path)
+    path = fetch(name_or_path) if name_or_path in DOWNLOADS else as_path(name_or_path)
     left_out = r"(.*/)?\."
     if name_or_path in STDLIB:
         path, pattern, left_out = Path(sysconfig.get_paths()["stdlib"]), "*.py", STDLIB[name_or_path]
@@ -84,8 +86,10 @@ def split(ids, val_fraction=0.1):
     A list becomes an int64 tensor; tensors, arrays and memory-mapped files are cut without copying. Raises
     ValueError where a part would be empty, and for what are no whole numbers.
     """
-    if not 0 < val_fraction < 1:
+    if not isinstance(val_fraction, Real) or not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction={val_fraction!r} must be between 0 and 1")
+    if isinstance(ids, str):
+        raise ValueError(f"ids={ids!r:.40} must be token ids: encode the text first")
     if not isinstance(ids, (torch.Tensor, np.ndarray)):
         ids = torch.tensor(ids)
     if ids.ndim != 1:

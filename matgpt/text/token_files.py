@@ -5,12 +5,11 @@ import json
 import os
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from ..files.atomic import parsed, write
+from ..files.atomic import as_path, parsed, write
 from .corpus import find, load_text, split
 from .sources import texts
 from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
@@ -33,7 +32,7 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     """
     if tokenizer not in ("bpe", "char"):
         raise ValueError(f"tokenizer={tokenizer!r} must be 'bpe' or 'char'")
-    out = Path(out)
+    out = as_path(out)
     partial = out.parent / f"{out.name}.partial"
     for folder in (out, partial):
         if folder.exists():
@@ -136,7 +135,7 @@ def between_words(texts):
 
 def read_corpus(name, tokenizer="char", vocab_size=1024):
     """(train_ids, val_ids, tokenizer) of a text, as `load_text` knows it, or of a folder of token files."""
-    if Path(name).is_dir():
+    if as_path(name).is_dir():
         return load_tokens(name)
     text = load_text(name)
     bpe = tokenizer == "bpe"
@@ -149,7 +148,8 @@ def load_tokens(folder):
 
     Raises ValueError, naming the file and what is wrong, where one is missing, damaged or of another length.
     """
-    path = Path(folder) / "meta.json"
+    folder = as_path(folder)
+    path = folder / "meta.json"
     tokenizer = load_tokenizer(folder)
     with parsed(path, "a record of token files") as meta:
         sizes, types = [tokenizer.vocab_size], ["uint16", "uint32"]
@@ -157,9 +157,7 @@ def load_tokens(folder):
             if meta[entry] not in allowed:
                 allowed = " or ".join(map(str, allowed))
                 raise ValueError(f"its {entry} is {meta[entry]!r}, not {allowed}: make the folder anew")
-        parts = [
-            (Path(folder) / f"{part}.bin", meta["dtype"], meta[f"n_{part}"]) for part in ("train", "val")
-        ]
+        parts = [(folder / f"{part}.bin", meta["dtype"], meta[f"n_{part}"]) for part in ("train", "val")]
         return *itertools.starmap(mapped, parts), tokenizer
 
 

@@ -4,11 +4,11 @@ import base64
 import json
 import operator
 from collections import Counter
-from pathlib import Path
 
 import tiktoken
 
-from ..files.atomic import parsed, write
+from ..files.atomic import as_path, parsed, write
+from ..sizes import positive
 from .merges import GPT2_SPLIT, learn
 
 FILE = "tokenizer.json"
@@ -29,8 +29,9 @@ class Tokenizer:
 
     def save(self, folder):
         """Write `folder`/tokenizer.json, readable and atomically. Raises OSError if it cannot be written."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write(Path(folder) / FILE, self.to_json())
+        folder = as_path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / FILE, self.to_json())
 
     def _checked(self, ids):
         """Ids, a list, array or tensor, (N,), as a list of ints. ValueError outside the vocabulary."""
@@ -118,10 +119,8 @@ class BPETokenizer(Tokenizer):
         It ends before `vocab_size` where no pair occurs twice. The same text gives the same tokens. Raises
         ValueError for a `vocab_size` below 256 or a lone surrogate.
         """
-        if vocab_size < 256:
-            raise ValueError(f"vocab_size={vocab_size} must be at least 256, one token for each byte")
         _check_text(text)
-        return cls(learn(text, vocab_size))
+        return cls(learn(text, positive("vocab_size", vocab_size, 256)))  # one token for each byte
 
     @classmethod
     def gpt2(cls):
@@ -169,7 +168,7 @@ def load_tokenizer(folder):
 
     Raises ValueError, naming the file and what is wrong, if it is missing, damaged or of another kind.
     """
-    path = Path(folder) / FILE
+    path = as_path(folder) / FILE
     with parsed(path, "a tokenizer") as state:
         kind = state.get("type") if isinstance(state, dict) else None
         if kind == "char":

@@ -2,10 +2,9 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..config import Size
-from ..files.atomic import parsed, write
+from ..files.atomic import as_path, parsed, write
 from ..measure.evaluation import BySize
 
 
@@ -58,12 +57,12 @@ class History:
 
     def save(self, path):
         """Keep it as JSON."""
-        write(Path(path), json.dumps(self.as_dict(), indent=1).encode())
+        write(as_path(path), json.dumps(self.as_dict(), indent=1).encode())
 
     @classmethod
     def load(cls, path):
         """What `save` kept. Raises ValueError, naming the file, if it is missing or holds no history."""
-        with parsed(Path(path), "a history") as kept:
+        with parsed(as_path(path), "a history") as kept:
             history = cls.from_dict(kept)
             columns = [*history.train.values(), *history.val.values()]
             if any(not isinstance(c, list) or len(c) != len(history.steps) for c in columns):

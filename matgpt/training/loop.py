@@ -12,6 +12,8 @@ from .threads import slow_threads
 
 def follow(run, val_ids, progress=True, on_evaluation=None, checkpoint_dir=None, resume=False):
     """Step after step until the budget is spent, or until it is interrupted; returns the history."""
+    if on_evaluation is not None and not callable(on_evaluation):
+        raise ValueError(f"on_evaluation={on_evaluation!r} must be a function of the history")
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
     kept = checkpoint_dir is not None and run.rank == 0 and RunState(checkpoint_dir, resume, run, val_ids)

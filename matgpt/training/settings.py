@@ -26,7 +26,6 @@ def check(model, settings):
             raise ValueError(f"{name}={s[name]!r} must be a number of at least 0{below}")
     if s["flops"] == 0:
         raise ValueError(f"flops={s['flops']!r} must be more than 0")
-    if not isinstance(s["seed"], numbers.Integral) or s["seed"] < 0:
-        raise ValueError(f"seed={s['seed']!r} must be a whole number of at least 0")
+    s["seed"] = positive("seed", s["seed"], 0)
     s["loss_weights"] = check_weights(s["loss_weights"], model.sizes)
     return s

@@ -10,11 +10,10 @@ import time
 import warnings
 from contextlib import contextmanager
 from numbers import Number
-from pathlib import Path
 
 import torch
 
-from ..files.atomic import lock, write
+from ..files.atomic import as_path, lock, write
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, beginning of the SHA-256 of its bytes
@@ -56,7 +55,7 @@ class RunState:
     """
 
     def __init__(self, folder, resume, run, val_ids):
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = lock(self.folder / ".matgpt-lock")
