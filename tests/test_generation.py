@@ -1,5 +1,6 @@
 """Cached, streamed and drafted text against the model that is simply run from the start each time."""
 
+import copy
 import itertools
 import subprocess
 import sys
@@ -183,6 +184,22 @@ def test_a_draft_that_agrees_is_kept_whole():
     stats = {}
     model.generate(idx, 20, draft_size=two, draft_tokens=4, stats=stats)
     assert stats["acceptance"] > 0.9  # sampled, too: the distributions are the same
+
+
+def test_another_model_drafts(variant):
+    """Of any shape and kind: what is written is what the model itself would write."""
+    model, other, idx = make(), make(variant, n_embd=30, n_layer=1, nesting=None), torch.randint(23, (2, 3))
+    other.load_state_dict({name: torch.randn_like(p) * 0.1 for name, p in other.state_dict().items()})
+    stats = {}
+    out = model.generate(idx, 12, temperature=0, draft_model=other, draft_tokens=3, stats=stats)
+    assert torch.equal(out, model.generate(idx, 12, temperature=0)) and stats["proposed"] > 0
+    twin, stats = copy.deepcopy(model), {}
+    model.generate(idx, 3, temperature=0, draft_model=twin, draft_tokens=2, stats=stats)
+    assert stats["acceptance"] == 1 and stats["proposed"] == 2
+    model.generate(idx, 3, temperature=0, draft_model=twin, draft_size=8)
+    for wrong in (dict(vocab_size=24), dict(block_size=BLOCK + 1)):
+        with pytest.raises(ValueError, match=f"draft_model has {next(iter(wrong))}="):
+            model.generate(idx, 3, draft_model=make(**wrong))
 
 
 def exact(model, prompt, length, **sampling):

@@ -47,8 +47,8 @@ def run(args):
     while len(held) < args.held:
         held |= {anywhere.draw(rng)} - set(anywhere.sizes)
     bench = Bench(args, train_ids, val_ids)
-    settings = dict(flops=args.budget * bench.step_flops(named.doll(named.full)), batch_size=args.batch)
-    settings["lr"] = default_lr(named)
+    flops = args.budget * bench.step_flops(named.doll(named.full))
+    settings = dict(flops=flops, batch_size=args.batch, lr=default_lr(named))
     held = named.in_order(held)[:-1]
     losses = {}
     for name, config in (("range", anywhere), ("named", named)):

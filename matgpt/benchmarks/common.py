@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import statistics
 import time
 from pathlib import Path
@@ -28,9 +27,7 @@ def kept(folder, settings, compute):
         return json.loads(path.read_text(encoding="utf-8"))["result"]
     result = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_suffix(f".{os.getpid()}")  # several processes may share a folder
-    write(own, json.dumps({"settings": settings, "result": result}, indent=1).encode())
-    own.replace(path)
+    write(path, json.dumps({"settings": settings, "result": result}, indent=1).encode())
     return result
 
 

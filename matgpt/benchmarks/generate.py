@@ -23,6 +23,7 @@ DRAFTS += ("plain tokens/s", "drafted tokens/s", "drafted / plain")
 
 def add_arguments(parser):
     parser.add_argument("--model", help="a folder that `save` made, instead of training one here")
+    parser.add_argument("--draft-model", help="a folder with another model, whose dolls draft")
     parser.add_argument("--corpus", default="python-docs", help="a corpus or file, as load_text takes it")
     parser.add_argument("--tokenizer", choices=["char", "bpe"], default="char")
     parser.add_argument("--nesting", type=Size.parse, nargs="+", default=[Size(32, 1, 1), Size(64, 2, 2)])
@@ -89,33 +90,35 @@ def writing(model, rounds):
     return rows
 
 
-def drafts(model, val_ids, lengths, prompts, rounds):
-    """Rows for each pair of a doll and a smaller draft: how much faster than plain, greedy and sampled."""
-    T, rows, found = model.config.block_size, [], agreement(model, val_ids, max_blocks=32)
+def drafts(model, other, val_ids, lengths, prompts, rounds):
+    """Rows for each doll that drafts, of the `other` model if there is one: how much faster than plain."""
+    T, rows, own = model.config.block_size, [], other or model
+    found = agreement(own, val_ids, max_blocks=32)
     starts = torch.linspace(0, len(val_ids) - T, prompts).long()
     texts = [torch.as_tensor(val_ids[i : i + T // 8])[None].long() for i in starts.tolist()]
 
-    def write(temperature, **options):
+    def write(temperature, writer=model, **options):
         """All texts to the end of the context, and what `stats` says of them."""
         stats = {}
         options |= dict(temperature=temperature, generator=torch.Generator().manual_seed(0), stats=stats)
         for idx in texts:
-            model.generate(idx, T - idx.size(1), **options)
+            writer.generate(idx, T - idx.size(1), **options)
         return stats
 
-    for draft in model.sizes[:-1]:
+    for draft in own.sizes if other else own.sizes[:-1]:
         for temperature, text in ((0, "greedy"), (0.8, "sampled at 0.8")):
-            calls = {k: lambda k=k: write(temperature, draft_size=draft, draft_tokens=k) for k in lengths}
+            using = dict(draft_size=draft, draft_model=other)
+            calls = {k: lambda k=k: write(temperature, draft_tokens=k, **using) for k in lengths}
             calls["plain"] = lambda: write(temperature)
-            calls["alone"] = lambda: write(temperature, size=draft)
+            calls["alone"] = lambda: write(temperature, own, size=draft)
             seconds = medians(calls, rounds, warmup=1)
             cost = f"{seconds['alone'] / seconds['plain']:.3f}"
             for k in lengths:
                 stats, plain = calls[k](), seconds["plain"]
                 accepted = [f"{stats['acceptance']:.0%}", f"{stats['tokens_per_step']:.2f}"]
                 speeds = [f"{stats['tokens'] / s:,.0f}" for s in (plain, seconds[k])]
-                same = f"{found[draft].same:.0%}"
-                rows.append([draft, k, text, same, cost, *accepted, *speeds, f"{plain / seconds[k]:.2f}"])
+                same = [f"{found[draft].same:.0%}", cost]
+                rows.append([draft, k, text, *same, *accepted, *speeds, f"{plain / seconds[k]:.2f}"])
     return rows
 
 
@@ -123,6 +126,7 @@ def run(args):
     if args.quick:
         args.steps, args.rounds, args.draft_tokens, args.prompts = 100, 3, [4], 1
     model, val_ids = get_model(args)
+    other = args.draft_model and load(args.draft_model)[0]
     threads, config = torch.get_num_threads(), model.config
     text = f"""\
 Tokens per second on {threads} thread(s), batch 1, block_size {config.block_size}, vocabulary \
@@ -132,5 +136,5 @@ Tokens per second on {threads} thread(s), batch 1, block_size {config.block_size
 
 The full doll, drafted by a smaller one (speculative decoding); {args.prompts} text(s).
 
-{markdown(DRAFTS, drafts(model, val_ids, args.draft_tokens, args.prompts, args.rounds))}"""
+{markdown(DRAFTS, drafts(model, other, val_ids, args.draft_tokens, args.prompts, args.rounds))}"""
     report(args.out, "generate", text)

@@ -11,9 +11,16 @@ def count(stats, tokens, proposed, accepted):
     stats["tokens_per_step"] = stats["tokens"] / stats["steps"]
 
 
-def check_draft(config, size, draft_size):
-    """ValueError, naming both, unless the draft is smaller than the doll, and larger on no axis."""
-    size, draft = config.resolve(size), config.resolve(draft_size)
+def check_draft(model, size, draft_size, draft_model=None):
+    """ValueError unless the draft is a smaller doll, larger on no axis; or of a model that reads alike."""
+    if draft_model is not None:
+        draft_model.config.resolve(draft_size)
+        for name in ("vocab_size", "block_size"):
+            theirs, ours = (getattr(m.config, name) for m in (draft_model, model))
+            if theirs != ours:
+                raise ValueError(f"draft_model has {name}={theirs}: it must be that of the model, {ours}")
+        return
+    size, draft = (model.config.resolve(s) for s in (size, draft_size))
     if not size.contains(draft) or draft == size:
         raise ValueError(f"draft_size={draft!r} is not smaller than the doll it drafts for, {size!r}")
 

@@ -35,7 +35,16 @@ def prompt_with_room(model, idx, max_new_tokens):
 
 
 def write(
-    model, idx, max_new_tokens, size=None, use_cache=True, draft_size=None, draft_tokens=4, stats=None, **draw
+    model,
+    idx,
+    max_new_tokens,
+    size=None,
+    use_cache=True,
+    draft_size=None,
+    draft_tokens=4,
+    draft_model=None,
+    stats=None,
+    **draw,
 ):
     """What `generate` and `stream` share, checks first: (out, steps).
 
@@ -44,14 +53,15 @@ def write(
     sampling, block_size = Sampling(**draw), model.config.block_size
     model.config.resolve(size)
     positive("draft_tokens", draft_tokens)
-    if draft_size is not None:
-        check_draft(model.config, size, draft_size)
+    drafted = draft_size is not None or draft_model is not None
+    if drafted:
+        check_draft(model, size, draft_size, draft_model)
     out = prompt_with_room(model, idx, max_new_tokens)
 
     @torch.no_grad()
     def steps():
         target = Reader(model, size, use_cache)
-        draft = None if draft_size is None else Reader(model, draft_size, use_cache)
+        draft = Reader(draft_model or model, draft_size, use_cache) if drafted else None
         t, end = out.size(1) - max_new_tokens, out.size(1)
         while t < end:
             g = 0 if draft is None else max(0, min(draft_tokens, block_size - t, end - t - 1))
@@ -89,6 +99,7 @@ def generate(
     use_cache=True,
     draft_size=None,
     draft_tokens=4,
+    draft_model=None,
     stats=None,
 ):
     """Continue token ids (B, T0) by max_new_tokens: returns (B, T0 + max_new_tokens), int64.
@@ -105,6 +116,7 @@ def generate(
         A draft pays where it costs a small part of this doll and they agree often: a doll that is small
         itself is bound by Python, not by arithmetic, and gains nothing. It pays less in a batch, whose rows
         wait for each other, not past block_size, and never in an output-only model (its dolls share a trunk).
+    draft_model: another model that proposes, as what `nest` made of this one; draft_size is a doll of it.
     stats: a dict to which are added "steps" (passes of this doll), "tokens", "proposed" and "accepted"
         proposals, "acceptance" = accepted / proposed and "tokens_per_step".
     Raises ValueError, before any work, for an empty prompt, ids outside the vocabulary, settings out of
