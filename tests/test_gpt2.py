@@ -57,6 +57,7 @@ def test_every_doll_has_the_same_logits_as_its_gpt2(tmp_path, size, bias):
     assert_same(model, size, tmp_path / "new" / "folder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_sizes_drawn_at_random(tmp_path, seed):
     rng = random.Random(seed)

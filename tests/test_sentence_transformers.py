@@ -41,6 +41,7 @@ def test_the_library_gives_our_vectors_at_any_dimension(library, model, tmp_path
         assert found.shape == ours.shape and (found - ours).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_its_evaluator_gives_our_figures(library, build, tmp_path):
     model = build(MatryoshkaEmbeddingsGPT, GPTConfig(TOKENIZER.vocab_size, 32, 32, 4, 2, (8,))).float()
     words = TEXT.split()

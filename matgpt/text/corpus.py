@@ -29,25 +29,20 @@ def load_text(name_or_path, data_dir=None):
     download fails, and ImportError if this Python came without its documentation or sources.
     """
     if name_or_path == "python-docs":
-        return END.join(load_topics().values())
+        try:
+            from pydoc_data.topics import topics
+        except ImportError as error:
+            raise ImportError(
+                'this Python came without pydoc_data, the text of "python-docs": use the one of '
+                "python.org or conda, or load_text with the path of a file"
+            ) from error
+        return END.join(topics[name] for name in sorted(topics))
     if name_or_path in STDLIB:
         return "".join(text for file in find(name_or_path) for _, text in texts(file)).removesuffix(END)
     path = fetch(name_or_path, data_dir) if name_or_path in DOWNLOADS else as_path(name_or_path)
     if not path.is_file():
         raise unknown(path)
     return "".join(pieces(path))
-
-
-def load_topics():
-    """Topics of the language reference in Python, name -> text, sorted by name. ImportError without it."""
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise ImportError(
-            'this Python came without pydoc_data, the text of "python-docs": use the one of '
-            "python.org or conda, or load_text with the path of a file"
-        ) from error
-    return {name: topics[name] for name in sorted(topics)}
 
 
 def find(name_or_path, pattern="*"):
