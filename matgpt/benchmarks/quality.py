@@ -133,10 +133,7 @@ class Bench:
 
 def show(args, full, alone, nested):
     """The table and the figure."""
-
-    def losses(found, size):
-        return [run["losses"][str(size)] for run in found["runs"]]
-
+    losses = lambda found, size: [run["losses"][str(size)] for run in found["runs"]]
     rows, name = [], f"quality-{args.optimizer}-{args.budget:g}"
     whole = nested["runs"][0]
     for size in full.sizes:
