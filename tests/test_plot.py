@@ -56,19 +56,14 @@ def test_slices_show_every_doll_the_named_ones_and_those_alone(x):
     assert len(ax.collections) == 1
 
 
-def test_losses_against_parameters_of_several_families():
+def test_losses_against_parameters_of_dolls_and_twins():
     params = {size: CONFIG.num_params(size) for size in CONFIG.sizes}
     doll, twin = ({size: [loss, loss + 0.2] for size in params} for loss in (2.0, 3.0))
-    others = {"another family": {CONFIG.full: [1.0]}}
-    (ax,) = plot.loss_against_params(params, doll, twin, others=others).axes
+    (ax,) = plot.loss_against_params(params, doll, twin).axes
     found = {bars.get_label(): bars.lines[0].get_xydata().tolist() for bars in ax.containers}
     expected = lambda loss: [[n, pytest.approx(loss)] for n in sorted(params.values())]
-    assert found == {
-        "twins trained alone": expected(3.1),
-        "dolls of one nested model": expected(2.1),
-        "another family": [[params[CONFIG.full], 1.0]],
-    }
-    assert {text.get_text() for text in ax.texts} == {"3.100", "2.100", "1.000"}
+    assert found == {"twins trained alone": expected(3.1), "dolls of one nested model": expected(2.1)}
+    assert {text.get_text() for text in ax.texts} == {"3.100", "2.100"}
     (ax,) = plot.loss_against_params(params, doll).axes
     assert len(ax.containers) == 1
 
@@ -80,9 +75,7 @@ def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
     for figure in (
         plot.frontier({"$^$": points()}),
         plot.slices(points(), title="$^$"),
-        plot.loss_against_params(
-            params, {CONFIG.full: [1.0]}, title="$^$", others={"$_$": {CONFIG.full: [2.0]}}
-        ),
+        plot.loss_against_params(params, {CONFIG.full: [1.0]}, title="$^$"),
     ):
         figure.canvas.draw()
     assert matplotlib.rcParams["text.parse_math"], "the user's figures stay as they were"

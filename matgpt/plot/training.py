@@ -31,30 +31,26 @@ def losses(history, x="steps"):
 
 
 @plain_text
-def loss_against_params(
-    params, doll, twin=None, title="One nested model beside twins trained alone", others=None
-):
-    """Validation loss against parameters: dolls of one model, twins trained alone, and other families.
+def loss_against_params(params, doll, twin=None, title="One nested model beside twins trained alone"):
+    """Validation loss against parameters: the dolls of one model, and twins trained alone.
 
-    params: {size: count}; doll, twin: {size: [one loss per seed]}; others: {name: such losses}.
+    params: {size: count}; doll, twin: {size: [one loss per seed]}.
     """
     figure, ax = new_axes(title, "parameters of the doll")
-    families = {"twins trained alone": twin, "dolls of one nested model": doll, **(others or {})}
-    styles = [("s--", "tab:orange"), ("o-", "tab:blue"), ("D-", "tab:green"), ("^-", "tab:red"), ("v-", "C4")]
-    for i, (name, runs) in enumerate(families.items()):
-        style, color = styles[i % len(styles)]
+    # beside the error bars: dolls left of theirs where there are twins
+    right, left = dict(xytext=(7, 5), ha="left"), dict(xytext=(-7, -10), ha="right")
+    families = (
+        ("twins trained alone", twin, "s--", "tab:orange", right),
+        ("dolls of one nested model", doll, "o-", "tab:blue", left if twin else right),
+    )
+    for name, runs, style, color, place in families:
         sizes = sorted(runs or {}, key=params.get)
         means = [sum(runs[s]) / len(runs[s]) for s in sizes]
-        errors = [
-            [m - min(runs[s]) for s, m in zip(sizes, means)],
-            [max(runs[s]) - m for s, m in zip(sizes, means)],
-        ]
+        below = [m - min(runs[s]) for s, m in zip(sizes, means)]
+        above = [max(runs[s]) - m for s, m in zip(sizes, means)]
         if sizes:
             counts = [params[s] for s in sizes]
-            ax.errorbar(counts, means, errors, fmt=style, color=color, capsize=3, label=name)
-        # beside the error bars: dolls left of theirs where there are twins, all others right
-        left = runs is doll and twin
-        place = dict(xytext=(-7, -10), ha="right") if left else dict(xytext=(7, 5), ha="left")
+            ax.errorbar(counts, means, [below, above], fmt=style, color=color, capsize=3, label=name)
         for size, mean in zip(sizes, means):
             at = (params[size], mean)
             ax.annotate(f"{mean:.3f}", at, textcoords="offset points", fontsize=8, color=color, **place)
