@@ -27,6 +27,7 @@ WRONG = {
     "64 is no size": [lambda: Size.parse(64)],
     "idx must be a tensor .* not list": [lambda: MODEL([[1, 2]])],
     "tokenizer=None must be": [lambda: matgpt.stream(MODEL, None, "ab", 2)],
+    "draft_model='m' must be": [lambda: MODEL.generate(torch.tensor([[1]]), 2, draft_model="m")],
     "sizes=4 must be several": [lambda: matgpt.frontier(MODEL, IDS, 4)],
     "max_params='9' must be a number": [lambda: matgpt.best_size([], max_params="9")],
     "ids='abc' must be token ids": [lambda: matgpt.split("abc")],

@@ -8,7 +8,7 @@ import torch
 from ..config import parse_doll
 from ..files.checkpoint import load
 from ..generation.writing import stream
-from .parser import Parser, set_threads
+from .parser import Parser, printing, set_threads
 
 
 def make_parser():
@@ -43,7 +43,7 @@ def run(args):
     size, draft_size = (text and parse_doll(text) for text in (args.size, args.draft_size))
     draft = dict(draft_size=draft_size, draft_tokens=args.draft_tokens)
     pieces = stream(model, tokenizer, args.prompt, args.tokens, size=size, **sampling, **draft)
-    sys.stdout.reconfigure(errors="replace")  # a terminal may not know every character
+    printing(errors="replace")  # a terminal may not know every character
     print(args.prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)

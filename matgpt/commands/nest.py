@@ -11,7 +11,7 @@ from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens
 from ..training.nesting import nest
 from ..training.run import DivergedError
-from .parser import Parser, add_run, make_device, set_threads
+from .parser import Parser, add_run, make_device, printing, set_threads
 from .train import Log, keep
 
 
@@ -40,7 +40,7 @@ def read_all(args):
 def main(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
-    sys.stdout.reconfigure(line_buffering=True)
+    printing(line_buffering=True)
     args.steps = 2000 if args.steps is None and args.flops is None else args.steps
     try:
         if not args.force and (other := held(Path(args.out))):

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 
 import torch
 
@@ -50,6 +51,12 @@ def make_device(name):
         return probe.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
+def printing(**how):
+    """How standard output prints from now on, where it can be told (a notebook's cannot)."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(**how)
 
 
 def set_threads(n):

@@ -18,7 +18,7 @@ from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
 from ..training.run import DivergedError
 from ..training.threads import slow_threads
-from .parser import Parser, add_run, make_device, set_threads
+from .parser import Parser, add_run, make_device, printing, set_threads
 
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}
 
@@ -148,7 +148,7 @@ def run(args, rank):
 def main(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
-    sys.stdout.reconfigure(line_buffering=True)
+    printing(line_buffering=True)
     if dist.is_torchelastic_launched():
         dist.init_process_group()
     try:

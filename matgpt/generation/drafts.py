@@ -14,6 +14,8 @@ def count(stats, tokens, proposed, accepted):
 def check_draft(model, size, draft_size, draft_model=None):
     """ValueError unless the draft is a smaller doll, larger on no axis; or of a model that reads alike."""
     if draft_model is not None:
+        if not hasattr(draft_model, "config"):
+            raise ValueError(f"draft_model={draft_model!r:.60} must be a model, as `load` gives it")
         draft_model.config.resolve(draft_size)
         for name in ("vocab_size", "block_size"):
             theirs, ours = (getattr(m.config, name) for m in (draft_model, model))
