@@ -21,7 +21,7 @@ def make_parser():
     add("folder", help="a GPT-2 of transformers (with its tokenizer.json), or a model that matgpt kept")
     add("--nesting", nargs="+", required=True, metavar="DOLL", help="widths, or width,heads,layers[,inner]")
     add("--corpus", required=True, help="a text that is known, a file, or a folder of the data command")
-    add_run(parser, batch_size=6, lr=0.512)
+    add_run(parser, batch_size=6, lr=0.256)
     return parser
 
 

@@ -93,6 +93,8 @@ class Lesson(Run):
     def __init__(self, model, teacher, ids, settings):
         super().__init__(model, ids, settings)
         self.teacher, self.schedule = teacher, Turns(model, model.sizes)
+        shares = {size: share for trunk, share in self.schedule.draw(0, None) for size in trunk}
+        settings["loss_weights"] = {size: 1 / share for size, share in shares.items()}  # all dolls alike
 
     def parts(self, counts, rng):
         x, _ = self.read(max(n for _, n in counts), rng)
@@ -125,7 +127,7 @@ def nest(
     nesting: the dolls, as in `GPTConfig`. They begin as corners of the model, once its heads, hidden units
         and dimensions stand in the order of their importance. Dropout is 0.
     steps, flops: the budget, as in `train`; the teacher's passes count.
-    lr: peak learning rate of AdamW; None: half of that of `train`.
+    lr: peak learning rate of AdamW; None: a quarter of that of `train`.
     All else is as in `train`, and so are the errors.
     """
     teacher = model_or_path
@@ -138,7 +140,7 @@ def nest(
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
     model = MatryoshkaGPT(config).to(teacher.embedding.token)
     model.load_state_dict(teacher.state_dict())
-    lr = default_lr(config) / 2 if lr is None else lr
+    lr = default_lr(config) / 4 if lr is None else lr
     budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
     moves = dict(lr=lr, optimizer="adamw", warmup=0.05, weight_decay=0.0, grad_clip=1.0)
     looks = dict(loss_weights=None, eval_interval=eval_interval, eval_blocks=eval_blocks)
