@@ -141,7 +141,8 @@ MUTANTS = [
     ("training/schedule", ", *reversed(shares)", "", "training:stays"),
     ("training/schedule", " and largest is self.trunks[-1]", "", "training:range"),
     ("training/schedule", "others[1:] = ", "others[:] = ", "training:range"),
-    ("training/schedule", "SHARE * spent *", "SHARE *", "training:stays"),
+    ("training/schedule", "(LAST - FIRST) * spent", "LAST - FIRST", "training:stays"),
+    ("training/schedule", "(FIRST + (LAST", "((LAST", "training:stays"),
     ("training/nesting", "change**2", "change", "nest"),
     ("training/nesting", "descending=True", "descending=False", "nest"),
     (

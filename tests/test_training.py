@@ -463,13 +463,14 @@ def test_every_doll_stays_in_the_training():
     """Smaller ones read at most a batch: what a share of the largest's FLOPs, one that grows, pays for."""
     model = family()
     full, *others = model.trunks(model.sizes)
-    for share in (schedule.SHARE, 0.2):
+    for last in (schedule.LAST, 0.2):
         for spent in (0.5, 0.9):
-            with patch.object(schedule, "SHARE", share):
+            with patch.object(schedule, "LAST", last):
                 found = draws(model, spent, 1)[0][1:]
             assert {size for trunk, _ in found for size in trunk} == {size for t in others for size in t}
+            paid = (0.04 * (1 - spent) + last * spent) * price(model, full)
             for trunk, part in found:
-                assert part == pytest.approx(min(1, spent * share * price(model, full) / price(model, trunk)))
+                assert part == pytest.approx(min(1, paid / price(model, trunk)))
     with Spy() as spy:
         run(model, steps=60, eval_interval=60, eval_blocks=1)
     assert {size for trunks in spy.trunks for trunk in trunks for size in trunk} == set(model.sizes)

@@ -58,7 +58,7 @@ def run(args):
     alone = bench.tune(full.doll(full.full), args.rates, args.batches, flops=flops)
     nested = bench.tune(full, args.rates, args.batches, flops=flops)
     tokens = alone["runs"][0]["tokens"]
-    lower = sorted({0.5, 0.7, *args.rates})  # the default rate, 1 / width, is high for the narrow ones
+    lower = sorted({0.5, 0.7, 1, *args.rates})  # the default rate, 1 / width, is high for the narrow ones
     twins = {size: bench.tune(full.doll(size), lower, [12], tokens=tokens) for size in full.sizes[:-1]}
     show(args, full, {**twins, full.full: alone}, nested)
 

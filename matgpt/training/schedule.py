@@ -3,7 +3,7 @@
 from ..ranges import Between
 from .price import price
 
-SHARE = 0.16  # of the largest doll's FLOPs that go to each other doll, at the end of a run
+FIRST, LAST = 0.04, 0.16  # of the largest doll's FLOPs, for each other doll: at the beginning, at the end
 GROWTH = 0.08  # a doll joins once this share of the price of the one below it, in the full one's, is spent
 
 
@@ -28,6 +28,6 @@ class Schedule:
         *others, largest = [trunk for trunk, join in zip(self.trunks, self.joins) if join <= spent]
         if isinstance(self.model.config.nesting, Between) and largest is self.trunks[-1]:
             others[1:] = [[self.model.config.draw(rng)] for _ in others[1:]]
-        paid = SHARE * spent * price(self.model, largest)
+        paid = (FIRST + (LAST - FIRST) * spent) * price(self.model, largest)
         shares = [(trunk, min(1, paid / price(self.model, trunk))) for trunk in others]
         return [(largest, 1), *reversed(shares)]
