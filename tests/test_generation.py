@@ -284,6 +284,7 @@ def test_stream_never_cuts_a_character(written):
     assert all(len(piece) == 1 for piece in pieces) and {"ï", "日", "🙂"} < set(pieces)
 
 
+@pytest.mark.slow
 def test_stream_writes_what_generate_writes(written):
     model, tokenizer = written
     for seed, options in enumerate(

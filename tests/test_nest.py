@@ -113,6 +113,7 @@ def options(tmp_path):
     return f"{files} --nesting 8,1,1 16,2,2 --steps 4 --batch-size 4".split()
 
 
+@pytest.mark.slow
 def test_the_command_on_a_folder_of_matgpt(plain, tmp_path, capsys):
     save(plain, tmp_path / "plain", TOKENIZER)
     command(tmp_path / "plain", *options(tmp_path))

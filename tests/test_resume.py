@@ -122,6 +122,7 @@ def test_a_range_resumed(tmp_path):
     assert same(run(**state), run(config=config))
 
 
+@pytest.mark.slow
 def test_interrupt_is_held_back_where_weights_change(whole, tmp_path):
     model, history = run(checkpoint_dir=tmp_path, on_step=press(7))
     assert history.steps == [0, 3, 6] and model.training
@@ -227,6 +228,7 @@ def test_another_run_is_refused(change, message, tmp_path):
     assert [path.read_bytes() for path in states(tmp_path)] == before
 
 
+@pytest.mark.slow
 def test_same_corpus_in_another_form_is_no_other_run(whole, tmp_path):
     run(checkpoint_dir=tmp_path, on_evaluation=stop(6))
     np.save(tmp_path / "ids.npy", IDS.astype(np.uint16))
@@ -248,6 +250,7 @@ def test_bad_folder(tmp_path):
         run(resume=True)
 
 
+@pytest.mark.slow
 def test_full_disk(whole, tmp_path, monkeypatch):
     real, calls = os.fsync, count()
 
@@ -280,6 +283,7 @@ def test_diverged_leaves_the_last_state(whole, tmp_path):
     assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
 
 
+@pytest.mark.slow
 def test_saved_between_evaluations(whole, tmp_path, monkeypatch):
     """As if each step took more than a minute."""
     clock = [0.0]

@@ -66,6 +66,7 @@ def test_by_dimension_cuts_both():
     assert by_dimension(documents, queries, [4, 8], "MRR@10")[1] < 1
 
 
+@pytest.mark.slow
 def test_figures_draw_what_they_are_given(tmp_path):
     dims, shares = [2, 4, 8], [[0.1, 0.2, 0.3], [0.2, 0.2, 0.4]]
     levels = {"one": 0.05, "two": 0.1, "three": 0.2, "four": 0.3, "five": 0.35}

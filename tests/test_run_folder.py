@@ -32,6 +32,7 @@ NAMES = (
 )
 
 
+@pytest.mark.slow
 def test_only_names_of_our_own_are_touched(tmp_path):
     for name in NAMES:
         (tmp_path / name).write_text(name)

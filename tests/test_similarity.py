@@ -1,5 +1,6 @@
 """Neighbours of tokens, on embeddings whose answer is known."""
 
+import pytest
 import torch
 
 from matgpt import CharTokenizer, plot
@@ -25,6 +26,7 @@ def test_neighbours_leave_out_the_token_itself_and_whoever_is_not_among():
     assert nearest_tokens(e, 0, k=9, among=[0, 2, 3])[0] == [3, 2]
 
 
+@pytest.mark.slow
 def test_figures_draw_what_they_are_given(tmp_path):
     e, names, dims = torch.randn(8, 8), ["a", " b", "\n", "much too long", *"defg"], [2, 4, 8]
     found = {t: {d: nearest_tokens(e, t, d, k=3) for d in dims} for t in (0, 1, 2)}

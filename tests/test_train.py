@@ -68,6 +68,7 @@ def test_a_run(options, tmp_path, capsys):
     assert (tmp_path / "out" / "losses.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_budget_of_flops(options, tmp_path, capsys):
     at = options.index("--steps")
     del options[at : at + 2]

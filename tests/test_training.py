@@ -321,6 +321,7 @@ class Spy:
             yield [(trunk, x.numel()) for trunk, x in zip(trunks, inputs)]
 
 
+@pytest.mark.slow
 def test_the_texts_of_a_step_differ():
     model = make(MatryoshkaGPT)
     ids = torch.randint(7, (999,), generator=torch.Generator().manual_seed(0))
@@ -393,6 +394,7 @@ def test_loss_weights_choose_what_learns():
         assert_moved_inside(model, before, kept)
 
 
+@pytest.mark.slow
 def test_a_doll_of_weight_0_costs_nothing():
     """Nor does the run begin with it, however small it is."""
     with Spy() as spy:
@@ -489,6 +491,7 @@ def test_a_step_reads_the_share_of_a_batch_that_is_drawn_and_fractions_by_chance
         assert read.mean() == pytest.approx(12 * share, abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_range_is_drawn_from_once_its_full_doll_has_joined():
     low, high = Size(4, 1, 1), Size(16, 2, 2)
     model = make(MatryoshkaGPT, nesting=matgpt.between(low, high, 4))
