@@ -111,7 +111,8 @@ MUTANTS = [
     ("training/run", "price(model, trunk) * n ", "price(model, trunk) ", "training:flops"),
     ("training/run", "share * most + rng.random()", "share * most + 0.5", "training:share"),
     ("training/run", "counts if n]", "counts]", "training:share"),
-    ("training/loss", "1 / len(weights)) * len(x)", "1 / len(weights))", "training:own"),
+    ("training/run", "for trunk, n in counts) / self.world", "for trunk, n in counts)", "distributed"),
+    ("training/loss", "weigh(weights, [size]) * len(x)", "weigh(weights, [size])", "training:own"),
     ("training/run", " + self.optimizers.flops(read)", "", "training:flops"),
     (
         "training/run",
@@ -132,7 +133,7 @@ MUTANTS = [
     ("training/loop", "with bar, torch.random.fork_rng(gpu):", "with bar:", "training:random"),
     ("training/run", "if weights[size]]", "if True]", "training:weight"),
     ("training/run", "super().__init__(message, history)", "super().__init__(message)", "training:finite"),
-    ("training/loss", "weigh(size, x) / total * loss", "weigh(size, x) * loss", "training:weighted"),
+    ("training/loss", " * len(x) / total * loss", " * len(x) * loss", "training:weighted"),
     ("training/loss", "(weights / weights.sum()).tolist()", "weights.tolist()", "training:weighted"),
     ("training/loss", "if loss.requires_grad:", "if True:", "training:frozen"),
     ("training/schedule", "join <= spent", "True", "training:alone"),

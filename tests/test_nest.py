@@ -67,7 +67,7 @@ def test_every_doll_reads_what_its_share_pays_from_first_to_last():
 def test_dolls_learn_and_the_full_one_stays(plain):
     weights = [p.clone() for p in plain.parameters()]
     model = matgpt.nest(
-        plain, NESTING, IDS, IDS[:200], steps=60, batch_size=8, eval_blocks=32, progress=False
+        plain, NESTING, IDS, IDS[:200], steps=100, batch_size=8, lr=0.016, eval_blocks=32, progress=False
     )
     assert model.sizes == (*NESTING, plain.config.full) and not model.training
     history, was = model.history, evaluate(plain, IDS[:200])

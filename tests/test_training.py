@@ -285,10 +285,10 @@ class Spy:
     def __enter__(self):
         real, make = training.matryoshka_backward, training.make_optimizers
 
-        def backward(model, parts, weights):
+        def backward(model, parts, weights, total):
             for seen, found in zip((self.trunks, self.inputs, self.targets), zip(*parts)):
                 seen.append(list(found))
-            return real(model, parts, weights)
+            return real(model, parts, weights, total)
 
         def make_optimizers(kind, model, *settings):
             optimizers = make(kind, model, *settings)

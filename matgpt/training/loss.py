@@ -32,19 +32,23 @@ def matryoshka_loss(model, x, y, loss_weights=None):
     return sum(weight * cross_entropy(model, x, y, size) for size, weight in weights.items())
 
 
-def matryoshka_backward(model, parts, weights):
+def weigh(weights, trunk):
+    """What a token counts for that these sizes read; a Size drawn from a range has no weight of its own."""
+    return sum(weights.get(size, 1 / len(weights)) for size in trunk)
+
+
+def matryoshka_backward(model, parts, weights, total=None):
     """Add the gradient of the mean loss over tokens and sizes of a step; returns {size: cross-entropy}.
 
     parts: (trunk, x, y) of each trunk, x and y of shape (B, T) with a B of its own; y may be a teacher's
-    probabilities, (B, T, V). weights: what a token counts for, by size. 2205.13147 and 2310.07707 read one
+    probabilities, (B, T, V). weights: what a token counts for, by size; total: what all sequences count for
+    together, where other processes read some of them. 2205.13147 and 2310.07707 read one
     batch for all; where each trunk reads its own, the weights that dolls share learn from more text.
     The graph of each trunk is freed before the next is built: with the largest first, peak memory is that
     of the largest doll alone. With a model in DistributedDataParallel, processes exchange gradients once.
     """
     nested, losses = getattr(model, "module", model), {}
-    # a Size drawn from a range has no weight of its own
-    weigh = lambda size, x: weights.get(size, 1 / len(weights)) * len(x)
-    total = sum(weigh(size, x) for trunk, x, _ in parts for size in trunk)
+    total = total or sum(weigh(weights, trunk) * len(x) for trunk, x, _ in parts)
     with getattr(model, "no_sync", nullcontext)():
         for trunk, x, y in parts:
             with precision(x):
@@ -52,7 +56,7 @@ def matryoshka_backward(model, parts, weights):
                     size: F.cross_entropy(logits.flatten(0, 1), y.flatten(0, 1))
                     for size, logits in zip(trunk, nested(x, trunk))
                 }
-            loss = sum(weigh(size, x) / total * loss for size, loss in found.items())
+            loss = sum(weigh(weights, [size]) * len(x) / total * loss for size, loss in found.items())
             if loss.requires_grad:  # not where all that these dolls read is frozen
                 loss.backward()
             losses.update({size: loss.detach() for size, loss in found.items()})

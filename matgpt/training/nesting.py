@@ -97,11 +97,13 @@ class Lesson(Run):
         settings["loss_weights"] = {size: 1 / share for size, share in shares.items()}  # all dolls alike
 
     def parts(self, counts, rng):
-        x, _ = self.read(max(n for _, n in counts), rng)
+        most = max(n for _, n in counts)
+        x, _ = self.read(most, rng)
         with torch.no_grad(), precision(x):
             y = self.teacher(x).float().softmax(-1)
-        self.history.spent += flops_per_token(self.model.config) * x.numel() * self.world
-        return [(trunk, x[: n // self.world], y[: n // self.world]) for trunk, n in counts]
+        self.history.spent += flops_per_token(self.model.config) * most * x.size(1)
+        mine = [(trunk, len(range(self.rank, n, self.world))) for trunk, n in counts]
+        return [(trunk, x[:n], y[:n]) for trunk, n in mine if n]
 
 
 def nest(

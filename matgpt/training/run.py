@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..measure.evaluation import evaluate
 from ..text.batches import batch
 from .history import History
-from .loss import matryoshka_backward
+from .loss import matryoshka_backward, weigh
 from .optimizer import learning_rate, make_optimizers
 from .price import price, union
 from .schedule import Schedule
@@ -71,19 +71,21 @@ class Run:
 
     def counts(self, spent, rng):
         """[(trunk, sequences that it reads)] in this step; fractions of a sequence are by chance."""
-        most = self.settings["batch_size"] // self.world
-        drawn = self.schedule.draw(spent, rng)
-        counts = [(trunk, self.world * int(share * most + rng.random())) for trunk, share in drawn]
+        drawn, most = self.schedule.draw(spent, rng), self.settings["batch_size"]
+        counts = [(trunk, int(share * most + rng.random())) for trunk, share in drawn]
         return [(trunk, n) for trunk, n in counts if n]
 
     def parts(self, counts, rng):
-        """(trunk, x, y) for each: text of its own."""
-        return [(trunk, *self.read(n, rng)) for trunk, n in counts]
+        """(trunk, x, y) for each: text of its own, of which another process may have all."""
+        parts = [(trunk, *self.read(n, rng)) for trunk, n in counts]
+        return [part for part in parts if len(part[1])]
 
     def backward(self, spent, rng):
         """Add the gradient of a step; returns its losses by size, the sizes that ran, and their FLOPs."""
         model, counts = self.model, self.counts(spent, rng)
-        losses = matryoshka_backward(self.parallel, self.parts(counts, rng), self.settings["loss_weights"])
+        weights = self.settings["loss_weights"]
+        total = sum(weigh(weights, trunk) * n for trunk, n in counts) / self.world  # gradients are averaged
+        losses = matryoshka_backward(self.parallel, self.parts(counts, rng), weights, total)
         flops = sum(price(model, trunk) * n for trunk, n in counts) * model.config.block_size
         return losses, [model.trunk_size(trunk[0]) for trunk, _ in counts], flops
 
