@@ -485,6 +485,7 @@ def test_a_step_reads_the_share_of_a_batch_that_is_drawn_and_fractions_by_chance
     drawn = [(trunk, share) for trunk, share in zip(model.trunks(model.sizes), (1, 0.3, 0.05))]
     some.schedule.draw = lambda spent, rng: drawn
     found = [{trunk[0]: n for trunk, n in some.counts(1.0, rng)} for _ in range(4000)]
+    assert all(n for counts in found for n in counts.values()), "none that reads nothing"
     for (size, *_), share in drawn:
         read = np.array([counts.get(size, 0) for counts in found])
         assert set(read) <= {int(12 * share), int(12 * share) + 1} and min(read) == int(12 * share)
