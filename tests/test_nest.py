@@ -147,3 +147,11 @@ def test_the_command_says_what_is_wrong(plain, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command(tmp_path / "plain", *options(tmp_path))
     assert "tokenizer.json" in capsys.readouterr().err
+
+
+def test_a_batch_of_one_is_read_by_somebody_in_every_step():
+    """Also where the full doll is the only one, whose share is less than a batch."""
+    for dolls in (None, [Size(32, 4, 1)]):
+        plain = MatryoshkaGPT(GPTConfig(TOKENIZER.vocab_size, 16, 32, 4, 2))
+        settings = dict(steps=12, batch_size=1, eval_blocks=1, progress=False)
+        assert matgpt.nest(plain, dolls, IDS, IDS[:200], **settings).history.steps[-1] == 12

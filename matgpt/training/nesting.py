@@ -79,12 +79,14 @@ def reorder(model, scores):
 class Turns(Schedule):
     """All dolls from the first step to the last, since the full one is grown.
 
-    Each gets the same FLOPs, SHARE of a step of the full one, or less where that is a whole batch.
+    Each gets the same FLOPs, SHARE of a step of the full one, or less where that is a whole batch, which the
+    cheapest always reads.
     """
 
     def draw(self, spent, rng):
-        dearest = SHARE * price(self.model, self.trunks[-1])
-        return [(trunk, min(1, dearest / price(self.model, trunk))) for trunk in self.trunks[::-1]]
+        prices = [price(self.model, trunk) for trunk in self.trunks]
+        paid = max(prices[0], SHARE * prices[-1])
+        return [(trunk, min(1, paid / own)) for trunk, own in zip(self.trunks[::-1], prices[::-1])]
 
 
 class Lesson(Run):
