@@ -79,8 +79,8 @@ def train(
 ):
     """Train every doll of the nesting in one run; returns a `History`.
 
-    A step trains the largest doll, and others that its `Schedule` draws, each on batch_size x block_size
-    tokens of its own; sizes whose blocks run together (one width, several depths) read the same ones.
+    A step trains the largest doll on batch_size x block_size tokens, and the others on as much text of their
+    own as the `Schedule` says; sizes whose blocks run together (one width, several depths) read the same.
     Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where torch.distributed
     is initialized, each process takes its share of the batch, and the first one writes.
 
@@ -90,7 +90,7 @@ def train(
     lr: peak learning rate, after the share `warmup` of the budget and before a linear fall to zero; None:
         1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
-    loss_weights: a number for each size, smallest first; uniform if left out.
+    loss_weights: what a token that it reads counts for, by size, smallest first; uniform if left out.
     optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.
     grad_clip: largest norm of the gradient; 0 does not clip.
     eval_interval: steps between evaluations (default: a tenth of the budget); each reads `eval_blocks` blocks

@@ -41,11 +41,14 @@ def matryoshka_backward(model, parts, weights, total=None):
     """Add the gradient of the mean loss over tokens and sizes of a step; returns {size: cross-entropy}.
 
     parts: (trunk, x, y) of each trunk, x and y of shape (B, T) with a B of its own; y may be a teacher's
-    probabilities, (B, T, V). weights: what a token counts for, by size; total: what all sequences count for
-    together, where other processes read some of them. 2205.13147 and 2310.07707 read one
-    batch for all; where each trunk reads its own, the weights that dolls share learn from more text.
-    The graph of each trunk is freed before the next is built: with the largest first, peak memory is that
-    of the largest doll alone. With a model in DistributedDataParallel, processes exchange gradients once.
+        probabilities, (B, T, V).
+    weights: what a token counts for, by size.
+    total: what all sequences count for together, where other processes read some of them.
+
+    2205.13147 and 2310.07707 read one batch for all; where each trunk reads its own, the weights that dolls
+    share learn from more text. The graph of each trunk is freed before the next is built: with the largest
+    first, peak memory is that of the largest doll alone. With a model in DistributedDataParallel, processes
+    exchange gradients once.
     """
     nested, losses = getattr(model, "module", model), {}
     total = total or sum(weigh(weights, trunk) * len(x) for trunk, x, _ in parts)
