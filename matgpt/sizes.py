@@ -60,8 +60,8 @@ class Size:
             raise ValueError(f"{text!r} is no size: write {form}") from None
         return cls(n_embd, n_head, n_layer, inner if len(inner) > 1 else inner[0])
 
-    def contains(self, other):
-        """Whether the `other` is no larger on any axis, and so a corner of this one."""
+    def covers(self, other):
+        """Whether the `other` is no larger on any axis."""
         axes = lambda s: (s.n_embd, s.n_head, s.n_layer, *inner_sizes(s.n_inner, s.n_layer))
         return all(mine >= theirs for mine, theirs in zip(axes(self), axes(other)))
 

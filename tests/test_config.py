@@ -245,8 +245,8 @@ def test_names_are_no_range_to_draw_from():
         config(nesting=(8,)).draw(np.random.default_rng(0))
 
 
-def test_a_size_contains_those_that_are_larger_on_no_axis():
+def test_a_size_covers_those_that_are_larger_on_no_axis():
     large = Size(16, 2, 2, (17, 5))
-    assert large.contains(large) and large.contains(Size(8, 2, 1, 17)) and large.contains(Size(8, 1, 2, 5))
+    assert large.covers(large) and large.covers(Size(8, 2, 1, 17)) and large.covers(Size(8, 1, 2, 5))
     for small in (Size(17, 1, 1, 4), Size(8, 3, 1, 4), Size(8, 1, 3, 4), Size(8, 1, 1, 18), Size(8, 1, 2, 6)):
-        assert not large.contains(small)
+        assert not large.covers(small)

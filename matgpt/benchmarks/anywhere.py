@@ -78,7 +78,8 @@ def show(args, config, held, losses):
         rows.append([name, f"{flops[size] / 1e6:.2f}", *both])
     header = ["doll (**named**)", "MFLOPs a token", "range", "above the line", "named ones alone", "above it"]
     lost = [mean(losses["range"][s]) - mean(losses["named"][s]) for s in config.sizes]
-    pairs = [(a, b) for a in everything for b in everything if a != b and a.contains(b)]
+    inside = lambda b, a: a.covers(b) and config.head_size_of(a) >= config.head_size_of(b)
+    pairs = [(a, b) for a in everything for b in everything if a != b and inside(b, a)]
     beside = lambda a, b: mean(losses["range"][a]) - mean(losses["range"][b])
     large, small = max(pairs, key=lambda pair: beside(*pair))
     of = {n: [above[n][size] for size in held] for n in losses}

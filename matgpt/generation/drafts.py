@@ -23,7 +23,7 @@ def check_draft(model, size, draft_size, draft_model=None):
                 raise ValueError(f"draft_model has {name}={theirs}: it must be that of the model, {ours}")
         return
     size, draft = (model.config.resolve(s) for s in (size, draft_size))
-    if not size.contains(draft) or draft == size:
+    if not size.covers(draft) or draft == size:
         raise ValueError(f"draft_size={draft!r} is not smaller than the doll it drafts for, {size!r}")
 
 
