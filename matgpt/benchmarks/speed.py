@@ -36,11 +36,11 @@ class Step:
     """A training step of a model of ours, when a share `spent` of the budget is, or of all dolls at once."""
 
     def __init__(self, model, x, y, kind, spent=None):
-        self.model, self.x, self.y = model, x, y
+        self.model, self.weights = model, check_weights(None, model.sizes)
         self.optimizers = make_optimizers(kind, model, 1e-4, 0.1)
-        share = 1 if spent is None else 0
-        drawn = [(trunk, share) for trunk in model.trunks(model.sizes)]
-        drawn = drawn if share else Schedule(model, model.sizes).draw(spent, np.random.default_rng(0))
+        drawn = [(trunk, 1) for trunk in model.trunks(model.sizes)]
+        if spent is not None:
+            drawn = Schedule(model, model.sizes).draw(spent, np.random.default_rng(0))
         counts = [(trunk, round(share * len(x))) for trunk, share in drawn]
         self.parts = [(trunk, x[:n], y[:n]) for trunk, n in counts if n]
         self.read = union(model.config, [trunk[0] for trunk, _, _ in self.parts])
@@ -48,7 +48,7 @@ class Step:
         self.flops = passes + self.optimizers.flops(self.read)
 
     def __call__(self):
-        matryoshka_backward(self.model, self.parts, check_weights(None, self.model.sizes))
+        matryoshka_backward(self.model, self.parts, self.weights)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizers.step(self.read)
         self.optimizers.zero_grad()
