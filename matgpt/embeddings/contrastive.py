@@ -95,7 +95,7 @@ class Texts:
         return rows, ((asks[:, None] == asks).fill_diagonal_(False)).to(self.device)
 
 
-class Search(Run):
+class ContrastiveRun(Run):
     """A run whose text is pairs, and whose loss is how well each question finds its document."""
 
     def backward(self, spent, rng):
@@ -167,7 +167,7 @@ def train_embeddings(
     if not 2 <= batch_size <= len(pairs):
         raise ValueError(f"batch_size={batch_size} must be from 2 to {len(pairs)}, the pairs to learn from")
     run, val_texts = (
-        Search(model, Texts(model, pairs, tokenizer), settings),
+        ContrastiveRun(model, Texts(model, pairs, tokenizer), settings),
         Texts(model, val_pairs, tokenizer),
     )
     return follow(run, val_texts, progress, on_evaluation, checkpoint_dir, resume)

@@ -57,13 +57,11 @@ class Pairs:
 
         Raises ValueError where a part would be empty.
         """
-        modules = sorted(set(self.modules))
+        modules, rng = sorted(set(self.modules)), np.random.default_rng(positive("seed", seed, 0))
         n = round(held_out * len(modules)) if isinstance(held_out, float) and 0 < held_out < 1 else 0
         if not 0 < n < len(modules):
             raise ValueError(f"held_out={held_out!r} of {len(modules)} modules leaves a part empty")
-        drawn = {
-            modules[i] for i in np.random.default_rng(positive("seed", seed, 0)).permutation(len(modules))[:n]
-        }
+        drawn = {modules[i] for i in rng.permutation(len(modules))[:n]}
         test = self.take([i for i, module in enumerate(self.modules) if module in drawn])
         return self.without(test), test
 
