@@ -9,6 +9,7 @@ import pytest
 from matgpt import DivergedError, GPTConfig, Size
 from matgpt.benchmarks import anywhere, quality, speed
 from matgpt.text import token_files
+from matgpt.training.run import Run
 
 IDS = np.array([0, 1, 2, 3] * 40)
 CONFIG = GPTConfig(4, 8, 8, 2, 2, nesting=(4,))
@@ -39,6 +40,31 @@ def test_a_finished_run_is_kept_and_another_setting_or_text_is_another_run(args,
     args.optimizer = "adamw"
     bench.one(CONFIG, 0, **settings)
     assert len(ran) == 6
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_is_no_result_and_goes_on_where_it_was(args, tmp_path, monkeypatch):
+    settings, stops, step = dict(lr=0.01, batch_size=2, steps=5), [2], Run.step
+    whole = quality.Bench(args, IDS, IDS).one(CONFIG, 0, **settings)
+    args.out, taken = str(tmp_path / "stopped"), []
+
+    def stopped(run):
+        if run.done in stops:
+            raise KeyboardInterrupt  # as by Ctrl-C
+        step(run)
+        taken.append(run.done)
+
+    monkeypatch.setattr(Run, "step", stopped)
+    for budget in (settings, {**settings, "steps": None, "flops": 1e6}):
+        stops, taken = [2], []
+        with pytest.raises(KeyboardInterrupt):
+            quality.Bench(args, IDS, IDS).one(CONFIG, 0, **budget)
+        stops = []
+        found = quality.Bench(args, IDS, IDS).one(CONFIG, 0, **budget)
+        assert taken == list(range(1, len(taken) + 1)) and len(taken) > 2, "no step was taken twice"
+        assert budget["steps"] is None or found["losses"] == whole["losses"]
+    left = list((tmp_path / "stopped" / "runs").iterdir())
+    assert len(left) == 2 and all(path.suffix == ".json" for path in left), "its state goes with the result"
 
 
 def test_the_search_follows_the_better_neighbour_and_runs_all_seeds_there(args, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -17,18 +18,28 @@ def device():
 
 
 def kept(folder, settings, compute):
-    """The result of `compute()`, a JSON object, or the one that an earlier run with these settings left.
+    """The result of `compute(state)`, a JSON object, or the one that an earlier run with these settings left.
 
-    Whoever calls names in `settings` all that the result depends on, the content of a corpus too.
+    Whoever calls names in `settings` all that the result depends on, the content of a corpus too. `state` is
+    a folder for what a run that was stopped goes on from; it goes when the result is there.
     """
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(folder) / "runs" / f"{name}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))["result"]
-    result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    state = path.with_suffix("")
+    state.mkdir(parents=True, exist_ok=True)
+    result = compute(state)
     write(path, json.dumps({"settings": settings, "result": result}, indent=1).encode())
+    shutil.rmtree(state)
     return result
+
+
+def whole(history, steps=None, flops=None):
+    """The history of a run that spent its budget. Ctrl-C, which ends `train` early, ends the benchmark too."""
+    if history.steps[-1:] < [steps or 0] or history.flops[-1:] < [flops or 0]:
+        raise KeyboardInterrupt
+    return history
 
 
 def medians(calls, rounds=15, warmup=2):

@@ -18,7 +18,7 @@ from ..model import MatryoshkaEmbeddingsGPT
 from ..text.corpus import split
 from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
-from .common import device, kept, markdown, mean_sd, medians, report
+from .common import device, kept, markdown, mean_sd, medians, report, whole
 
 load = cache(load_pairs)  # parsing takes longer than all else that is not training
 
@@ -58,36 +58,37 @@ def data(args, seed):
     return train_pairs.plain(), test.plain()
 
 
-def models(args, tokenizer, pairs, seed):
+def models(args, tokenizer, pairs, seed, state):
     """{name: model}: a language model, and what learns to find, at every size and at the full size alone."""
     text = "\n".join(f"{query}\n{document}" for query, document in zip(pairs.queries, pairs.documents))
-    ids, bar, out = split(tokenizer.encode(text)), sys.stderr.isatty(), {}
+    ids, out = split(tokenizer.encode(text)), {}
     for name, nesting in (("language model", args.nesting), ("Matryoshka", args.nesting), ("plain", None)):
         shape = tokenizer.vocab_size, args.block_size, max(args.nesting), args.n_head, args.n_layer
         torch.manual_seed(seed)
         model = out[name] = MatryoshkaEmbeddingsGPT(GPTConfig(*shape, nesting)).to(device())
+        follow = dict(progress=sys.stderr.isatty(), checkpoint_dir=state / name, resume=True)
         if name == "language model":
-            often = dict(eval_interval=args.lm_steps or 1, eval_blocks=16, progress=bar)
+            often = dict(eval_interval=args.lm_steps or 1, eval_blocks=16, **follow)
             if args.lm_steps:
-                train(model, *ids, steps=args.lm_steps, seed=seed, **often)
+                whole(train(model, *ids, steps=args.lm_steps, seed=seed, **often), args.lm_steps)
             continue
         if args.lm_first:
             model.load_state_dict(out["language model"].state_dict())
         else:
             model.embedding.token.data *= args.spread / model.embedding.token.std()
-        settings = dict(temperature=args.temperature, micro_batch=args.micro_batch, progress=bar)
-        train_embeddings(model, pairs, tokenizer, args.steps, args.batch_size, seed=seed, **settings)
+        settings = dict(temperature=args.temperature, micro_batch=args.micro_batch, seed=seed, **follow)
+        whole(train_embeddings(model, pairs, tokenizer, args.steps, args.batch_size, **settings), args.steps)
     return out
 
 
-def measure(args, seed):
-    """Everything about one seed, as a JSON object."""
+def measure(args, seed, state):
+    """Everything about one seed, as a JSON object. state: a folder for runs that are under way."""
     pairs, test = data(args, seed)
     print(f"seed {seed}: {len(pairs):,} pairs to learn from, {len(test):,} to test on", flush=True)
     tokenizer = BPETokenizer.train("\n".join(pairs.queries + pairs.documents), args.vocab)
     texts = {
         name: [embed(model, some, tokenizer=tokenizer).cpu() for some in (test.documents, test.queries)]
-        for name, model in models(args, tokenizer, pairs, seed).items()
+        for name, model in models(args, tokenizer, pairs, seed, state).items()
     }
     plain, generator = texts["plain"], torch.Generator().manual_seed(seed)
     drawn = torch.randperm(max(args.nesting), generator=generator)
@@ -143,7 +144,7 @@ def run(args):
     settings = {key: value for key, value in vars(args).items() if key not in ignored}
     runs = []
     for seed in args.seeds:
-        runs.append(kept(args.out, {**settings, "seed": seed}, lambda: measure(args, seed)))
+        runs.append(kept(args.out, {**settings, "seed": seed}, lambda state: measure(args, seed, state)))
         show(args, runs)
     setting = f"{torch.get_num_threads()} thread(s), {max(args.nesting)} dimensions."
     report(args.out, "search", f"{setting}\n\n{speed(args)}")

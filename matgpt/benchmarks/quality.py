@@ -24,7 +24,7 @@ from ..training.optimizer import default_lr, make_optimizers
 from ..training.price import corners, price
 from ..training.run import DivergedError
 from ..training.state import digest
-from .common import device, kept, markdown, mean_sd, minutes, report
+from .common import device, kept, markdown, mean_sd, minutes, report, whole
 
 
 def add_arguments(parser):
@@ -87,11 +87,12 @@ class Bench:
             nesting.append(str((config.nesting, also)))
         shape = {**vars(config), "nesting": nesting}
 
-        def compute():
+        def compute(state):
             torch.manual_seed(seed)
             model = MatryoshkaGPT(config).to(device())
             few = dict(eval_interval=10**9, eval_blocks=1, progress=sys.stderr.isatty())
-            history = train(model, *self.ids, **settings, **few)
+            history = train(model, *self.ids, **settings, **few, checkpoint_dir=state, resume=True)
+            history = whole(history, settings.get("steps"), settings.get("flops"))
             losses = {str(size): evaluate(model, self.ids[1], size) for size in (*model.sizes, *also)}
             tokens = history.steps[-1] * settings["batch_size"] * config.block_size
             return dict(losses=losses, seconds=history.seconds, tokens=tokens, flops=history.flops[-1])
