@@ -36,7 +36,7 @@ def kept(folder, settings, compute):
 
 
 def whole(history, steps=None, flops=None):
-    """The history of a run that spent its budget. Ctrl-C, which ends `train` early, ends the benchmark too."""
+    """The history of a run that spent its budget. Ctrl-C, which ends `train` early, ends this too."""
     if history.steps[-1:] < [steps or 0] or history.flops[-1:] < [flops or 0]:
         raise KeyboardInterrupt
     return history
