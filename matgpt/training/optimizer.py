@@ -21,15 +21,27 @@ def orthogonalize(x):
     """Nearly the nearest semi-orthogonal matrix to each of x (n, rows, columns).
 
     The quintic Newton-Schulz iteration, and its coefficients, of Muon
-    (https://kellerjordan.github.io/posts/muon): three times, where it has five, does as well here.
+    (https://kellerjordan.github.io/posts/muon): three times, where it has five, does as well here. Each time
+    turns x into p x, and G = x xᵀ into p² G, with p = a + b G + c G². All of these are polynomials of the
+    first G, which commute: so the products are of small square matrices, and x itself waits for the last.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
+
+    def polynomial(square):
+        p = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        p.diagonal(dim1=-2, dim2=-1).add_(a)
+        return p
+
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(ITERATIONS):
-        square = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    square = x @ x.mT
+    product = p = polynomial(square)
+    for _ in range(ITERATIONS - 1):
+        square = p @ (p @ square)
+        p = polynomial(square)
+        product = p @ product
+    x = product @ x
     return x.mT if tall else x
 
 
@@ -84,13 +96,13 @@ class Muon(torch.optim.Optimizer):
                 )
 
     def flops(self, read):
-        """FLOPs of the iteration: each time 4 r² c + 2 r³ for a matrix of r rows and c columns, r <= c."""
+        """FLOPs of the products: two with a matrix of r rows and c columns, r <= c, the others r by r."""
         total = 0
         for name, layer in self.layers.items():
             if name in read:
                 n, *sides = as_matrices(layer, read[name])
                 r, c = sorted(sides)
-                total += n * ITERATIONS * (4 * r * r * c + 2 * r**3)
+                total += n * (4 * r * r * c + (8 * ITERATIONS - 6) * r**3)
         return total
 
 
