@@ -23,6 +23,7 @@ def args(tmp_path, monkeypatch):
         (STDLIB, "docstrings"): LIBRARY,
         (STDLIB, "names"): LIBRARY.take([3, 30]),
         ("more", "docstrings"): other,
+        ("more", "names"): Pairs(["named"], ["nothing like these"], ["o.named"], ["o"]),
     }
     monkeypatch.setattr(embeddings, "load", lambda place, kind="docstrings": places[place, kind])
     parser = argparse.ArgumentParser()
@@ -56,3 +57,4 @@ def test_what_is_learnt_from_holds_no_copy_of_what_is_tested(args):
         train, test = embeddings.data(args, seed)
         assert len(test) == 12 and not set(train.modules) & set(test.modules)
         assert ("copy" in train.queries) == (LIBRARY.names[0] not in test.names) and "new" in train.queries
+        assert "named" in train.queries

@@ -10,7 +10,7 @@ import torch
 from .. import plot
 from ..config import GPTConfig
 from ..embeddings.contrastive import train_embeddings
-from ..embeddings.pairs import STDLIB, load_pairs
+from ..embeddings.pairs import STDLIB, Pairs, load_pairs
 from ..embeddings.pooling import cut, embed
 from ..embeddings.retrieval import BM25, fuse, measures, pca, ranks, searches
 from ..embeddings.searching import PRECISIONS, Index, search
@@ -26,7 +26,6 @@ load = cache(load_pairs)  # parsing takes longer than all else that is not train
 def add_arguments(parser):
     add = parser.add_argument
     add("--sources", nargs="*", default=[sysconfig.get_paths()["purelib"]], help="more folders to learn from")
-    add("--names", action="store_true", help="learn from their functions without docstrings too, by name")
     add("--held-out", type=float, default=0.2, help="share of the library's modules that is test")
     widths = [8, 16, 32, 64, 128]
     add("--nesting", type=int, nargs="+", default=widths, help="the last is the full one")
@@ -35,12 +34,9 @@ def add_arguments(parser):
     add("--block-size", type=int, default=64, help="tokens")
     add("--vocab", type=int, default=8192, help="byte pairs")
     add("--lm-steps", type=int, default=200, help="of the language model, 12 blocks each")
-    add("--lm-first", action="store_true", help="learn to find from there on, not from a fresh model")
     add("--spread", type=float, default=0.3, help="deviation of a fresh model's token embeddings")
-    add("--steps", type=int, default=300)
+    add("--steps", type=int, default=600)
     add("--batch-size", type=int, default=512, help="pairs")
-    add("--micro-batch", type=int, help="texts at a time, where a batch does not fit in memory")
-    add("--temperature", type=float, default=0.05)
     add("--synthetic", type=int, nargs="*", default=[1_000, 1_000_000], help="vectors, to time a search")
     add("--shortlist", type=int, default=50, help="documents that the first look of a search leaves")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights, batches and held-out modules")
@@ -50,12 +46,9 @@ def add_arguments(parser):
 
 def data(args, seed):
     """(train, test) pairs, of words alone: test are modules of the library, train has no copy of them."""
-    train_pairs, test = load(STDLIB).split(args.held_out, seed)
-    for place in args.sources:
-        train_pairs += load(place).without(test)
-    for place in (STDLIB, *(args.sources if args.names else ())):
-        train_pairs += load(place, "names").without(test)
-    return train_pairs.plain(), test.plain()
+    _, test = load(STDLIB).split(args.held_out, seed)
+    every = [load(place, by) for by in ("docstrings", "names") for place in (STDLIB, *args.sources)]
+    return sum((pairs.without(test) for pairs in every), Pairs()).plain(), test.plain()
 
 
 def models(args, tokenizer, pairs, seed, state):
@@ -68,16 +61,12 @@ def models(args, tokenizer, pairs, seed, state):
         model = out[name] = MatryoshkaEmbeddingsGPT(GPTConfig(*shape, nesting)).to(device())
         follow = dict(progress=sys.stderr.isatty(), checkpoint_dir=state / name, resume=True)
         if name == "language model":
-            often = dict(eval_interval=args.lm_steps or 1, eval_blocks=16, **follow)
-            if args.lm_steps:
-                whole(train(model, *ids, steps=args.lm_steps, seed=seed, **often), args.lm_steps)
+            often = dict(eval_interval=args.lm_steps, eval_blocks=16, **follow)
+            whole(train(model, *ids, steps=args.lm_steps, seed=seed, **often), args.lm_steps)
             continue
-        if args.lm_first:
-            model.load_state_dict(out["language model"].state_dict())
-        else:
-            model.embedding.token.data *= args.spread / model.embedding.token.std()
-        settings = dict(temperature=args.temperature, micro_batch=args.micro_batch, seed=seed, **follow)
-        whole(train_embeddings(model, pairs, tokenizer, args.steps, args.batch_size, **settings), args.steps)
+        model.embedding.token.data *= args.spread / model.embedding.token.std()
+        settings = args.steps, args.batch_size, None, seed
+        whole(train_embeddings(model, pairs, tokenizer, *settings, **follow), args.steps)
     return out
 
 
@@ -90,13 +79,12 @@ def measure(args, seed, state):
         name: [embed(model, some, tokenizer=tokenizer).cpu() for some in (test.documents, test.queries)]
         for name, model in models(args, tokenizer, pairs, seed, state).items()
     }
-    plain, generator = texts["plain"], torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(max(args.nesting), generator=generator)
+    drawn = torch.randperm(max(args.nesting), generator=torch.Generator().manual_seed(seed))
     methods = {
         "Matryoshka": texts["Matryoshka"],
-        "plain InfoNCE, cut alike": plain,
-        "plain InfoNCE, PCA": pca(*plain),
-        "plain InfoNCE, random dimensions": [x[:, drawn] for x in plain],
+        "plain InfoNCE, cut alike": texts["plain"],
+        "plain InfoNCE, PCA": pca(*texts["plain"]),
+        "plain InfoNCE, random dimensions": [x[:, drawn] for x in texts["plain"]],
         "language model alone": texts["language model"],
     }
     lexical = BM25(test.documents)(test.queries)
