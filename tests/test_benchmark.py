@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from matgpt import DivergedError, GPTConfig, Size
-from matgpt.benchmarks import anywhere, quality, speed
+from matgpt import CharTokenizer, DivergedError, GPTConfig, MatryoshkaGPT, Size, save
+from matgpt.benchmarks import anywhere, generate, quality, speed
 from matgpt.text import token_files
 from matgpt.training.run import Run
 
@@ -105,17 +105,48 @@ def test_the_step_that_the_budget_counts_is_that_of_the_full_model_alone(args):
 def test_the_table_pays_the_same_price_on_both_sides(args, tmp_path, monkeypatch):
     text = "to be or not to be, that is the question. " * 40
     monkeypatch.setattr(token_files, "load_text", lambda name: text)
-    shape = dict(block_size=8, n_embd=8, n_head=2, n_layer=2, nesting=["4,1,1"], batch_size=2, budget=30)
+    shape = dict(
+        block_size=8, n_embd=[8], n_head=2, n_layer=2, nesting=[Size(4, 1, 1)], batch_size=2, budget=30
+    )
     vars(args).update(shape, rates=[1], batches=[2])
     quality.run(args)
-    table = (tmp_path / "quality-muon-30.md").read_text(encoding="utf-8")
+    table = (tmp_path / "quality-muon-8-30.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ")]
     header, _, small, full = [[cell.strip() for cell in row] for row in rows]
-    assert [small[0], full[0]] == [str(Size(4, 1, 1)), "8,2,2"] and (
-        tmp_path / "quality-muon-30.png"
-    ).exists()
+    assert [small[0], full[0]] == [str(Size(4, 1, 1)), "8,2,2"]
+    assert (tmp_path / "quality-muon-8-30.png").exists() and not (tmp_path / "scale-muon.png").exists()
     price = header.index("price alone")
     assert float(small[price]) < 0.5 and float(full[price]) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.slow
+def test_several_widths_take_dolls_budget_and_the_best_rate_in_proportion(args, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_files, "load_text", lambda name: "to be or not to be, that is it. " * 40)
+    shape = dict(block_size=8, n_embd=[8, 16], n_head=2, n_layer=1, nesting=[Size(4, 1, 1)], batch_size=2)
+    vars(args).update(shape, rates=[0.5, 1, 2], batches=[1, 2], budget=10, seeds=[0], no_twins=True)
+    one, ran = quality.Bench.one, []
+
+    def noted(self, config, seed, **settings):
+        ran.append((config, settings))
+        return one(self, config, seed, **settings)
+
+    monkeypatch.setattr(quality.Bench, "one", noted)
+    quality.run(args)
+    wide = [(config, settings) for config, settings in ran if config.n_embd == 16]
+    assert {config.sizes for config, _ in wide} == {(Size(16, 2, 1),), (Size(8, 1, 1), Size(16, 2, 1))}
+    assert len({(s["lr"], s["batch_size"]) for config, s in ran if config.n_embd == 8}) > 3
+    for n in (1, 2):  # alone, nested: one cell each
+        (chosen,) = {(s["lr"], s["batch_size"]) for config, s in wide if len(config.sizes) == n}
+        assert (2 * chosen[0], chosen[1]) in {(s["lr"], s["batch_size"]) for _, s in ran}
+    (large,), (small,) = ({s["flops"] for config, s in ran if config.n_embd == D} for D in (16, 8))
+    bench, narrow, broad = quality.Bench(args, IDS, IDS), ran[0][0], wide[0][0]
+    ratio = broad.num_params() / narrow.num_params()
+    assert large == pytest.approx(10 * ratio * bench.step_flops(broad)) and small == 10 * bench.step_flops(
+        narrow
+    )
+    assert (tmp_path / "scale-muon.png").exists()
+    tables = [path.read_text(encoding="utf-8") for path in sorted(tmp_path.glob("quality-muon-*.md"))]
+    assert len(tables) == 2 and all("| 1,1 |" not in table for table in tables)
 
 
 @pytest.mark.slow
@@ -134,6 +165,31 @@ def test_speed_has_a_row_for_each_step_and_each_doll(tmp_path):
         drawn, whole = (rows[f"family, {kind}, {when}"] for when in WHEN)
         assert 1 < float(drawn[3]) < float(whole[3]) < 2
     assert {"4,1,1", "8,2,2", "12,3,3", "16,4,4"} < set(rows)
+
+
+@pytest.mark.slow
+def test_generate_has_a_row_for_each_doll_and_for_each_that_drafts(tmp_path):
+    text = "to be or not to be, that is the question. " * 40
+    (tmp_path / "text.txt").write_text(text)
+    tokenizer, shape = CharTokenizer.from_text(text), dict(block_size=16, n_embd=8, n_head=2, n_layer=2)
+    for name, nesting in (("model", [4]), ("other", [2, 4])):
+        save(
+            MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, **shape, nesting=nesting)),
+            tmp_path / name,
+            tokenizer,
+        )
+    parser = argparse.ArgumentParser()
+    generate.add_arguments(parser)
+    options = ["--corpus", str(tmp_path / "text.txt"), "--quick", "--out", str(tmp_path)]
+    options += ["--model", str(tmp_path / "model"), "--draft-model", str(tmp_path / "other")]
+    generate.run(parser.parse_args(options))
+    table = (tmp_path / "generate.md").read_text(encoding="utf-8")
+    first = [line.split(" | ")[0].strip("| ") for line in table.splitlines() if line.startswith("| ")]
+    own, drafting = ["4,2,2", "8,2,2"], ["2,2,2", "4,2,2", "8,2,2"]
+    assert first == ["doll", "---", *own, "draft", "---", *(d for d in drafting for _ in range(2))]
+    save(MatryoshkaGPT(GPTConfig(9, **shape)), tmp_path / "bare")
+    with pytest.raises(ValueError, match="bare holds no tokenizer"):
+        generate.run(parser.parse_args([*options, "--model", str(tmp_path / "bare")]))
 
 
 NANO = """

@@ -73,8 +73,3 @@ def report(folder, name, text):
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     print("\n" + text)
-
-
-def minutes(seconds):
-    """A duration for people."""
-    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{max(1, round(seconds / 60))} minutes"

@@ -3,7 +3,7 @@
 import statistics
 import sys
 import sysconfig
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -26,9 +26,7 @@ load = cache(load_pairs)  # parsing takes longer than all else that is not train
 def add_arguments(parser):
     add = parser.add_argument
     add("--sources", nargs="*", default=[sysconfig.get_paths()["purelib"]], help="more folders to learn from")
-    add("--held-out", type=float, default=0.2, help="share of the library's modules that is test")
-    widths = [8, 16, 32, 64, 128]
-    add("--nesting", type=int, nargs="+", default=widths, help="the last is the full one")
+    add("--nesting", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="the last is the full one")
     add("--n-head", type=int, default=4)
     add("--n-layer", type=int, default=1)
     add("--block-size", type=int, default=64, help="tokens")
@@ -46,7 +44,7 @@ def add_arguments(parser):
 
 def data(args, seed):
     """(train, test) pairs, of words alone: test are modules of the library, train has no copy of them."""
-    _, test = load(STDLIB).split(args.held_out, seed)
+    _, test = load(STDLIB).split(seed=seed)
     every = [load(place, by) for by in ("docstrings", "names") for place in (STDLIB, *args.sources)]
     return sum((pairs.without(test) for pairs in every), Pairs()).plain(), test.plain()
 
@@ -108,9 +106,8 @@ def speed(args):
         indices = {"exact": Index(documents)}
         for p, d in (("float32", 16), ("float32", 32), ("int8", D), ("binary", D)):
             indices[f"{p}, {d} dimensions, then {args.shortlist} with all"] = Index(documents, min(d, D), p)
-        lists = {name: None if name == "exact" else args.shortlist for name in indices}
-        look = lambda name: lambda: search(indices[name], query, shortlist=lists[name])
-        calls = {name: look(name) for name in indices}
+        calls = {name: partial(search, indices[name], query, shortlist=args.shortlist) for name in indices}
+        calls["exact"] = partial(search, indices["exact"], query)
         try:
             import faiss
 
@@ -134,8 +131,7 @@ def run(args):
     for seed in args.seeds:
         runs.append(kept(args.out, {**settings, "seed": seed}, lambda state: measure(args, seed, state)))
         show(args, runs)
-    setting = f"{torch.get_num_threads()} thread(s), {max(args.nesting)} dimensions."
-    report(args.out, "search", f"{setting}\n\n{speed(args)}")
+    report(args.out, "search", f"{torch.get_num_threads()} thread(s)\n\n{speed(args)}")
 
 
 def show(args, runs):

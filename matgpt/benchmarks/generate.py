@@ -5,14 +5,10 @@ from pathlib import Path
 
 import torch
 
-from ..config import GPTConfig, Size
-from ..files.checkpoint import load, save
+from ..files.checkpoint import load
 from ..files.gpt2 import export_gpt2
 from ..measure.agreement import agreement
-from ..model import MatryoshkaGPT
 from ..text.corpus import load_text, split
-from ..text.token_files import read_corpus
-from ..training.loop import train
 from .common import markdown, medians, report
 
 WRITING = ("doll", "parameters", "cached", "uncached", "cached / uncached", "transformers")
@@ -22,38 +18,15 @@ DRAFTS += ("plain tokens/s", "drafted tokens/s", "drafted / plain")
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", help="a folder that `save` made, instead of training one here")
-    parser.add_argument("--draft-model", help="a folder with another model, whose dolls draft")
-    parser.add_argument("--corpus", default="python-docs", help="a corpus or file, as load_text takes it")
-    parser.add_argument("--tokenizer", choices=["char", "bpe"], default="char")
-    parser.add_argument("--nesting", type=Size.parse, nargs="+", default=[Size(32, 1, 1), Size(64, 2, 2)])
-    parser.add_argument("--n-embd", type=int, default=128)
-    parser.add_argument("--n-head", type=int, default=4)
-    parser.add_argument("--n-layer", type=int, default=4)
-    parser.add_argument("--block-size", type=int, default=128, help="tokens")
-    parser.add_argument("--batch-size", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=1000, help="of training")
-    parser.add_argument("--draft-tokens", type=int, nargs="+", default=[2, 4, 6], help="lengths of drafts")
-    parser.add_argument("--prompts", type=int, default=4, help="places of the text that drafts continue")
-    parser.add_argument("--rounds", type=int, default=9, help="of which the median counts")
-    parser.add_argument("--out", default="runs/generate", help="folder for the tables and the model")
-    parser.add_argument("--quick", action="store_true", help="100 steps, three rounds, drafts of 4 tokens")
-
-
-def get_model(args):
-    """(model, validation ids): the model of --model, or one trained here and kept."""
-    if args.model:
-        model, tokenizer = load(args.model)
-        if tokenizer is None:
-            raise ValueError(f"{args.model} holds no tokenizer")
-        return model, split(tokenizer.encode(load_text(args.corpus)))[1]
-    train_ids, val_ids, tokenizer = read_corpus(args.corpus, args.tokenizer)
-    torch.manual_seed(0)
-    shape = (tokenizer.vocab_size, args.block_size, args.n_embd, args.n_head, args.n_layer)
-    model = MatryoshkaGPT(GPTConfig(*shape, nesting=args.nesting))
-    train(model, train_ids, val_ids, args.steps, args.batch_size, eval_interval=args.steps, eval_blocks=16)
-    save(model, Path(args.out) / "model", tokenizer, overwrite=True)
-    return model.eval(), val_ids
+    add = parser.add_argument
+    add("--model", required=True, help="a folder that the train command made, with its tokenizer")
+    add("--draft-model", help="a folder with another model, whose dolls draft")
+    add("--corpus", default="shakespeare", help="a corpus or a file, as load_text takes it")
+    add("--draft-tokens", type=int, nargs="+", default=[2, 4, 6], help="lengths of drafts")
+    add("--prompts", type=int, default=4, help="places of the text that drafts continue")
+    add("--rounds", type=int, default=9, help="of which the median counts")
+    add("--out", default="runs/generate", help="folder for the tables")
+    add("--quick", action="store_true", help="one prompt, three rounds, drafts of 4 tokens")
 
 
 def in_transformers(model, size):
@@ -124,13 +97,15 @@ def drafts(model, other, val_ids, lengths, prompts, rounds):
 
 def run(args):
     if args.quick:
-        args.steps, args.rounds, args.draft_tokens, args.prompts = 100, 3, [4], 1
-    model, val_ids = get_model(args)
+        args.rounds, args.draft_tokens, args.prompts = 3, [4], 1
+    model, tokenizer = load(args.model)
+    if tokenizer is None:
+        raise ValueError(f"{args.model} holds no tokenizer")
+    _, val_ids = split(tokenizer.encode(load_text(args.corpus)))
     other = args.draft_model and load(args.draft_model)[0]
-    threads, config = torch.get_num_threads(), model.config
     text = f"""\
-Tokens per second on {threads} thread(s), batch 1, block_size {config.block_size}, vocabulary \
-{config.vocab_size}; medians of {args.rounds} rounds in turn.
+Tokens per second on {torch.get_num_threads()} thread(s), batch 1, block_size {model.config.block_size}, \
+vocabulary {model.config.vocab_size}; medians of {args.rounds} rounds in turn.
 
 {markdown(WRITING, writing(model, args.rounds))}
 

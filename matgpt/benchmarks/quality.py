@@ -14,24 +14,26 @@ import numpy as np
 import torch
 
 from .. import plot
-from ..config import GPTConfig, parse_doll
+from ..config import GPTConfig, Size
 from ..measure.evaluation import evaluate
 from ..model import MatryoshkaGPT
 from ..ranges import Between
+from ..sizes import inner_sizes
 from ..text.token_files import read_corpus
 from ..training.loop import train
 from ..training.optimizer import default_lr, make_optimizers
 from ..training.price import corners, price
 from ..training.run import DivergedError
 from ..training.state import digest
-from .common import device, kept, markdown, mean_sd, minutes, report, whole
+from .common import device, kept, markdown, mean_sd, report, whole
 
 
 def add_arguments(parser):
     add = parser.add_argument
     add("--corpus", default="shakespeare", help="a corpus, a file, or a folder of the data command")
-    add("--nesting", nargs="+", default=["32,1,1", "64,2,2", "96,3,3"], help="dolls inside the full one")
-    add("--n-embd", type=int, default=128)
+    family = [Size(32, 1, 1), Size(64, 2, 2), Size(96, 3, 3)]
+    add("--nesting", type=Size.parse, nargs="+", default=family, help="dolls inside the full one")
+    add("--n-embd", type=int, nargs="+", default=[128], help="several: dolls, budget, rates in proportion")
     add("--n-head", type=int, default=4)
     add("--n-layer", type=int, default=4)
     add("--block-size", type=int, default=64)
@@ -42,6 +44,7 @@ def add_arguments(parser):
     rates = [0.35, 0.5, 0.7, 1, 1.4]
     add("--rates", type=float, nargs="+", default=rates, help="multiples of the default rate, tried")
     add("--batches", type=int, nargs="+", default=[12, 16, 20], help="batch sizes, tried with these rates")
+    add("--no-twins", action="store_true", help="the full model alone, without those of its small dolls")
     add("--out", default="runs/price", help="folder for finished runs, table and figure")
     add("--quick", action="store_true", help="one seed, rate and batch, 100 steps: a minute or two")
 
@@ -51,16 +54,46 @@ def run(args):
         args.budget, args.seeds, args.rates, args.batches = 100, args.seeds[:1], [1], [12]
         args.out += "-quick"
     train_ids, val_ids, tokenizer = read_corpus(args.corpus)
-    shape = dict(block_size=args.block_size, n_embd=args.n_embd, n_head=args.n_head, n_layer=args.n_layer)
-    full = GPTConfig(tokenizer.vocab_size, **shape, nesting=[parse_doll(doll) for doll in args.nesting])
-    bench = Bench(args, train_ids, val_ids)
-    flops = args.budget * bench.step_flops(full.doll(full.full))
-    alone = bench.tune(full.doll(full.full), args.rates, args.batches, flops=flops)
-    nested = bench.tune(full, args.rates, args.batches, flops=flops)
-    tokens = alone["runs"][0]["tokens"]
+    bench, params, tried = Bench(args, train_ids, val_ids), {}, [(args.rates, args.batches)] * 2
+    full_dolls = {}, {}  # alone and nested, of each width
+    for D in args.n_embd:
+        shape = dict(block_size=args.block_size, n_embd=D, n_head=args.n_head, n_layer=args.n_layer)
+        dolls = [wider(doll, D / args.n_embd[0]) for doll in args.nesting]
+        full = GPTConfig(tokenizer.vocab_size, **shape, nesting=dolls)
+        params[full.full] = full.num_params()
+        budget = args.budget * params[full.full] / next(iter(params.values()))
+        both = compare(bench, args, full, budget, tried)
+        tried = [([found["lr"] / default_lr(full)], [found["batch_size"]]) for found in both]
+        for losses, found in zip(full_dolls, both):
+            losses[full.full] = of(found, full.full)
+    if len(params) > 1:
+        figure = plot.loss_against_params(params, *full_dolls[::-1], f"Full models: {args.optimizer}")
+        figure.gca().set_yscale("log")
+        figure.savefig(f"{args.out}/scale-{args.optimizer}.png", dpi=150)
+        plot.close(figure)
+
+
+def wider(doll, times):
+    """That doll of a model so many times as wide."""
+    inner = tuple(round(times * f) for f in inner_sizes(doll.n_inner, doll.n_layer))
+    return Size(round(times * doll.n_embd), doll.n_head, doll.n_layer, inner)
+
+
+def compare(bench, args, full, budget, tried):
+    """Table and figure of one model; what was found for it alone, and nested."""
+    flops = budget * bench.step_flops(full.doll(full.full))
+    both = zip((full.doll(full.full), full), tried)
+    alone, nested = (bench.tune(config, *grid, flops=flops) for config, grid in both)
     lower = sorted({0.5, 0.7, 1, *args.rates})  # the default rate, 1 / width, is high for the narrow ones
-    twins = {size: bench.tune(full.doll(size), lower, [12], tokens=tokens) for size in full.sizes[:-1]}
-    show(args, full, {**twins, full.full: alone}, nested)
+    small, tokens = [] if args.no_twins else full.sizes[:-1], alone["runs"][0]["tokens"]
+    twins = {size: bench.tune(full.doll(size), lower, [12], tokens=tokens) for size in small}
+    show(args, full, {**twins, full.full: alone}, nested, budget)
+    return alone, nested
+
+
+def of(found, size):
+    """Losses of a size, one a seed."""
+    return [run["losses"][str(size)] for run in found["runs"]]
 
 
 class Bench:
@@ -132,29 +165,30 @@ class Bench:
         return {**chosen, "runs": [self.one(config, seed, **chosen) for seed in self.args.seeds]}
 
 
-def show(args, full, alone, nested):
+def show(args, full, alone, nested, budget):
     """The table and the figure."""
-    losses = lambda found, size: [run["losses"][str(size)] for run in found["runs"]]
-    rows, name = [], f"quality-{args.optimizer}-{args.budget:g}"
+    rows, name = [], f"quality-{args.optimizer}-{full.n_embd}-{budget:g}"
     whole = nested["runs"][0]
     for size in full.sizes:
-        twin, doll, cost = losses(alone[size], size), losses(nested, size), alone[size]["runs"][0]
-        best = f"{mean_sd(twin)} ({alone[size]['lr']:g}, {alone[size]['batch_size']})"
-        loses = f"{statistics.mean(doll) - statistics.mean(twin):+.3f}"
-        paid = f"{cost['flops'] / whole['flops']:.2f}", minutes(cost["seconds"])
-        rows.append([size, f"{full.num_params(size):,}", best, mean_sd(doll), loses, *paid])
-    header = ["doll", "parameters", "alone (lr, batch)", "nested", "difference", "price alone", "time alone"]
+        row = [size, f"{full.num_params(size):,}", mean_sd(of(nested, size)), *[""] * 4]
+        if size in alone:
+            twin, cost = alone[size], alone[size]["runs"][0]
+            row[3] = f"{mean_sd(of(twin, size))} ({twin['lr']:g}, {twin['batch_size']})"
+            row[4] = f"{statistics.mean(of(nested, size)) - statistics.mean(of(twin, size)):+.3f}"
+            row[5:] = f"{cost['flops'] / whole['flops']:.2f}", f"{cost['seconds'] / 60:.1f}"
+        rows.append(row)
+    header = ["doll", "parameters", "nested", "alone (lr, batch)", "difference", "price alone", "minutes"]
     together = sum(found["runs"][0]["flops"] for found in alone.values()) / whole["flops"]
     text = (
-        f"{args.corpus}, {args.optimizer}, C = {args.budget:g} steps of the full model alone, seeds "
+        f"{args.corpus}, {args.optimizer}, C = {budget:g} steps of the full model alone, seeds "
         f"{args.seeds}; validation loss, nats per token over the whole validation text, mean ± sd.\n"
         f"One nested run (lr {nested['lr']:g}, batch {nested['batch_size']}) takes "
-        f"{minutes(whole['seconds'])}; all models alone cost {together:.2f} times as much.\n\n"
+        f"{whole['seconds'] / 60:.1f} minutes; all models alone cost {together:.2f} times as much.\n\n"
     )
     report(args.out, name, text + markdown(header, rows))
     params = {size: full.num_params(size) for size in full.sizes}
-    dolls = {size: losses(nested, size) for size in full.sizes}
-    twins = {size: losses(alone[size], size) for size in full.sizes}
+    dolls = {size: of(nested, size) for size in full.sizes}
+    twins = {size: of(found, size) for size, found in alone.items()}
     title = f"A family for the price of its largest model alone: {args.optimizer}"
     figure = plot.loss_against_params(params, dolls, twins, title=title)
     figure.savefig(f"{args.out}/{name}.png", dpi=150)
