@@ -45,9 +45,9 @@ class NestedGPT(nn.Module):
         """The final residual (B, T, d), after the last norm, that the readout turns into logits."""
         return self._residuals(idx, [size])[0]
 
-    def trunk_size(self, size=None):
+    def trunk_size(self, size):
         """The size at which the blocks run for `size`: all that the variants' forward differs in."""
-        raise NotImplementedError
+        return self.config.resolve(size)
 
     def trunks(self, sizes):
         """`sizes` in lists, the largest first, of which the first size runs the blocks of all the others.
@@ -101,7 +101,7 @@ class NestedGPT(nn.Module):
 
     def num_params(self, size=None):
         """Parameters that the doll reads (the tied embedding counts once)."""
-        return self.config.num_params(size)
+        return self.config.num_params(self.trunk_size(size))
 
     @torch.no_grad()
     def token_embeddings(self, size=None):
@@ -113,9 +113,6 @@ class NestedGPT(nn.Module):
 
 class MatryoshkaGPT(NestedGPT):
     """Fully nested: a doll reads a corner of every weight and costs what a GPT of its size costs."""
-
-    def trunk_size(self, size=None):
-        return self.config.resolve(size)
 
     @torch.no_grad()
     def slice(self, size=None):
@@ -149,13 +146,9 @@ class MatryoshkaEmbeddingsGPT(NestedGPT):
     same for each; what is small is its embeddings (Matryoshka Representation Learning, 2205.13147).
     """
 
-    def trunk_size(self, size=None):
+    def trunk_size(self, size):
         self.config.resolve(size)
         return self.config.full
-
-    def num_params(self, size=None):
-        self.config.resolve(size)
-        return self.config.num_params()
 
     def slice(self, size=None):
         raise ValueError(

@@ -6,6 +6,7 @@ learns from the shape of `x` how much to read of its inputs, and from its caller
 
 import math
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +19,18 @@ def corner(weight, *shape):
 
 
 @contextmanager
-def evaluating(model):
-    """No dropout inside the block; behind it every module is in the mode in which it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+def in_mode(model, training):
+    """The model trains inside the block, or not; behind it every module is in the mode in which it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.train(training)
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in modes.items():
+            module.training = mode
+
+
+evaluating = partial(in_mode, training=False)  # no dropout inside the block
 
 
 class NestedLinear(nn.Module):
@@ -37,7 +41,7 @@ class NestedLinear(nn.Module):
     the fan-in of only one matrix changes; here that of all of them does.
     """
 
-    def __init__(self, in_shape, out_shape, bias=True, std=0.02):
+    def __init__(self, in_shape, out_shape, bias, std=0.02):
         super().__init__()
         self.in_shape, self.out_shape = in_shape, out_shape
         self.weight = nn.Parameter(torch.empty(*out_shape, *in_shape))
@@ -65,7 +69,7 @@ class NestedLinear(nn.Module):
 class NestedNorm(nn.Module):
     """LayerNorm over the width that `x` has, with the prefix of gain and shift."""
 
-    def __init__(self, n_embd, bias=True):
+    def __init__(self, n_embd, bias):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(n_embd))
         self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None

@@ -53,12 +53,12 @@ class Between:
         n_layer = pick(range(low.n_layer, high.n_layer + 1), layers)
         return Size(d, pick(fitting(d), heads), n_layer, min(round(inner_ratio * d), high.n_inner))
 
-    def landmarks(self, head_size, cost, count=5):
+    def landmarks(self, head_size, cost):
         """A few sizes from the smallest to the largest, evenly spread over the logarithm of their `cost`."""
         first, last = (size.n_inner / size.n_embd for size in (self.smallest, self.largest))
         way = [self.at(head_size, t, t, t, first + t * (last - first)) for t in np.linspace(0, 1, 101)]
         costs = np.log([cost(size) for size in way])
-        return {way[abs(costs - c).argmin()] for c in np.linspace(costs[0], costs[-1], count)}
+        return {way[abs(costs - c).argmin()] for c in np.linspace(costs[0], costs[-1], 5)}
 
 
 between = Between  # as `range` is: a class with the name of what it makes

@@ -61,13 +61,20 @@ def test_max_blocks_reads_evenly_spaced_blocks():
     "ids, options, names",
     [
         (list(range(8)), {}, "ids has shape"),
-        ([0] * 20 + [13], {}, "token id 13"),
+        ([0] * 16 + [13], {}, "token id 13"),
         ([0] * 20, dict(max_blocks=0), "max_blocks=0"),
     ],
 )
 def test_bad_arguments(ids, options, names):
     with pytest.raises(ValueError, match=names):
         agreement(make(), ids, **options)
+
+
+def test_of_a_long_text_only_what_is_read_is_looked_at():
+    ids = torch.cat([torch.randint(13, (9,)), torch.full((100,), 13)])
+    assert agreement(make(), ids, max_blocks=1) == agreement(make(), ids[:9])
+    with pytest.raises(ValueError, match="token id 13"):
+        agreement(make(), ids, max_blocks=2)
 
 
 def test_the_plot_shows_every_doll():

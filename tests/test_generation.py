@@ -13,7 +13,7 @@ import torch
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, save, stream, train
 from matgpt.__main__ import main
 from matgpt.generation.drafts import verify
-from matgpt.generation.sampling import Sampling, probabilities
+from matgpt.generation.sampling import Sampling
 from matgpt.text.token_files import load_tokens, prepare
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
@@ -131,15 +131,15 @@ def test_ids_of_token_files(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_a_tiny_temperature_is_greedy(temperature, dtype):
     logits = torch.tensor([[-3.0, 5.0, 4.0, -torch.inf, -6e4]]).to(dtype)
-    assert probabilities(logits, temperature).tolist() == [[0, 1, 0, 0, 0]]
-    assert probabilities(logits, temperature, top_k=2, top_p=0.5).tolist() == [[0, 1, 0, 0, 0]]
+    assert Sampling(temperature).probabilities(logits).tolist() == [[0, 1, 0, 0, 0]]
+    assert Sampling(temperature, 2, 0.5).probabilities(logits).tolist() == [[0, 1, 0, 0, 0]]
 
 
 def test_a_tiny_top_p_keeps_the_best():
     for logits in (torch.tensor([[1.0, 2.0, 0.5]]), torch.zeros(1, 50_000)):
-        probs = probabilities(logits, top_p=1e-50)
+        probs = Sampling(top_p=1e-50).probabilities(logits)
         assert probs.max() == 1 and probs.sum() == 1
-    assert probabilities(logits, 1e300).allclose(torch.tensor(1 / 50_000))
+    assert Sampling(1e300).probabilities(logits).allclose(torch.tensor(1 / 50_000))
 
 
 def test_modes_are_never_changed():
@@ -207,7 +207,7 @@ def exact(model, prompt, length, **sampling):
     V, found = model.config.vocab_size, []
     for tokens in itertools.product(range(V), repeat=length):
         idx = torch.tensor([[*prompt, *tokens]])
-        probs = probabilities(model(idx[:, :-1]), **sampling)[0, len(prompt) - 1 :]
+        probs = Sampling(**sampling).probabilities(model(idx[:, :-1]))[0, len(prompt) - 1 :]
         found.append(probs.gather(1, torch.tensor(tokens)[:, None]).prod().item())
     return torch.tensor(found)
 

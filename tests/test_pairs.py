@@ -142,3 +142,9 @@ def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
     for share in (0, 1, 0.1, "x"):
         with pytest.raises(ValueError, match="held_out"):
             load_pairs(folder).split(share)
+
+
+def test_a_digest_tells_pairs_apart():
+    pairs = Pairs(["a", "b"], ["c", "d"], ["m.e", "m.f"], ["m", "m"])
+    assert pairs.digest() == pairs.take([0, 1]).digest() != pairs.take([1, 0]).digest()
+    assert len(pairs.digest()) == 16

@@ -74,7 +74,6 @@ def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
     params = {CONFIG.full: 10}
     for figure in (
         plot.frontier({"$^$": points()}),
-        plot.slices(points(), title="$^$"),
         plot.loss_against_params(params, {CONFIG.full: [1.0]}, title="$^$"),
     ):
         figure.canvas.draw()

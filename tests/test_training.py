@@ -544,6 +544,11 @@ def test_the_draw_follows_from_seed_and_step_alone():
 # ---- what a step costs
 
 
+def iteration(r, c):
+    """G = x xT, three times G G for p, twice p (p G) and p times the product before; then times x."""
+    return 2 * r * r * c + (3 + 2 * 2 + 2) * 2 * r**3 + 2 * r * r * c
+
+
 def flops_of(model, step, kind):
     """Counted anew: the products of each trunk that reads so many tokens, and the optimizer's own."""
     config, total, read, names = model.config, 0, {}, dict(model.named_parameters())
@@ -570,11 +575,11 @@ def flops_of(model, step, kind):
         elif "qkv" in name:
             _, h, s, d = shape
             r, c = min(s, d), max(s, d)
-            total += 3 * h * 3 * (4 * r**2 * c + 2 * r**3)
+            total += 3 * h * iteration(r, c)
         else:
             out = shape[0]
             r, c = sorted((out, math.prod(shape[1:])))
-            total += 3 * (4 * r**2 * c + 2 * r**3)
+            total += iteration(r, c)
     return total
 
 

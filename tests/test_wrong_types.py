@@ -24,6 +24,12 @@ WRONG = {
         lambda: matgpt.train(MODEL, IDS, IDS, 1, 1, checkpoint_dir=5, progress=False),
         lambda: CharTokenizer("ab").save(5),
     ],
+    r"\['a'\] is no path": [lambda: matgpt.load_text(["a"])],
+    "query='abc' must be numbers": [lambda: matgpt.search(torch.ones(5, 4), "abc")],
+    "val_pairs=.* must be Pairs": [
+        lambda: matgpt.train_embeddings(MODEL, PAIRS, BPE, 1, 2, val_pairs=[("a", "b")])
+    ],
+    "query has shape": [lambda: matgpt.search(torch.ones(5, 4), 3.0)],
     "64 is no size": [lambda: Size.parse(64)],
     "idx must be a tensor .* not list": [lambda: MODEL([[1, 2]])],
     "tokenizer=None must be": [lambda: matgpt.stream(MODEL, None, "ab", 2)],

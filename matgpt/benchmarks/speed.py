@@ -51,7 +51,7 @@ class Step:
         matryoshka_backward(self.model, self.parts, self.weights)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizers.step(self.read)
-        self.optimizers.zero_grad()
+        self.model.zero_grad()
 
 
 def peers(args, x, y):

@@ -6,11 +6,10 @@ from .parser import Parser
 
 
 def main(arguments=None):
-    what = (
-        "Turn texts, of any size, into memory-mapped token files. Validation is one document in a hundred, "
-    )
     parser = Parser(
-        "data", what + "by a hash of its content, and the last tenth of a text that is named itself."
+        "data",
+        "Turn texts, of any size, into memory-mapped token files. Validation is one document in a hundred, "
+        "by a hash of its content, and the last tenth of a text that is named itself.",
     )
     add = parser.add_argument
     add(
@@ -25,10 +24,8 @@ def main(arguments=None):
     add("--vocab", type=int, default=4096, help="tokens to learn, at least 256; bpe only")
     add("--out", required=True, help="folder to make; it must not exist yet")
     args = parser.parse_args(arguments)
-    try:
+    with parser.one_line(NotImplementedError):
         meta = prepare(args.paths, args.out, args.tokenizer, args.vocab, args.pattern, args.column)
-    except (ValueError, OSError, ImportError, NotImplementedError) as error:
-        parser.error(str(error))
     print(
         f"{args.out}: a vocabulary of {meta['vocab_size']:,}, {meta['n_train']:,} tokens for training and "
         f"{meta['n_val']:,} for validation"

@@ -8,14 +8,14 @@ import torch
 from ..config import parse_doll
 from ..files.checkpoint import load
 from ..generation.writing import stream
-from .parser import Parser, printing, set_threads
+from .parser import DOLL, Parser, printing, set_threads
 
 
 def make_parser():
     parser = Parser("generate", __doc__.partition(": ")[2])
     add = parser.add_argument
     add("folder", help="where the model and its tokenizer were saved")
-    add("--size", help="the doll that writes, a width or width,heads,layers[,inner] (default: the full one)")
+    add("--size", help=f"the doll that writes, {DOLL} (default: the full one)")
     add("--prompt", default="\n", help="the text to continue")
     add("--tokens", type=int, default=200, help="how many to write")
     add("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
@@ -52,12 +52,10 @@ def run(args):
 
 def main(argv=None):
     parser = make_parser()
-    try:
-        run(parser.parse_args(argv))
-    except BrokenPipeError:  # `| head` has seen enough; nothing more is flushed to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (ValueError, RuntimeError, OSError) as error:
-        parser.error(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted")
+    args = parser.parse_args(argv)
+    with parser.one_line(RuntimeError, interrupted="\ninterrupted"):
+        try:
+            run(args)
+        except BrokenPipeError:  # `| head` has seen enough; nothing more is flushed to it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)

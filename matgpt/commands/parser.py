@@ -1,10 +1,14 @@
 """What the commands share: errors of one line, help that names defaults, the options of a run."""
 
 import argparse
+import contextlib
 import os
 import sys
 
 import torch
+
+CORPUS = "a text that is known, a file, or a folder of the data command"
+DOLL = "a width, or width,heads,layers[,inner]"
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,7 +19,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """One line instead of the usage: what was wrong is the last thing on the screen."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    @contextlib.contextmanager
+    def one_line(self, *more, interrupted="interrupted"):
+        """What a user can mend (a loss that diverged too) ends the program in one line; so does Ctrl-C.
+
+        more: further errors of that kind; interrupted: the line for Ctrl-C.
+        """
+        try:
+            yield
+        except (ValueError, OSError, ImportError, FloatingPointError, *more) as error:
+            self.error(str(error))
+        except KeyboardInterrupt:
+            sys.exit(interrupted)
 
 
 def add_run(parser, batch_size, lr):

@@ -16,9 +16,8 @@ from ..text.batches import bits_per_byte
 from ..text.token_files import read_corpus
 from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
-from ..training.run import DivergedError
 from ..training.threads import slow_threads
-from .parser import Parser, add_run, make_device, printing, set_threads
+from .parser import CORPUS, DOLL, Parser, add_run, make_device, printing, set_threads
 
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}
 
@@ -27,13 +26,9 @@ def make_parser():
     what = "Train every doll of a nested GPT in one run; keep the model, its history and a plot."
     parser = Parser("train", what)
     add = parser.add_argument
-    corpus, doll = (
-        "a text that is known, a file, or a folder of the data command",
-        "width,heads,layers[,inner]",
-    )
-    add("--corpus", default="python-docs", help=corpus)
+    add("--corpus", default="python-docs", help=CORPUS)
     add("--resume", action="store_true", help="go on with the run in --out, if there is one")
-    add("--nesting", nargs="+", metavar="DOLL", help=f"widths, or {doll} (default: 32 64 128)")
+    add("--nesting", nargs="+", metavar="DOLL", help=f"each {DOLL} (default: 32 64 128)")
     add("--variant", choices=VARIANTS, default="nested", help="embeddings: only the readout is cut")
     add("--n-embd", type=int, help="width of the full model (default: that of the widest doll)")
     add("--n-head", type=int, help="its heads (default: the most that a doll names, or 4)")
@@ -43,13 +38,7 @@ def make_parser():
     add("--tokenizer", choices=["char", "bpe"], default="char", help="of a text; a folder brings its own")
     add("--vocab", type=int, default=1024, help="tokens that bpe learns from the corpus")
     add("--optimizer", choices=["muon", "adamw"], default="muon", help="for the matrices of the blocks")
-    add(
-        "--loss-weights",
-        nargs="+",
-        type=float,
-        metavar="WEIGHT",
-        help="one for each doll (default: all alike)",
-    )
+    add("--loss-weights", nargs="+", type=float, metavar="WEIGHT", help="one a doll (default: all alike)")
     add("--compile", action="store_true", help="compile the model: minutes at first, faster steps on a GPU")
     add_run(parser, batch_size=12, lr=1.024)
     return parser
@@ -65,8 +54,7 @@ def make_config(args, vocab_size):
         n_layer=max((doll.n_layer for doll in named), default=4),
     )
     given = {name: getattr(args, name) for name in largest if getattr(args, name) is not None}
-    shape = {**largest, **given}
-    return GPTConfig(vocab_size, args.block_size, **shape, nesting=nesting, dropout=args.dropout)
+    return GPTConfig(vocab_size, args.block_size, **(largest | given), nesting=nesting, dropout=args.dropout)
 
 
 class Log:
@@ -98,17 +86,25 @@ def keep(out, model, tokenizer, history):
     plot.losses(history).savefig(out / "losses.png", dpi=120)
 
 
-def run(args, rank):
-    out = Path(args.out)
-    # a model beside the state of a run is that run's own, which train resumes or refuses to begin anew
-    if not args.force and held(out) and not any(out.glob("step-*.pt")):
-        raise ValueError(
-            f"--out {out} already holds {held(out)}: name another folder, or replace it, --force"
-        )
+def begin(args, own=False):
+    """Check --out and set threads: the device, and the options of `train` and `nest` that `add_run` reads.
+
+    own: a model that --out holds is that of the run itself.
+    """
+    if not (args.force or own) and (other := held(Path(args.out))):
+        raise ValueError(f"--out {args.out} already holds {other}: name another folder, or --force")
     set_threads(args.threads)
     if args.steps is None and args.flops is None:
         args.steps = 2000
-    device = make_device(args.device)
+    same = ("steps", "flops", "batch_size", "lr", "seed", "eval_interval")
+    options = {name: getattr(args, name) for name in same}
+    return make_device(args.device), {**options, "progress": sys.stderr.isatty(), "on_evaluation": Log(args)}
+
+
+def run(args, rank):
+    out = Path(args.out)
+    # beside the state of a run a model is that run's, which train resumes or refuses to begin anew
+    device, options = begin(args, own=any(out.glob("step-*.pt")))
     train_ids, val_ids, tokenizer = read_corpus(args.corpus, args.tokenizer, args.vocab)
     config = make_config(args, tokenizer.vocab_size)
     torch.manual_seed(args.seed)
@@ -123,22 +119,12 @@ def run(args, rank):
         )
         if not args.threads and device.type == "cpu" and (advice := slow_threads()):
             print(advice)
-    same = ("batch_size", "lr", "seed", "flops", "loss_weights", "optimizer", "eval_interval", "resume")
-    history = train(
-        model,
-        train_ids,
-        val_ids,
-        args.steps,
-        **{name: getattr(args, name) for name in same},
-        progress=sys.stderr.isatty(),
-        on_evaluation=Log(args),
-        checkpoint_dir=out,
-    )
+    options |= dict(loss_weights=args.loss_weights, optimizer=args.optimizer, resume=args.resume)
+    history = train(model, train_ids, val_ids, checkpoint_dir=out, **options)
     if rank == 0:
         keep(out, model, tokenizer, history)
-        end = history.steps and (
-            history.steps[-1] == args.steps if args.steps else history.flops[-1] >= args.flops
-        )
+        spent, budget = (history.steps, args.steps) if args.steps else (history.flops, args.flops)
+        end = spent and spent[-1] >= budget
         if end and isinstance(tokenizer, BPETokenizer):  # losses of other tokenizers compare by bits a byte
             bits = {s: bits_per_byte(history.val[s][-1], tokenizer, val_ids) for s in history.sizes}
             print("validation, bits per byte  " + "  ".join(f"{s}: {b:.3f}" for s, b in bits.items()))
@@ -152,15 +138,12 @@ def main(argv=None):
     if dist.is_torchelastic_launched():
         dist.init_process_group()
     try:
-        run(args, dist.get_rank() if dist.is_initialized() else 0)
-    except (ValueError, OSError, ImportError, DivergedError) as error:
-        parser.error(str(error))
+        with parser.one_line():
+            run(args, dist.get_rank() if dist.is_initialized() else 0)
     except (MemoryError, RuntimeError) as error:
         if "memory" not in str(error):
             raise
         parser.error(f"out of memory: choose a --batch-size below {args.batch_size}, or a smaller model")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -13,7 +13,7 @@ from ..training.loop import follow
 from ..training.run import Run
 from ..training.settings import check
 from .pairs import Pairs
-from .pooling import as_texts, cut, pooled
+from .pooling import as_texts, pooled
 
 PART = 64  # texts of about one length that run together
 
@@ -23,7 +23,7 @@ def info_nce(queries, documents, alike, temperature):
 
     alike (B, B): pairs that ask the same, which are no counterexamples to one another.
     """
-    scores = cut(queries, queries.size(1)) @ cut(documents, documents.size(1)).T / temperature
+    scores = F.normalize(queries, dim=1) @ F.normalize(documents, dim=1).T / temperature
     scores = scores.masked_fill(alike, -math.inf)
     right = torch.arange(len(scores), device=scores.device)
     return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
@@ -36,7 +36,8 @@ def contrastive_backward(model, rows, alike, temperature, micro_batch=None, seed
     graphs, the gradient of each, then so many texts at a time again, for it to go into. None: at once.
     """
     trunks = list(dict.fromkeys(model.trunk_size(size) for size in model.sizes))
-    cached, learns = micro_batch is not None, torch.is_grad_enabled()
+    learns = torch.is_grad_enabled()
+    cached = learns and micro_batch is not None
     order = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
     parts = order.split(micro_batch if cached else PART)
 
@@ -46,7 +47,7 @@ def contrastive_backward(model, rows, alike, temperature, micro_batch=None, seed
 
     with torch.set_grad_enabled(learns and not cached):
         every = {t: torch.cat([run(t, n) for n in range(len(parts))])[order.argsort()] for t in trunks}
-    if learns and cached:
+    if cached:
         every = {trunk: x.requires_grad_() for trunk, x in every.items()}
     halves = {trunk: x.chunk(2) for trunk, x in every.items()}  # questions and documents, (B, D) each
     losses = []
@@ -55,7 +56,7 @@ def contrastive_backward(model, rows, alike, temperature, micro_batch=None, seed
         losses.append(info_nce(*both, alike, temperature))
     if learns:
         torch.stack(losses).mean().backward()
-    for trunk in trunks if learns and cached else ():
+    for trunk in trunks if cached else ():
         for number, part in enumerate(parts):
             (run(trunk, number) * every[trunk].grad[part]).sum().backward()
     return {size: loss.detach() for size, loss in zip(model.sizes, losses)}
@@ -69,8 +70,8 @@ class Texts:
         self.queries, self.documents = (as_texts(texts, tokenizer) for texts in both)
         self.ids = torch.cat(self.queries + self.documents)
         model.check_ids(self.ids)
-        first = {query: i for i, query in reversed(list(enumerate(pairs.queries)))}
-        self.asks = torch.tensor([first[query] for query in pairs.queries])
+        first = {}  # the same number for the same question
+        self.asks = torch.tensor([first.setdefault(query, i) for i, query in enumerate(pairs.queries)])
         self.longest, self.device = model.config.block_size, model.embedding.token.device
 
     def __len__(self):
@@ -88,11 +89,11 @@ class Texts:
 
     def batch(self, positions, rng=None):
         """2 B rows of ids, questions first, and who asks the same (B, B). rng crops at random, None ends."""
-        start = lambda row: rng.integers(max(0, len(row) - self.longest) + 1) if rng else 0
         rows = [rows[i] for rows in (self.queries, self.documents) for i in positions]
-        rows = [row[s : s + self.longest] for row in rows for s in (start(row),)]
+        starts = [rng.integers(max(0, len(row) - self.longest) + 1) if rng else 0 for row in rows]
+        rows = [row[start : start + self.longest] for row, start in zip(rows, starts)]
         asks = self.asks[positions]
-        return rows, ((asks[:, None] == asks).fill_diagonal_(False)).to(self.device)
+        return rows, (asks[:, None] == asks).fill_diagonal_(False).to(self.device)
 
 
 class ContrastiveRun(Run):
@@ -105,20 +106,17 @@ class ContrastiveRun(Run):
         losses = contrastive_backward(model, rows, alike, seed=int(rng.integers(2**31)), **loss)
         trunks = {model.trunk_size(size) for size in model.sizes}
         passes = 3 if s["micro_batch"] is None else 4  # forward, and twice as much backward
-        blocks = sum(
-            flops_per_token(model.config, t) - 2 * model.config.vocab_size * t.n_embd for t in trunks
-        )
+        readout = 2 * model.config.vocab_size  # per dimension; no token is read out here
+        blocks = sum(flops_per_token(model.config, trunk) - readout * trunk.n_embd for trunk in trunks)
         return losses, list(trunks), passes * blocks * sum(map(len, rows))
 
     @torch.no_grad()
     def losses(self, val_texts):
         """Of one batch each, always the same."""
-        some = [
-            each.batch(np.arange(len(each.asks))[: self.settings["batch_size"]])
-            for each in (self.ids, val_texts)
-        ]
+        n, temperature = self.settings["batch_size"], self.settings["temperature"]
+        some = [texts.batch(np.arange(len(texts.asks))[:n]) for texts in (self.ids, val_texts)]
         with evaluating(self.model):
-            both = [contrastive_backward(self.model, *s, self.settings["temperature"]) for s in some]
+            both = [contrastive_backward(self.model, *each, temperature) for each in some]
         return {size: [losses[size].item() for losses in both] for size in self.model.sizes}
 
 
@@ -159,15 +157,14 @@ def train_embeddings(
         micro_batch = positive("micro_batch", micro_batch)
     if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature!r} must be a number above 0")
-    if not isinstance(pairs, Pairs):
-        raise ValueError(f"pairs={pairs!r:.40} must be Pairs, as load_pairs makes them")
+    for name, some in (("pairs", pairs), ("val_pairs", val_pairs)):
+        if not isinstance(some, Pairs) and (some is not None or name == "pairs"):
+            raise ValueError(f"{name}={some!r:.40} must be Pairs, as load_pairs makes them")
     settings |= dict(temperature=temperature, micro_batch=micro_batch)
     if val_pairs is None:
         pairs, val_pairs = pairs.set_aside(min(batch_size, len(pairs) // 10), seed)
     if not 2 <= batch_size <= len(pairs):
         raise ValueError(f"batch_size={batch_size} must be from 2 to {len(pairs)}, the pairs to learn from")
-    run, val_texts = (
-        ContrastiveRun(model, Texts(model, pairs, tokenizer), settings),
-        Texts(model, val_pairs, tokenizer),
-    )
+    run = ContrastiveRun(model, Texts(model, pairs, tokenizer), settings)
+    val_texts = Texts(model, val_pairs, tokenizer)
     return follow(run, val_texts, progress, on_evaluation, checkpoint_dir, resume)

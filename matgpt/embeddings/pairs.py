@@ -71,18 +71,17 @@ class Pairs:
         return self.take(order[max(1, n) :]), self.take(order[: max(1, n)])
 
     def without(self, test):
-        """The pairs whose module is not in `test`, and whose code is no copy of a document there."""
-        held, copies = set(test.modules), copied(self.documents, test.documents)
-        known = set(zip(test.queries, (name.rpartition(".")[2] for name in test.names)))
-        new = lambda i: (self.queries[i], self.names[i].rpartition(".")[2]) not in known
-        return self.take(
-            [i for i, m in enumerate(self.modules) if m not in held and not copies[i] and new(i)]
-        )
+        """The pairs that share with `test` no module, no question about a function of that name, no code."""
+        asks = lambda pairs: [(q, name.rpartition(".")[2]) for q, name in zip(pairs.queries, pairs.names)]
+        modules, known = set(test.modules), set(asks(test))
+        rows = zip(self.modules, asks(self), copied(self.documents, test.documents))
+        held = [module in modules or ask in known or copy for module, ask, copy in rows]
+        return self.take([i for i in range(len(self)) if not held[i]])
 
 
-def copied(documents, others, n=5, share=0.5):
-    """Whether one of the others holds at least that share of a document's runs of n words: N bools."""
-    runs = lambda text: {tuple(w[i : i + n]) for w in [words(text)] for i in range(max(1, len(w) - n + 1))}
+def copied(documents, others):
+    """Whether one of the others holds at least half of a document's runs of five words: N bools."""
+    runs = lambda text: {tuple(w[i : i + 5]) for w in [words(text)] for i in range(max(1, len(w) - 4))}
     where, out = defaultdict(list), []
     for i, other in enumerate(others):
         for run in runs(other):
@@ -90,7 +89,7 @@ def copied(documents, others, n=5, share=0.5):
     for document in documents:
         mine = runs(document)
         hits = Counter(i for run in mine for i in where.get(run, ()))
-        out.append(bool(hits) and max(hits.values()) >= share * len(mine))
+        out.append(bool(hits) and max(hits.values()) >= len(mine) / 2)
     return out
 
 
@@ -106,7 +105,7 @@ def load_pairs(source=STDLIB, queries="docstrings"):
     if queries not in ("docstrings", "names"):
         raise ValueError(f'queries={queries!r} must be "docstrings" or "names"')
     root = as_path(sysconfig.get_paths()["stdlib"] if source == STDLIB else source)
-    pairs, seen = Pairs(), set()
+    found = {}  # by code
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if SKIPPED.intersection(parts) or any(part.startswith("test_") for part in parts):
@@ -119,13 +118,11 @@ def load_pairs(source=STDLIB, queries="docstrings"):
             continue
         dotted = ".".join(part for part in parts if part != "__init__")
         for name, query, code in _functions(tree, source_text.splitlines(), queries, dotted):
-            if code not in seen and words(query):
-                seen.add(code)
-                for column, value in zip(vars(pairs).values(), (query, code, name, parts[0])):
-                    column.append(value)
-    if not len(pairs):
+            if words(query):
+                found.setdefault(code, (query, code, name, parts[0]))
+    if not found:
         raise ValueError(f"{root} holds no Python source with such functions: give a folder of sources")
-    return pairs
+    return Pairs(*map(list, zip(*found.values())))
 
 
 def _functions(node, lines, queries, prefix):

@@ -10,18 +10,14 @@ from ..nested import evaluating
 
 
 def as_texts(ids_or_texts, tokenizer=None):
-    """A text or several, as strings or as token ids, as a list of 1-D tensors of ids.
-
-    Raises ValueError for a string without a tokenizer, an empty text and anything that is no row of ids.
-    """
+    """What `embed` takes, or refuses, as a list of 1-D tensors of ids, one for each text."""
     if not isinstance(ids_or_texts, Iterable):
         raise ValueError(f"ids_or_texts={ids_or_texts!r} must be a text or several, or token ids")
-    texts = [ids_or_texts] if isinstance(ids_or_texts, (str, bytes, bytearray)) else list(ids_or_texts)
+    strings = str, bytes, bytearray
+    texts = [ids_or_texts] if isinstance(ids_or_texts, strings) else list(ids_or_texts)
     if not texts:
         raise ValueError("ids_or_texts is empty: give at least one text")
-    if all(
-        not isinstance(text, (str, bytes, bytearray)) and torch.as_tensor(text).dim() == 0 for text in texts
-    ):
+    if all(not isinstance(text, strings) and torch.as_tensor(text).dim() == 0 for text in texts):
         texts = [texts]  # one text as a plain list of ids
     rows = []
     for i, text in enumerate(texts):

@@ -19,6 +19,14 @@ class Found(NamedTuple):
     scores: torch.Tensor
 
 
+def numbers(name, x, shape):
+    """x as a tensor on the CPU. ValueError, naming it, for what is none."""
+    try:
+        return torch.as_tensor(x, dtype=torch.float32).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name}={x!r:.40} must be numbers, {shape}") from None
+
+
 class Index:
     """Embeddings (N, D), on the CPU, and what a first look reads of them: `dims` dimensions, at a precision.
 
@@ -27,10 +35,7 @@ class Index:
     """
 
     def __init__(self, embeddings, dims=None, precision="float32"):
-        try:
-            self.embeddings = torch.as_tensor(embeddings, dtype=torch.float32).cpu()
-        except (TypeError, ValueError, RuntimeError):
-            raise ValueError(f"embeddings={embeddings!r:.40} must be numbers, (N, D)") from None
+        self.embeddings = numbers("embeddings", embeddings, "(N, D)")
         shape = tuple(self.embeddings.shape)
         if len(shape) != 2 or not shape[0] or not self.embeddings.isfinite().all():
             raise ValueError(f"embeddings of shape {shape} must be finite numbers, (N, D)")
@@ -91,8 +96,8 @@ def search(index, query, k=10, dims=None, shortlist=None, precision="float32"):
     """
     if not isinstance(index, Index):
         index = Index(index, dims, precision)
-    query = torch.as_tensor(query, dtype=torch.float32).cpu()
-    if query.size(-1) != index.embeddings.size(1) or not 1 <= query.dim() <= 2:
+    query = numbers("query", query, "(Q, D) or (D,)")
+    if query.dim() not in (1, 2) or query.size(-1) != index.embeddings.size(1):
         raise ValueError(
             f"query has shape {tuple(query.shape)}: allowed is (Q, D) or (D,), D={index.embeddings.size(1)}"
         )

@@ -119,8 +119,7 @@ def check_depth(n_layer, weights, name, path):
 def read_nesting(kept):
     """A nesting, named Sizes or all that lie between two, from what `dataclasses.asdict` makes of it."""
     if isinstance(kept, dict):
-        smallest, largest = Size(**kept["smallest"]), Size(**kept["largest"])
-        return Between(smallest, largest, kept["multiple_of"])
+        return Between(Size(**kept["smallest"]), Size(**kept["largest"]), kept["multiple_of"])
     return [Size(**size) for size in kept]
 
 

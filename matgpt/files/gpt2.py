@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from contextlib import suppress
 
 import safetensors.torch
 import torch
@@ -169,7 +170,6 @@ def import_gpt2(path, nesting=None):
 
 def is_gpt2(folder):
     """Whether the folder holds a GPT-2 of transformers, by its config.json."""
-    try:
-        return "model_type" in json.loads((as_path(folder) / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return False  # whoever loads it says what is wrong
+    with suppress(ValueError), parsed(as_path(folder) / "config.json", "a configuration") as found:
+        return "model_type" in found
+    return False  # whoever loads it says what is wrong

@@ -11,7 +11,7 @@ def count(stats, tokens, proposed, accepted):
     stats["tokens_per_step"] = stats["tokens"] / stats["steps"]
 
 
-def check_draft(model, size, draft_size, draft_model=None):
+def check_draft(model, size, draft_size, draft_model):
     """ValueError unless the draft is a smaller doll, larger on no axis; or of a model that reads alike."""
     if draft_model is not None:
         if not hasattr(draft_model, "config"):

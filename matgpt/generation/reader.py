@@ -21,7 +21,7 @@ class Reader:
     the two in step.
     """
 
-    def __init__(self, model, size=None, use_cache=True):
+    def __init__(self, model, size, use_cache=True):
         config = model.config
         self.model, self.size = model, config.resolve(size)
         trunk = model.trunk_size(self.size)

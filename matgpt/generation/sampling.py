@@ -29,9 +29,6 @@ class Sampling:
         if not isinstance(self.generator, torch.Generator | None):
             raise ValueError(f"generator={self.generator!r} must be a torch.Generator")
 
-    def probabilities(self, logits):
-        return probabilities(logits, self.temperature, self.top_k, self.top_p)
-
     def draw(self, logits):
         """Logits (B, V) -> a token each (B,), and the distribution it was drawn from (None if greedy)."""
         if self.temperature == 0:
@@ -39,22 +36,20 @@ class Sampling:
         probs = self.probabilities(logits)
         return torch.multinomial(probs, 1, generator=self.generator)[:, 0], probs
 
-
-def probabilities(logits, temperature=1.0, top_k=None, top_p=None):
-    """Logits (..., V) -> the distribution (..., V) that is sampled from; temperature 0: all on the best."""
-    if temperature == 0:
-        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    least = torch.finfo(logits.dtype).tiny  # a smaller temperature would be 0 in this type, and 0 / 0
-    logits = (logits - logits.amax(-1, keepdim=True)) / max(float(temperature), least)
-    if top_k is not None and top_k < logits.size(-1):
-        kth = logits.topk(top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
-    probs = logits.softmax(-1)
-    if top_p is not None and top_p < 1:
-        # nucleus (1904.09751): the fewest tokens that hold top_p, so one counts if those before it do not
-        values, order = probs.sort(-1, descending=True)
-        values[..., 1:][(values.cumsum(-1) - values)[..., 1:] >= top_p] = 0  # the first always counts
-        probs = torch.zeros_like(probs).scatter_(-1, order, values)
-        probs = probs / probs.sum(-1, keepdim=True)
-    return probs
+    def probabilities(self, logits):
+        """Logits (..., V) -> the distribution (..., V) that is sampled from, at a temperature above 0."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        least = torch.finfo(logits.dtype).tiny  # a smaller temperature would be 0 in this type, and 0 / 0
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(float(self.temperature), least)
+        if self.top_k is not None and self.top_k < logits.size(-1):
+            kth = logits.topk(self.top_k).values[..., -1:]
+            logits = logits.masked_fill(logits < kth, -torch.inf)
+        probs = logits.softmax(-1)
+        if self.top_p is not None and self.top_p < 1:
+            # nucleus (1904.09751): the fewest tokens that hold top_p, so one counts if those before it do not
+            values, order = probs.sort(-1, descending=True)
+            before = values.cumsum(-1) - values
+            values[..., 1:][before[..., 1:] >= self.top_p] = 0  # the first always counts
+            probs = torch.zeros_like(probs).scatter_(-1, order, values)
+            probs = probs / probs.sum(-1, keepdim=True)
+        return probs

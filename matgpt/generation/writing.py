@@ -1,7 +1,6 @@
 """Text from any doll: sampled, with keys and values cached, drafted by a smaller doll, streamed."""
 
 import codecs
-import numbers
 
 import numpy as np
 import torch
@@ -14,8 +13,7 @@ from .sampling import Sampling
 
 def prompt_with_room(model, idx, max_new_tokens):
     """The prompt (B, T0), checked, at the beginning of (B, T0 + max_new_tokens) int64."""
-    if not isinstance(max_new_tokens, numbers.Integral) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 0")
+    positive("max_new_tokens", max_new_tokens, 0)
     if isinstance(idx, np.ndarray) and idx.dtype.kind in "iu":
         idx = torch.tensor(idx, device=model.embedding.token.device)
     if not isinstance(idx, torch.Tensor):

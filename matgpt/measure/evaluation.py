@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ..config import positive
 from ..nested import evaluating
-from ..text.batches import as_ids, batch
+from ..text.batches import as_row, batch, check_range
 
 MOST_LOGITS = 2**26  # at once: a quarter of a gigabyte in float32
 
@@ -39,13 +39,14 @@ def cross_entropy(model, x, y, size=None):
 def blocks(model, ids, max_blocks, batch_size):
     """Inputs and targets (B, T), of blocks of `ids` that do not overlap: all, or some evenly spaced."""
     config, T = model.config, model.config.block_size
-    ids = as_ids(ids, T, config.vocab_size)
+    ids = as_row(ids, T)
     starts = np.arange(0, len(ids) - T, T)
     if max_blocks is not None and positive("max_blocks", max_blocks) < len(starts):
         starts = starts[np.linspace(0, len(starts) - 1, max_blocks).astype(int)]
     # with a large vocabulary, logits of fewer texts at once
     B = min(positive("batch_size", batch_size), max(1, MOST_LOGITS // (T * config.vocab_size)))
     for some in np.split(starts, range(B, len(starts), B)):
+        check_range(ids[some[:, None] + np.arange(T + 1)], config.vocab_size)  # of what is read alone
         yield batch(ids, some, T, model.embedding.token.device)
 
 

@@ -55,12 +55,12 @@ UNITS = dict(params="parameters", flops="FLOPs", ms="milliseconds", bytes="bytes
 
 
 @torch.no_grad()
-def milliseconds(model, size=None, rounds=15):
+def milliseconds(model, size):
     """Milliseconds of one forward pass of one token, the median of several, by the doll sliced out."""
     doll, size = (model.slice(size), None) if isinstance(model, MatryoshkaGPT) else (model, size)
     token, seconds = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.token.device), []
     with evaluating(doll):
-        for _ in range(rounds):
+        for _ in range(15):
             start = time.perf_counter()
             doll(token, size)[0, 0, 0].item()  # which waits for a GPU
             seconds.append(time.perf_counter() - start)

@@ -1,10 +1,8 @@
 """Loss against cost, over shapes trained and untrained."""
 
-from itertools import cycle
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-import matplotlib.pyplot as plt
-
-from .style import cost_axis, name_of, new_axes, plain_text
+from .style import name_of, new_axes, plain_text
 
 COSTS = {
     "params": "parameters of the doll",
@@ -12,6 +10,16 @@ COSTS = {
     "ms": "milliseconds a token of the doll",
     "bytes": "bytes of the doll's weights",
 }
+
+
+def _axes(title, x):
+    """Axes for losses over a cost, which grows by factors: ticks at 1, 2 and 5 of each power of ten."""
+    figure, ax = new_axes(title, name_of(x, COSTS), width=8, height=4.6)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    return figure, ax
 
 
 def _at(points, x):
@@ -26,27 +34,24 @@ def frontier(groups, x="params", twins=()):
     groups: {name: list of Points}; a line joins those of a family that are marked as its front. x: a cost.
     twins: Points of models trained alone.
     """
-    figure, ax = new_axes("Which shape for which budget?", name_of(x, COSTS), width=8, height=4.6)
-    colors = cycle(plt.rcParams["axes.prop_cycle"].by_key()["color"])
-    for (name, points), color, marker in zip(groups.items(), colors, cycle("osD^vP*")):
+    figure, ax = _axes("Which shape for which budget?", x)
+    for i, (name, points) in enumerate(groups.items()):
         front = sorted((p for p in points if p.on_front), key=lambda p: getattr(p, x))
-        ax.plot(*_at(front, x), "-", color=color, alpha=0.7)
-        ax.plot(*_at(points, x), marker, color=color, label=name)
+        ax.plot(*_at(front, x), "-", color=f"C{i}", alpha=0.7)
+        ax.plot(*_at(points, x), "osD^vP*"[i % 7], color=f"C{i}", label=name)
     if twins:
         ax.plot(*_at(twins, x), "x", color="black", label="twins trained alone")
-    cost_axis(ax)
     ax.legend(fontsize=8, frameon=False)
     return figure
 
 
-@plain_text
-def slices(points, named=(), twins=(), x="flops", title="Every doll of one model"):
+def slices(points, named=(), twins=(), x="flops"):
     """Loss against cost of many dolls of one model, coloured by width.
 
     points, named, twins: Points, of dolls anywhere in the range, of those with a name (ringed), and of models
     trained alone (crosses). x: a cost.
     """
-    figure, ax = new_axes(title, name_of(x, COSTS), width=8, height=4.6)
+    figure, ax = _axes("Every doll of one model", x)
     dots = [*points, *named]
     widths = [p.size.n_embd for p in dots]
     shown = ax.scatter(*_at(dots, x), c=widths, cmap="viridis_r", s=22, label="sliced out of it")
@@ -55,7 +60,6 @@ def slices(points, named=(), twins=(), x="flops", title="Every doll of one model
         ax.scatter(*_at(named, x), s=110, label="the named ones", **ring)
     if twins:
         ax.scatter(*_at(twins, x), marker="x", color="black", s=45, label="trained alone")
-    cost_axis(ax)
     figure.colorbar(shown, ax=ax, label="width")
     ax.legend(fontsize=8, frameon=False)
     return figure

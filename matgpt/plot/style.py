@@ -2,15 +2,9 @@
 
 import matplotlib.pyplot as plt
 from matplotlib import colormaps
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 # a decorator: what a user or a tokenizer named, "$^$" too, is shown as it is and never read as a formula
 plain_text = plt.rc_context({"text.parse_math": False})
-
-
-def close(figure):
-    """Forget a figure that was shown, so that a notebook does not draw it a second time."""
-    plt.close(figure)
 
 
 def colors(n):
@@ -32,14 +26,6 @@ def name_of(x, names):
     if x not in names:
         raise ValueError(f"x={x!r} must be one of {', '.join(map(repr, names))}")
     return names[x]
-
-
-def cost_axis(ax):
-    """Costs grow by factors: ticks at 1, 2 and 5 of each power of ten, as 20k or 5M."""
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def label(size):

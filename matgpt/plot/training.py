@@ -10,8 +10,7 @@ SPENT = {"steps": "training step", "flops": "training FLOPs"}
 
 def losses(history, x="steps"):
     """Loss of every doll in one run: validation as lines, training dotted. x: "steps" or "flops"."""
-    title, xlabel = "Loss of every doll in one run", name_of(x, SPENT)
-    figure, ax = new_axes(title, xlabel, "cross-entropy, nats per token")
+    figure, ax = new_axes("Loss of every doll in one run", name_of(x, SPENT), "cross-entropy, nats per token")
     spent = getattr(history, x)
     for size, color in zip(history.sizes, colors(len(history.sizes))):
         last = f"{label(size)}: {history.val[size][-1]:.3f}" if spent else label(size)
@@ -45,15 +44,14 @@ def loss_against_params(params, doll, twin=None, title="One nested model beside 
     )
     for name, runs, style, color, place in families:
         sizes = sorted(runs or {}, key=params.get)
+        counts = [params[s] for s in sizes]
         means = [sum(runs[s]) / len(runs[s]) for s in sizes]
         below = [m - min(runs[s]) for s, m in zip(sizes, means)]
         above = [max(runs[s]) - m for s, m in zip(sizes, means)]
         if sizes:
-            counts = [params[s] for s in sizes]
             ax.errorbar(counts, means, [below, above], fmt=style, color=color, capsize=3, label=name)
-        for size, mean in zip(sizes, means):
-            at = (params[size], mean)
-            ax.annotate(f"{mean:.3f}", at, textcoords="offset points", fontsize=8, color=color, **place)
+        for at in zip(counts, means):
+            ax.annotate(f"{at[1]:.3f}", at, textcoords="offset points", fontsize=8, color=color, **place)
     ax.set_xscale("log")
     ax.set_xticks([params[s] for s in doll], [f"{params[s]:,}\n{s.n_embd} wide" for s in doll], fontsize=8)
     ax.xaxis.set_minor_formatter(NullFormatter())

@@ -6,26 +6,36 @@ import numpy as np
 import torch
 
 
-def as_ids(ids, block_size, vocab_size=None, name="ids"):
-    """Token ids (a list, tensor, array or memory map) as a 1-D numpy array, checked; a map is not loaded."""
+def as_row(ids, block_size, name="ids"):
+    """Token ids (a list, tensor, array or memory map) as a 1-D numpy array that is longer than a block."""
     ids = np.asarray(ids)
     if ids.ndim != 1 or len(ids) <= block_size or ids.dtype.kind not in "iu":
         raise ValueError(
             f"{name} has shape {ids.shape} and dtype {ids.dtype}: it must be one row of more than "
             f"block_size={block_size} whole numbers"
         )
-    if vocab_size is not None and not 0 <= ids.min() <= ids.max() < vocab_size:
+    return ids
+
+
+def as_ids(ids, block_size, vocab_size, name="ids"):
+    """The same, and all of it looked at: no id is outside the vocabulary. A map is read, not loaded."""
+    ids = as_row(ids, block_size, name)
+    check_range(ids, vocab_size, name)
+    return ids
+
+
+def check_range(ids, vocab_size, name="ids"):
+    """ValueError, naming the worst, if an id is outside the vocabulary."""
+    if not 0 <= ids.min() <= ids.max() < vocab_size:
         worst = ids.min() if ids.min() < 0 else ids.max()
         raise ValueError(
             f"{name} holds token id {worst}, outside the vocabulary: allowed are 0 to {vocab_size - 1}"
         )
-    return ids
 
 
 def batch(ids, starts, block_size, device):
     """Inputs and targets, each (*, T), of the blocks that begin at `starts` (*)."""
-    block = ids[starts[..., None] + np.arange(block_size + 1)].astype(np.int64)
-    block = torch.from_numpy(block)
+    block = torch.from_numpy(ids[starts[..., None] + np.arange(block_size + 1)].astype(np.int64))
     if device.type == "cuda":
         block = block.pin_memory().to(device, non_blocking=True)
     return block[..., :-1], block[..., 1:]

@@ -18,6 +18,7 @@ STDLIB = {  # name: what is left out, such as what a build wrote about itself
     "python-stdlib+tests": BUILT,
 }
 CORPORA = ("python-docs", *STDLIB, *DOWNLOADS)
+REMEDY = "use the one of python.org or conda, or load_text with the path of a file"
 
 
 def load_text(name_or_path, data_dir=None):
@@ -28,18 +29,17 @@ def load_text(name_or_path, data_dir=None):
     repository. Raises ValueError for a file that is missing, damaged or not UTF-8, ConnectionError if the
     download fails, and ImportError if this Python came without its documentation or sources.
     """
+    path = as_path(name_or_path)
     if name_or_path == "python-docs":
         try:
             from pydoc_data.topics import topics
         except ImportError as error:
-            raise ImportError(
-                'this Python came without pydoc_data, the text of "python-docs": use the one of '
-                "python.org or conda, or load_text with the path of a file"
-            ) from error
+            lacks = 'without pydoc_data, the text of "python-docs"'
+            raise ImportError(f"this Python came {lacks}: {REMEDY}") from error
         return END.join(topics[name] for name in sorted(topics))
     if name_or_path in STDLIB:
         return "".join(text for file in find(name_or_path) for _, text in texts(file)).removesuffix(END)
-    path = fetch(name_or_path, data_dir) if name_or_path in DOWNLOADS else as_path(name_or_path)
+    path = fetch(name_or_path, data_dir) if name_or_path in DOWNLOADS else path
     if not path.is_file():
         raise unknown(path)
     return "".join(pieces(path))
@@ -61,18 +61,16 @@ def find(name_or_path, pattern="*"):
         if not re.match(left_out, file.relative_to(path).as_posix()) and file.is_file()
     ]
     if name_or_path in STDLIB and not found:
-        raise ImportError(
-            f'this Python came without the sources of its library ("python-stdlib"; none are in {path}): '
-            "use the one of python.org or conda, or load_text with the path of a file"
-        )
+        lacks = f'without the sources of its library ("python-stdlib"; none are in {path})'
+        raise ImportError(f"this Python came {lacks}: {REMEDY}")
     if not found:
         raise ValueError(f"no file in {path} fits the pattern {pattern!r}")
     return found
 
 
 def unknown(path, known=CORPORA):
-    known = ", ".join(map(repr, known))
-    return ValueError(f"there is no corpus or file {str(path)!r}: give {known}, or the path of a UTF-8 text")
+    names = ", ".join(map(repr, known))
+    return ValueError(f"there is no corpus or file {str(path)!r}: give {names}, or the path of a UTF-8 text")
 
 
 def split(ids, val_fraction=0.1):

@@ -31,8 +31,7 @@ SHA256 = {
 def fetch(name, data_dir=None):
     """The path of the file in `data_dir` that keeps a corpus, downloaded if it is not there, checked always.
 
-    What a broken download left, in a file .partial, is gone on with. Raises ConnectionError if it breaks off,
-    and ValueError for another content.
+    What a broken download left, in a file .partial, is gone on with. ValueError for another content.
     """
     url = DOWNLOADS[name]
     path = Path(data_dir or DATA) / (name + Path(url).suffix)

@@ -16,10 +16,7 @@ LONGEST = 32  # bytes; longer words (DNA, writing without blanks) are cut, since
 
 
 def learn(text, vocab_size):
-    """The tokens, bytes each: all single bytes, then the most frequent pair becomes one, again and again.
-
-    It ends before `vocab_size` where no pair occurs twice. The same text gives the same tokens.
-    """
+    """The tokens, bytes each: all single bytes, then pairs of tokens, as `BPETokenizer.train` says."""
     tokens = [bytes([b]) for b in range(256)]
     words, times = unique_words(text)
     # of a pair of ids: its occurrences, and the words that hold it
@@ -33,8 +30,7 @@ def learn(text, vocab_size):
     while queue and len(tokens) < vocab_size:
         n, pair = heapq.heappop(queue)
         if counts[pair] != -n:  # other merges took some of its occurrences: back in line
-            if counts[pair] > 1:
-                heapq.heappush(queue, (-counts[pair], pair))
+            heapq.heappush(queue, (-counts[pair], pair))
             continue
         if n > -2:
             break
@@ -66,12 +62,10 @@ def unique_words(text):
 
 def merge(word, pair, new):
     """`word`, a list of ids, with each occurrence of `pair` replaced by the one id `new`."""
-    merged, i = [], 0
-    while i < len(word):
-        if word[i] == pair[0] and i + 1 < len(word) and word[i + 1] == pair[1]:
-            merged.append(new)
-            i += 2
+    merged = []
+    for token in word:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] = new
         else:
-            merged.append(word[i])
-            i += 1
+            merged.append(token)
     return merged

@@ -42,7 +42,7 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     partial.mkdir(parents=True)
     try:
         tokenizer = learn(tokenizer, sources, column, vocab_size)
-        dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+        dtype = np.dtype("uint16" if tokenizer.vocab_size <= 2**16 else "uint32")
         n_train, n_val = encode(read(sources, column, "encoding"), tokenizer, dtype, partial)
         if not n_train or not n_val:
             raise ValueError(
@@ -51,7 +51,7 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
             )
         meta = {
             "format": FORMAT,
-            "dtype": np.dtype(dtype).name,
+            "dtype": dtype.name,
             "vocab_size": tokenizer.vocab_size,
             "n_train": n_train,
             "n_val": n_val,
@@ -96,11 +96,11 @@ def learn(kind, sources, column, vocab_size):
 
 def encode(sources, tokenizer, dtype, folder):
     """Write train.bin and val.bin; returns how many ids are in each."""
-    bpe, size = isinstance(tokenizer, BPETokenizer), np.dtype(dtype).itemsize
+    size = dtype.itemsize
     with open(folder / "train.bin", "w+b") as train, open(folder / "val.bin", "wb") as val:
         for source, found in sources:
             start = train.tell()
-            if bpe and source.kind == "text":
+            if source.kind == "text" and isinstance(tokenizer, BPETokenizer):
                 found = ((None, text) for text in between_words(text for _, text in found))
             for part, text in found:
                 (val if part == "val" else train).write(np.array(tokenizer.encode(text), dtype).data)

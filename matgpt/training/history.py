@@ -42,10 +42,9 @@ class History:
 
     def as_dict(self):
         """Plain lists and numbers; a size is the text that `Size.parse` reads."""
-        losses = {
-            name: {str(size): getattr(self, name)[size] for size in self.sizes} for name in ("train", "val")
-        }
+        by_text = lambda losses: {str(size): losses[size] for size in self.sizes}
         numbers = {name: getattr(self, name) for name in ("lr", "steps", "flops", "spent")}
+        losses = {"train": by_text(self.train), "val": by_text(self.val)}
         return {"sizes": [str(size) for size in self.sizes], **numbers, **losses}
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..nested import in_mode
 from ..text.batches import as_ids
 from .progress import Progress, in_notebook
 from .run import Run
@@ -10,7 +11,7 @@ from .state import RunState
 from .threads import slow_threads
 
 
-def follow(run, val_ids, progress=True, on_evaluation=None, checkpoint_dir=None, resume=False):
+def follow(run, val_ids, progress, on_evaluation, checkpoint_dir=None, resume=False):
     """Step after step until the budget is spent, or until it is interrupted; returns the history."""
     if on_evaluation is not None and not callable(on_evaluation):
         raise ValueError(f"on_evaluation={on_evaluation!r} must be a function of the history")
@@ -21,14 +22,12 @@ def follow(run, val_ids, progress=True, on_evaluation=None, checkpoint_dir=None,
         run.restore(kept and kept.restore())
     if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
         print(advice)  # the program says it itself
-    modes = {module: module.training for module in run.model.modules()}
-    run.model.train()
     run.model.zero_grad()  # of another's backward pass
     gpu = [run.device] if run.device.type == "cuda" else []
     steps, flops = run.settings["steps"], run.settings["flops"]
     total, unit = (steps, "step") if flops is None else (max(1, round(flops / 1e9)), "GFLOP")
     bar = Progress(total, progress and run.rank == 0, unit)
-    with bar, torch.random.fork_rng(gpu):
+    with bar, torch.random.fork_rng(gpu), in_mode(run.model, training=True):
         try:
             while True:
                 due = run.due()
@@ -38,18 +37,16 @@ def follow(run, val_ids, progress=True, on_evaluation=None, checkpoint_dir=None,
                     if on_evaluation and run.rank == 0:
                         on_evaluation(run.history)
                 if kept and (due or kept.due()):
-                    kept.save(run.done, run.model, run.optimizers, run.history)
+                    kept.save(run)
                 if run.spent() == 1:
                     break
                 run.step()
                 bar.reached(round(run.spent() * total))
         except KeyboardInterrupt:
             if kept:
-                kept.save(run.done, run.model, run.optimizers, run.history)
+                kept.save(run)
         finally:
-            run.optimizers.zero_grad()
-            for module, mode in modes.items():
-                module.training = mode
+            run.model.zero_grad()
             if kept:
                 kept.close()
     return run.history

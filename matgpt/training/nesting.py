@@ -10,10 +10,10 @@ from ..files.gpt2 import import_gpt2, is_gpt2
 from ..measure.evaluation import cross_entropy, precision
 from ..measure.shapes import flops_per_token
 from ..model import MatryoshkaGPT
+from ..nested import evaluating
 from ..text.batches import as_ids, batch
 from .loop import follow
 from .optimizer import default_lr
-from .price import price
 from .run import Run
 from .schedule import Schedule
 from .settings import check
@@ -45,7 +45,7 @@ def axes(name):
     return [(i, k, k if k == "d" else f"{layer}.{k}") for i, k in enumerate(kinds) if k != "."]
 
 
-def importance(model, ids, seed=0, batches=BATCHES):
+def importance(model, ids, seed=0):
     """{"d": (D,), "0.h": (H,), "0.f": (F,), ...}: how the loss would move without each.
 
     The mean square, over small batches, of the first-order guess: the sum of weight x gradient over the
@@ -53,7 +53,7 @@ def importance(model, ids, seed=0, batches=BATCHES):
     """
     T, scores, rng = model.config.block_size, {}, np.random.default_rng(seed)
     batch_size = max(1, 256 // T)
-    for _ in range(batches):
+    for _ in range(BATCHES):
         starts = rng.integers(len(ids) - T, size=batch_size)
         cross_entropy(model, *batch(ids, starts, T, model.embedding.token.device)).backward()
         moved = {}
@@ -62,7 +62,7 @@ def importance(model, ids, seed=0, batches=BATCHES):
                 if name.endswith(READERS[kind]):
                     change = (p.detach() * p.grad).movedim(axis, 0).flatten(1).sum(1)
                     moved[key] = moved.get(key, 0) + change
-        scores = {key: scores.get(key, 0) + change**2 / batches for key, change in moved.items()}
+        scores = {key: scores.get(key, 0) + change**2 / BATCHES for key, change in moved.items()}
         model.zero_grad()
     return scores
 
@@ -84,9 +84,8 @@ class Turns(Schedule):
     """
 
     def draw(self, spent, rng):
-        prices = [price(self.model, trunk) for trunk in self.trunks]
-        paid = max(prices[0], SHARE * prices[-1])
-        return [(trunk, min(1, paid / own)) for trunk, own in zip(self.trunks[::-1], prices[::-1])]
+        paid = max(self.prices[0], SHARE * self.prices[-1])
+        return [(trunk, min(1, paid / own)) for trunk, own in zip(self.trunks[::-1], self.prices[::-1])]
 
 
 class Lesson(Run):
@@ -148,12 +147,10 @@ def nest(
     budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
     moves = dict(lr=lr, optimizer="adamw", warmup=0.05, weight_decay=0.0, grad_clip=1.0)
     looks = dict(loss_weights=None, eval_interval=eval_interval, eval_blocks=eval_blocks)
-    settings, mode = check(model, {**budget, **moves, **looks}), teacher.training
+    settings = check(model, {**budget, **moves, **looks})
     reorder(model, importance(model, train_ids, seed))
-    try:
-        run = Lesson(model, teacher.eval(), train_ids, settings)
-        run.history.spent = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
+    run = Lesson(model, teacher, train_ids, settings)
+    run.history.spent = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
+    with evaluating(teacher):
         model.history = follow(run, val_ids, progress, on_evaluation)
-    finally:
-        teacher.train(mode)
     return model.eval()

@@ -67,11 +67,11 @@ class Muon(torch.optim.Optimizer):
     0.2 * lr, as AdamW's has, so that both take one learning rate (2502.16982, section 2.2).
     """
 
-    def __init__(self, model, lr, weight_decay, momentum=0.95):
+    def __init__(self, model, lr, weight_decay):
         layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, NestedLinear)]
         self.layers = {f"{name}.weight": layer for name, layer in layers if layer.weight.requires_grad}
         group = {"params": [layer.weight for layer in self.layers.values()]}  # none, if all are frozen
-        super().__init__([group], dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        super().__init__([group], dict(lr=lr, weight_decay=weight_decay, momentum=0.95))
 
     @torch.no_grad()
     def step(self, read):
@@ -90,10 +90,9 @@ class Muon(torch.optim.Optimizer):
         for (_, outputs, inputs), some in alike.items():  # weights of one shape make one batch of matrices
             weights, ahead = zip(*some)
             steps = even(orthogonalize(torch.cat(ahead))).split([len(matrices) for matrices in ahead])
+            length = lr * 0.2 * max(outputs, inputs) ** 0.5
             for w, step in zip(weights, steps):
-                w.mul_(1 - lr * decay).sub_(
-                    step.reshape(w.shape), alpha=lr * 0.2 * max(outputs, inputs) ** 0.5
-                )
+                w.mul_(1 - lr * decay).sub_(step.reshape(w.shape), alpha=length)
 
     def flops(self, read):
         """FLOPs of the products: two with a matrix of r rows and c columns, r <= c, the others r by r."""
@@ -111,19 +110,17 @@ class AdamW(torch.optim.AdamW):
 
     def __init__(self, named, lr, weight_decay):
         self.names = {p: name for name, p in named}
-        vector = lambda p, name: p.dim() < 2 or name.endswith("bias")
+        vectors = {p for p, name in self.names.items() if p.dim() < 2 or name.endswith("bias")}
+        matrices = [p for p in self.names if p not in vectors]
         groups = [
-            {
-                "params": [p for p, name in self.names.items() if not vector(p, name)],
-                "weight_decay": weight_decay,
-            },
-            {"params": [p for p, name in self.names.items() if vector(p, name)], "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": [p for p in self.names if p in vectors], "weight_decay": 0.0},
         ]
         super().__init__(groups, lr=lr, betas=(0.9, 0.99), fused=True)
 
     @torch.no_grad()
     def step(self, read):
-        """read: {parameter: shape}, the corner that moves; what lies outside stays as it is."""
+        """read: as in `Muon.step`."""
         if all(p.shape == read.get(name) for p, name in self.names.items()):
             super().step()
             return
@@ -140,23 +137,9 @@ class AdamW(torch.optim.AdamW):
                     found.append((*(corner(x, *shape) for x in whole), state["step"]))
             if found:
                 p, grads, averages, squares, steps = map(list, zip(*found))
-                beta1, beta2 = group["betas"]
-                adamw(
-                    p,
-                    grads,
-                    averages,
-                    squares,
-                    [],
-                    steps,
-                    foreach=False,
-                    amsgrad=False,
-                    beta1=beta1,
-                    beta2=beta2,
-                    lr=group["lr"],
-                    weight_decay=group["weight_decay"],
-                    eps=group["eps"],
-                    maximize=False,
-                )
+                same = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
+                same["beta1"], same["beta2"] = group["betas"]
+                adamw(p, grads, averages, squares, [], steps, foreach=False, **same)
 
     def flops(self, read):
         """About 15 multiplications, additions and roots for each number that moves."""
@@ -173,10 +156,6 @@ class Optimizers(list):
     def flops(self, read):
         """What a step costs on that corner."""
         return sum(optimizer.flops(read) for optimizer in self)
-
-    def zero_grad(self):
-        for optimizer in self:
-            optimizer.zero_grad()
 
     def set_lr(self, lr):
         for optimizer in self:
@@ -200,8 +179,8 @@ def make_optimizers(kind, model, lr, weight_decay):
         raise ValueError(f'optimizer={kind!r} must be "muon" or "adamw"')
     optimizers = Optimizers([Muon(model, lr, weight_decay)] if kind == "muon" else [])
     taken = optimizers[0].layers if optimizers else {}
-    moving = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    rest = [(name, p) for name, p in moving if name not in taken]
+    named = model.named_parameters()
+    rest = [(name, p) for name, p in named if p.requires_grad and name not in taken]
     optimizers.append(AdamW(rest, lr, weight_decay))
     return optimizers
 

@@ -16,12 +16,12 @@ class Progress:
     """A bar over `total` units. In a notebook bar and plot each stay one output that is drawn anew."""
 
     def __init__(self, total, show=True, unit="step"):
-        self.total, self.unit, self.show, self.notebook = total, unit, show, show and in_notebook()
+        self.total, self.unit, self.show = total, unit, show
         self.bar = self.text = self.figure = None
         self.started = self.drawn = time.monotonic()
 
     def __enter__(self):
-        if self.notebook:
+        if self.show and in_notebook():
             from IPython.display import display
 
             self.text = display({"text/plain": self._line(0)}, raw=True, display_id=True)
@@ -45,7 +45,7 @@ class Progress:
         """Show the losses measured so far."""
         if self.bar:
             self.bar.set_postfix_str("val " + " ".join(f"{history.val[s][-1]:.3f}" for s in history.sizes))
-        elif self.notebook and len(history.steps) > 1:
+        elif self.text and len(history.steps) > 1:
             from IPython.display import display
 
             from .. import plot

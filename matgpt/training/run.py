@@ -21,12 +21,9 @@ from .state import uninterrupted
 class DivergedError(FloatingPointError):
     """A loss was not finite; `history` holds what was measured until then."""
 
-    def __init__(self, message, history):
-        super().__init__(message, history)
+    def __init__(self, message, history=None):  # unpickled, it has its history only afterwards
+        super().__init__(message)
         self.history = history
-
-    def __str__(self):
-        return self.args[0]
 
 
 class Run:
@@ -41,12 +38,10 @@ class Run:
             wanted = f"must be divisible by the number of processes, {self.world}"
             raise ValueError(f"batch_size={settings['batch_size']} {wanted}")
         self.parallel = DistributedDataParallel(model) if self.world > 1 else model
-        self.optimizers = make_optimizers(
-            settings["optimizer"], model, settings["lr"], settings["weight_decay"]
-        )
-        weights = settings["loss_weights"]
+        lr, weights = settings["lr"], settings["loss_weights"]
+        self.optimizers = make_optimizers(settings["optimizer"], model, lr, settings["weight_decay"])
         self.schedule = Schedule(model, [size for size in model.sizes if weights[size]])
-        self.history, self.done = History(model.sizes, lr=settings["lr"]), 0
+        self.history, self.done = History(model.sizes, lr=lr), 0
 
     def spent(self):
         """The share of the budget that is spent, of steps or of FLOPs: 1 at the end."""
@@ -105,7 +100,7 @@ class Run:
             self.optimizers.step(read)
             self.history.spent += flops + self.optimizers.flops(read)
             self.done += 1
-        self.optimizers.zero_grad()
+        model.zero_grad()
         self.history.seconds += time.monotonic() - started
 
     def losses(self, val_ids):
@@ -128,7 +123,5 @@ class Run:
         return (tenth or spent == 1) and self.done not in steps[-1:]
 
     def diverged(self):
-        message = (
-            f"step {self.done}: the loss is not finite with lr={self.settings['lr']:g}; try a smaller one"
-        )
-        return DivergedError(message, self.history)
+        what = f"the loss is not finite with lr={self.history.lr:g}; try a smaller one"
+        return DivergedError(f"step {self.done}: {what}", self.history)

@@ -20,8 +20,8 @@ class Schedule:
     def __init__(self, model, sizes):
         self.model = model
         self.trunks = sorted(model.trunks(sizes), key=lambda trunk: price(model, trunk))
-        prices = [price(model, trunk) for trunk in self.trunks]
-        self.joins = [GROWTH * below / prices[-1] for below in [0, *prices[:-1]]]
+        self.prices = [price(model, trunk) for trunk in self.trunks]
+        self.joins = [GROWTH * below / self.prices[-1] for below in [0, *self.prices[:-1]]]
 
     def draw(self, spent, rng):
         """[(trunk, share of a batch)], largest first, when the share `spent` of the budget is."""

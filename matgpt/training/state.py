@@ -87,15 +87,11 @@ class RunState:
         """Whether a minute of work could be lost, and saving it costs less than a hundredth of the time."""
         return time.monotonic() - self.saved > max(60, 100 * self.cost)
 
-    def save(self, step, model, optimizer, history):
-        """Keep the state after `step` steps. OSError, with the last state intact, if there is no room."""
-        started, buffer = time.monotonic(), io.BytesIO()
-        state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "history": history.as_dict(),
-        }
-        torch.save({"run": self.run, "step": step, **state}, buffer)
+    def save(self, run):
+        """Keep the state of the run. OSError, with the last one intact, if there is no room."""
+        started, buffer, step = time.monotonic(), io.BytesIO(), run.done
+        state = {"model": run.model.state_dict(), "optimizer": run.optimizers.state_dict()}
+        torch.save({"run": self.run, "step": step, **state, "history": run.history.as_dict()}, buffer)
         data = buffer.getbuffer()
         try:
             write(self.folder / f"step-{step:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
