@@ -170,7 +170,7 @@ MUTANTS = [
     ("training/optimizer", "ITERATIONS = 3", "ITERATIONS = 2", "optimizer"),
     ("training/optimizer", "square = p @ (p @ square)", "square = p @ square", "optimizer"),
     ("training/optimizer", "(8 * ITERATIONS - 6) * r**3", "6 * r**3", "training:flops"),
-    ("measure/evaluation", "check_range(ids[some", "check_range(0 * ids[some", "agreement:bad"),
+    ("text/batches", "check_range(block, vocab_size)", "pass", "agreement:bad"),
     ("benchmarks/quality", "inner = tuple(round(times * f)", "inner = tuple(round(f)", "benchmark:widths"),
     ("benchmarks/common", "        raise KeyboardInterrupt\n", "        pass\n", "benchmark:stopped"),
     ("embeddings/pairs", "repr(vars(self))", "repr(len(self))", "pairs:digest"),

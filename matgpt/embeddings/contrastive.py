@@ -157,8 +157,9 @@ def train_embeddings(
         micro_batch = positive("micro_batch", micro_batch)
     if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature!r} must be a number above 0")
-    for name, some in (("pairs", pairs), ("val_pairs", val_pairs)):
-        if not isinstance(some, Pairs) and (some is not None or name == "pairs"):
+    given = {"pairs": pairs} if val_pairs is None else {"pairs": pairs, "val_pairs": val_pairs}
+    for name, some in given.items():
+        if not isinstance(some, Pairs):
             raise ValueError(f"{name}={some!r:.40} must be Pairs, as load_pairs makes them")
     settings |= dict(temperature=temperature, micro_batch=micro_batch)
     if val_pairs is None:

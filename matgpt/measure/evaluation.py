@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ..config import positive
 from ..nested import evaluating
-from ..text.batches import as_row, batch, check_range
+from ..text.batches import as_row, batch
 
 MOST_LOGITS = 2**26  # at once: a quarter of a gigabyte in float32
 
@@ -46,8 +46,7 @@ def blocks(model, ids, max_blocks, batch_size):
     # with a large vocabulary, logits of fewer texts at once
     B = min(positive("batch_size", batch_size), max(1, MOST_LOGITS // (T * config.vocab_size)))
     for some in np.split(starts, range(B, len(starts), B)):
-        check_range(ids[some[:, None] + np.arange(T + 1)], config.vocab_size)  # of what is read alone
-        yield batch(ids, some, T, model.embedding.token.device)
+        yield batch(ids, some, T, model.embedding.token.device, config.vocab_size)
 
 
 @torch.no_grad()

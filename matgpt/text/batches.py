@@ -33,9 +33,15 @@ def check_range(ids, vocab_size, name="ids"):
         )
 
 
-def batch(ids, starts, block_size, device):
-    """Inputs and targets, each (*, T), of the blocks that begin at `starts` (*)."""
-    block = torch.from_numpy(ids[starts[..., None] + np.arange(block_size + 1)].astype(np.int64))
+def batch(ids, starts, block_size, device, vocab_size=None):
+    """Inputs and targets, each (*, T), of the blocks that begin at `starts` (*).
+
+    vocab_size: for ids that nobody has looked at: ValueError if one of these is outside the vocabulary.
+    """
+    block = ids[starts[..., None] + np.arange(block_size + 1)]
+    if vocab_size is not None:
+        check_range(block, vocab_size)
+    block = torch.from_numpy(block.astype(np.int64))
     if device.type == "cuda":
         block = block.pin_memory().to(device, non_blocking=True)
     return block[..., :-1], block[..., 1:]

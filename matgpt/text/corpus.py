@@ -39,7 +39,8 @@ def load_text(name_or_path, data_dir=None):
         return END.join(topics[name] for name in sorted(topics))
     if name_or_path in STDLIB:
         return "".join(text for file in find(name_or_path) for _, text in texts(file)).removesuffix(END)
-    path = fetch(name_or_path, data_dir) if name_or_path in DOWNLOADS else path
+    if name_or_path in DOWNLOADS:
+        path = fetch(name_or_path, data_dir)
     if not path.is_file():
         raise unknown(path)
     return "".join(pieces(path))
