@@ -19,6 +19,7 @@ from matgpt import (
     split,
 )
 from matgpt.__main__ import main
+from matgpt.commands.parser import Parser
 from matgpt.training import threads
 
 LOSSES = r"4,1,2: \d\.\d{4}  8,1,1,9: \d\.\d{4}  8,1,2: \d\.\d{4}"
@@ -202,6 +203,19 @@ def test_diverging_is_one_line(options, capsys):
     with pytest.raises(SystemExit) as stopped:
         program(*options, "--lr", "1e30")
     assert stopped.value.code != 0 and re.fullmatch(r".*step \d+: .*lr=1e\+30.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried 9 bytes")])
+def test_too_little_memory_is_one_line(error, capsys):
+    with pytest.raises(SystemExit), Parser("nest", "").one_line():
+        raise error
+    wanted = "out of memory: choose a smaller --batch-size, or a smaller model"
+    assert capsys.readouterr().err == f"python -m matgpt nest: error: {wanted}\n"
+
+
+def test_a_mistake_of_our_own_is_no_line():
+    with pytest.raises(RuntimeError, match="size mismatch"), Parser("nest", "").one_line():
+        raise RuntimeError("size mismatch")
 
 
 @pytest.mark.parametrize("slower, said", [(1.5, None), (9.0, "one thread is 9 times as fast as 4")])

@@ -29,7 +29,13 @@ class Parser(argparse.ArgumentParser):
         """
         try:
             yield
-        except (ValueError, OSError, ImportError, FloatingPointError, *more) as error:
+        except (ValueError, OSError, ImportError, FloatingPointError) as error:
+            self.error(str(error))
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or "memory" in str(error):
+                self.error("out of memory: choose a smaller --batch-size, or a smaller model")
+            if not isinstance(error, more):
+                raise
             self.error(str(error))
         except KeyboardInterrupt:
             sys.exit(interrupted)

@@ -140,10 +140,6 @@ def main(argv=None):
     try:
         with parser.one_line():
             run(args, dist.get_rank() if dist.is_initialized() else 0)
-    except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error):
-            raise
-        parser.error(f"out of memory: choose a --batch-size below {args.batch_size}, or a smaller model")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

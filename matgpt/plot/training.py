@@ -10,7 +10,7 @@ SPENT = {"steps": "training step", "flops": "training FLOPs"}
 
 def losses(history, x="steps"):
     """Loss of every doll in one run: validation as lines, training dotted. x: "steps" or "flops"."""
-    figure, ax = new_axes("Loss of every doll in one run", name_of(x, SPENT), "cross-entropy, nats per token")
+    figure, ax = new_axes("Loss of every doll in one run", name_of(x, SPENT), "cross-entropy, nats")
     spent = getattr(history, x)
     for size, color in zip(history.sizes, colors(len(history.sizes))):
         last = f"{label(size)}: {history.val[size][-1]:.3f}" if spent else label(size)
