@@ -69,6 +69,7 @@ def run(args):
     if len(params) > 1:
         figure = plot.loss_against_params(params, *full_dolls[::-1], f"Full models: {args.optimizer}")
         figure.gca().set_yscale("log")
+        figure.gca().yaxis.set_minor_formatter("{x:g}")
         figure.savefig(f"{args.out}/scale-{args.optimizer}.png", dpi=150)
         plot.close(figure)
 
@@ -189,7 +190,6 @@ def show(args, full, alone, nested, budget):
     params = {size: full.num_params(size) for size in full.sizes}
     dolls = {size: of(nested, size) for size in full.sizes}
     twins = {size: of(found, size) for size, found in alone.items()}
-    title = f"A family for the price of its largest model alone: {args.optimizer}"
-    figure = plot.loss_against_params(params, dolls, twins, title=title)
+    figure = plot.loss_against_params(params, dolls, twins, f"A family at one price: {args.optimizer}")
     figure.savefig(f"{args.out}/{name}.png", dpi=150)
     plot.close(figure)
