@@ -498,20 +498,40 @@ def test_a_range_is_drawn_from_once_its_full_doll_has_joined():
     model = make(MatryoshkaGPT, nesting=matgpt.between(low, high, 4))
     assert draws(model, 0.0, 5) == [[([low], 1)]] * 5
     some = [[trunk for trunk, _ in step] for step in draws(model, 0.9, 500)]
-    assert all(step[0] == [model.config.full] and step[-1] == [low] for step in some), "these stay"
-    drawn = {trunk[0] for step in some for trunk in step[1:-1]}
+    sizes = [{size for trunk in step for size in trunk} for step in some]
+    assert all(step[0][0] == model.config.full for step in some) and all(low in step for step in sizes)
+    assert all(len(step) == len(sum(trunks, [])) for step, trunks in zip(sizes, some)), "each once"
+    drawn = set().union(*sizes)
     assert len(drawn - set(model.sizes)) > 5, "sizes that have no name"
+    cheap = np.mean([price(model, [size]) for step in sizes for size in step - {low, model.config.full}])
+    rng = np.random.default_rng(1)
+    assert cheap < 0.9 * np.mean([price(model, [model.config.draw(rng)]) for _ in range(500)])
     for size in drawn:
         model.config.fit(size)
         assert size.n_embd >= 4 and size.n_head >= 1
     for spent in np.linspace(1e-3, 1, 200):
         (step,) = draws(model, spent, 1)
-        if step[0][0] != [model.config.full]:
+        if step[0][0][0] != model.config.full:
             assert {trunk[0] for trunk, _ in step} <= set(model.sizes), "nothing is drawn yet"
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     history = run(model, steps=20)
     assert not any(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert history.val[model.config.full][-1] < history.val[model.config.full][0]
+
+
+@pytest.mark.parametrize(
+    "kind, low", [(MatryoshkaEmbeddingsGPT, Size(4, 2, 2)), (MatryoshkaGPT, Size(16, 2, 1))]
+)
+def test_a_range_of_one_trunk_is_drawn_from_in_each_step(kind, low):
+    """Output only every size shares the trunk of the full one, as those of one width and many depths may."""
+    model = make(kind, nesting=matgpt.between(low, Size(16, 2, 2), 2))
+    names, found = set(model.sizes), set()
+    for step in draws(model, 0.9, 50):
+        sizes = {size for trunk, _ in step for size in trunk}
+        assert len(sizes - names) >= 1 and model.config.full in sizes
+        found |= sizes
+    if kind is MatryoshkaEmbeddingsGPT:
+        assert {size.n_embd for size in found} == {4, 6, 8, 10, 12, 14, 16}
 
 
 def test_sizes_whose_blocks_run_anyway_come_along():

@@ -5,6 +5,7 @@ from .price import price
 
 FIRST, LAST = 0.04, 0.16  # of the largest doll's FLOPs, for each other doll: at the beginning, at the end
 GROWTH = 0.08  # a doll joins once this share of the price of the one below it, in the full one's, is spent
+DRAWN = 6  # Sizes of a range in a step
 
 
 class Schedule:
@@ -13,21 +14,32 @@ class Schedule:
     Small dolls cost next to nothing, and teach the corner that the large ones start from: so the cheapest
     starts alone, and each next one joins a little later. From then on it reads as much as a share of the
     largest one's FLOPs pays for, at most a batch, a share that grows with the run: where the learning rate
-    ends, the dolls settle. Once the full doll of a range has joined, a Size drawn from all of it stands in
-    for each but the smallest (1903.05134, section 3.2).
+    ends, the dolls settle. Once the full doll of a range has joined, Sizes drawn from all of it stand in for
+    all but the smallest (1903.05134, section 3.2): of two drawn the cheaper one, since what small ones learn
+    the large ones read.
     """
 
     def __init__(self, model, sizes):
         self.model = model
-        self.trunks = sorted(model.trunks(sizes), key=lambda trunk: price(model, trunk))
+        self.trunks = self.by_price(sizes)
         self.prices = [price(model, trunk) for trunk in self.trunks]
         self.joins = [GROWTH * below / self.prices[-1] for below in [0, *self.prices[:-1]]]
+
+    def by_price(self, sizes):
+        """Their trunks, cheapest first."""
+        return sorted(self.model.trunks(sizes), key=lambda trunk: price(self.model, trunk))
+
+    def drawn(self, rng):
+        """DRAWN Sizes of the range."""
+        pairs = [[self.model.config.draw(rng) for _ in range(2)] for _ in range(DRAWN)]
+        return [min(pair, key=lambda size: price(self.model, [size])) for pair in pairs]
 
     def draw(self, spent, rng):
         """[(trunk, share of a batch)], largest first, when the share `spent` of the budget is."""
         *others, largest = [trunk for trunk, join in zip(self.trunks, self.joins) if join <= spent]
         if isinstance(self.model.config.nesting, Between) and largest is self.trunks[-1]:
-            others[1:] = [[self.model.config.draw(rng)] for _ in others[1:]]
+            stay = sum(others[:1], largest)
+            *others, largest = self.by_price(dict.fromkeys([*stay, *self.drawn(rng)]))
         paid = (FIRST + (LAST - FIRST) * spent) * price(self.model, largest)
         shares = [(trunk, min(1, paid / price(self.model, trunk))) for trunk in others]
         return [(largest, 1), *reversed(shares)]
