@@ -140,7 +140,11 @@ MUTANTS = [
     ("training/schedule", "min(1, paid / price(self.model, trunk))", "1", "training:stays"),
     ("training/schedule", ", *reversed(shares)", "", "training:stays"),
     ("training/schedule", " and largest is self.trunks[-1]", "", "training:range"),
-    ("training/schedule", "others[1:] = ", "others[:] = ", "training:range"),
+    ("training/schedule", "sum(others[:1], largest)", "largest", "training:range"),
+    ("training/schedule", "sum(others[:1], largest)", "others[0]", "training:range"),
+    ("training/schedule", "dict.fromkeys([*stay", "([*stay", "training:range"),
+    ("training/schedule", "for _ in range(2)]", "for _ in range(1)]", "training:range"),
+    ("training/schedule", ", *self.drawn(rng)]", "]", "training:range"),
     ("training/schedule", "(LAST - FIRST) * spent", "LAST - FIRST", "training:stays"),
     ("training/schedule", "(FIRST + (LAST", "((LAST", "training:stays"),
     (
