@@ -143,6 +143,7 @@ MUTANTS = [
     ("training/schedule", "sum(others[:1], largest)", "largest", "training:range"),
     ("training/schedule", "sum(others[:1], largest)", "others[0]", "training:range"),
     ("training/schedule", "dict.fromkeys([*stay", "([*stay", "training:range"),
+    ("training/schedule", "paid / 2", "paid", "training:range"),
     ("training/schedule", "for _ in range(2)]", "for _ in range(1)]", "training:range"),
     ("training/schedule", ", *self.drawn(rng)]", "]", "training:range"),
     ("training/schedule", "(LAST - FIRST) * spent", "LAST - FIRST", "training:stays"),

@@ -497,7 +497,11 @@ def test_a_range_is_drawn_from_once_its_full_doll_has_joined():
     low, high = Size(4, 1, 1), Size(16, 2, 2)
     model = make(MatryoshkaGPT, nesting=matgpt.between(low, high, 4))
     assert draws(model, 0.0, 5) == [[([low], 1)]] * 5
-    some = [[trunk for trunk, _ in step] for step in draws(model, 0.9, 500)]
+    steps = draws(model, 0.9, 500)
+    paid = (0.1 * schedule.FIRST + 0.9 * schedule.LAST) * price(model, [model.config.full]) / 2
+    for trunk, share in [part for step in steps for part in step[1:]]:
+        assert share == pytest.approx(min(1, paid / price(model, trunk)), rel=1e-6)
+    some = [[trunk for trunk, _ in step] for step in steps]
     sizes = [{size for trunk in step for size in trunk} for step in some]
     assert all(step[0][0] == model.config.full for step in some) and all(low in step for step in sizes)
     assert all(len(step) == len(sum(trunks, [])) for step, trunks in zip(sizes, some)), "each once"

@@ -5,7 +5,7 @@ from .price import price
 
 FIRST, LAST = 0.04, 0.16  # of the largest doll's FLOPs, for each other doll: at the beginning, at the end
 GROWTH = 0.08  # a doll joins once this share of the price of the one below it, in the full one's, is spent
-DRAWN = 6  # Sizes of a range in a step
+DRAWN = 6  # Sizes of a range in a step, each for half of that share
 
 
 class Schedule:
@@ -37,9 +37,9 @@ class Schedule:
     def draw(self, spent, rng):
         """[(trunk, share of a batch)], largest first, when the share `spent` of the budget is."""
         *others, largest = [trunk for trunk, join in zip(self.trunks, self.joins) if join <= spent]
-        if isinstance(self.model.config.nesting, Between) and largest is self.trunks[-1]:
-            stay = sum(others[:1], largest)
-            *others, largest = self.by_price(dict.fromkeys([*stay, *self.drawn(rng)]))
         paid = (FIRST + (LAST - FIRST) * spent) * price(self.model, largest)
+        if isinstance(self.model.config.nesting, Between) and largest is self.trunks[-1]:
+            stay, paid = sum(others[:1], largest), paid / 2
+            *others, largest = self.by_price(dict.fromkeys([*stay, *self.drawn(rng)]))
         shares = [(trunk, min(1, paid / price(self.model, trunk))) for trunk in others]
         return [(largest, 1), *reversed(shares)]
