@@ -63,6 +63,22 @@ def test_every_doll_reads_what_its_share_pays_from_first_to_last():
             assert share == pytest.approx(min(1, paid))
 
 
+def test_a_range_is_drawn_from_and_all_that_is_drawn_weighs_alike():
+    """A Size without a name is taught by some steps, and counts for as much as the full doll."""
+    model = MatryoshkaGPT(GPTConfig(11, 16, 32, 4, 2, nesting=matgpt.between(Size(8, 1, 1), Size(32, 4, 2))))
+    settings = dict(batch_size=1000, optimizer="adamw", lr=0.01, weight_decay=0.0)
+    lesson = nesting.Lesson(model, model, IDS, {**settings, "loss_weights": dict.fromkeys(model.sizes, 1)})
+    found = set()
+    for step in range(20):
+        counts = {tuple(trunk): n for trunk, n in lesson.counts(0.0, np.random.default_rng(step))}
+        weights = lesson.settings["loss_weights"]
+        assert {model.config.full, Size(8, 1, 1)} <= set(weights) == {s for trunk in counts for s in trunk}
+        for trunk, n in counts.items():
+            assert [weights[size] * n for size in trunk] == pytest.approx([1000] * len(trunk), rel=0.01)
+        found |= set(weights)
+    assert len(found - set(model.sizes)) > 20
+
+
 @pytest.mark.slow
 def test_dolls_learn_and_the_full_one_stays(plain):
     weights = [p.clone() for p in plain.parameters()]

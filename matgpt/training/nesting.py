@@ -14,6 +14,7 @@ from ..nested import evaluating
 from ..text.batches import as_ids, batch
 from .loop import follow
 from .optimizer import default_lr
+from .price import price
 from .run import Run
 from .schedule import Schedule
 from .settings import check
@@ -80,12 +81,16 @@ class Turns(Schedule):
     """All dolls from the first step to the last, since the full one is grown.
 
     Each gets the same FLOPs, SHARE of a step of the full one, or less where that is a whole batch, which the
-    cheapest always reads.
+    cheapest always reads. From a range it draws as `train` does.
     """
 
+    def share(self, trunk):
+        """The share of a batch that a trunk reads."""
+        return min(1, max(self.prices[0], SHARE * self.prices[-1]) / price(self.model, trunk))
+
     def draw(self, spent, rng):
-        paid = max(self.prices[0], SHARE * self.prices[-1])
-        return [(trunk, min(1, paid / own)) for trunk, own in zip(self.trunks[::-1], self.prices[::-1])]
+        trunks = self.stand_in(rng) if self.of_range else self.trunks
+        return [(trunk, self.share(trunk)) for trunk in reversed(trunks)]
 
 
 class Lesson(Run):
@@ -94,8 +99,12 @@ class Lesson(Run):
     def __init__(self, model, teacher, ids, settings):
         super().__init__(model, ids, settings)
         self.teacher, self.schedule = teacher, Turns(model, model.sizes)
-        shares = {size: share for trunk, share in self.schedule.draw(0, None) for size in trunk}
-        settings["loss_weights"] = {size: 1 / share for size, share in shares.items()}  # all dolls alike
+
+    def counts(self, spent, rng):
+        counts = super().counts(spent, rng)  # all dolls weigh alike, however much they read
+        weights = {size: 1 / self.schedule.share(trunk) for trunk, _ in counts for size in trunk}
+        self.settings["loss_weights"] = weights
+        return counts
 
     def parts(self, counts, rng):
         most = max(n for _, n in counts)
@@ -127,7 +136,7 @@ def nest(
 
     model_or_path: a MatryoshkaGPT, which is left as it is; or a folder that `save` kept, or a GPT-2 of
         transformers, as `import_gpt2` reads it. It is the teacher: what all dolls learn are its predictions.
-    nesting: the dolls, as in `GPTConfig`. They begin as corners of the model, once its heads, hidden units
+    nesting: the dolls, as in `GPTConfig`, or a range. They begin as corners of the model, once its heads, hidden units
         and dimensions stand in the order of their importance. Dropout is 0.
     steps, flops: the budget, as in `train`; the teacher's passes count.
     lr: peak learning rate of AdamW; None: a quarter of that of `train`.

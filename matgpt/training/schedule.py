@@ -20,7 +20,7 @@ class Schedule:
     """
 
     def __init__(self, model, sizes):
-        self.model = model
+        self.model, self.of_range = model, isinstance(model.config.nesting, Between)
         self.trunks = self.by_price(sizes)
         self.prices = [price(model, trunk) for trunk in self.trunks]
         self.joins = [GROWTH * below / self.prices[-1] for below in [0, *self.prices[:-1]]]
@@ -29,17 +29,18 @@ class Schedule:
         """Their trunks, cheapest first."""
         return sorted(self.model.trunks(sizes), key=lambda trunk: price(self.model, trunk))
 
-    def drawn(self, rng):
-        """DRAWN Sizes of the range."""
+    def stand_in(self, rng):
+        """The trunks of the smallest doll of a range, of its full one, and of DRAWN Sizes between."""
         pairs = [[self.model.config.draw(rng) for _ in range(2)] for _ in range(DRAWN)]
-        return [min(pair, key=lambda size: price(self.model, [size])) for pair in pairs]
+        drawn = [min(pair, key=lambda size: price(self.model, [size])) for pair in pairs]
+        return self.by_price(dict.fromkeys([*self.trunks[0], *self.trunks[-1], *drawn]))
 
     def draw(self, spent, rng):
         """[(trunk, share of a batch)], largest first, when the share `spent` of the budget is."""
-        *others, largest = [trunk for trunk, join in zip(self.trunks, self.joins) if join <= spent]
-        paid = (FIRST + (LAST - FIRST) * spent) * price(self.model, largest)
-        if isinstance(self.model.config.nesting, Between) and largest is self.trunks[-1]:
-            stay, paid = sum(others[:1], largest), paid / 2
-            *others, largest = self.by_price(dict.fromkeys([*stay, *self.drawn(rng)]))
+        trunks = [trunk for trunk, join in zip(self.trunks, self.joins) if join <= spent]
+        paid = (FIRST + (LAST - FIRST) * spent) * price(self.model, trunks[-1])
+        if self.of_range and len(trunks) == len(self.trunks):
+            trunks, paid = self.stand_in(rng), paid / 2
+        *others, largest = trunks
         shares = [(trunk, min(1, paid / price(self.model, trunk))) for trunk in others]
         return [(largest, 1), *reversed(shares)]
