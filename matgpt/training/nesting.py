@@ -136,7 +136,7 @@ def nest(
 
     model_or_path: a MatryoshkaGPT, which is left as it is; or a folder that `save` kept, or a GPT-2 of
         transformers, as `import_gpt2` reads it. It is the teacher: what all dolls learn are its predictions.
-    nesting: the dolls, as in `GPTConfig`, or a range. They begin as corners of the model, once its heads, hidden units
+    nesting: the dolls, as in `GPTConfig`. They begin as corners of the model, once its heads, hidden units
         and dimensions stand in the order of their importance. Dropout is 0.
     steps, flops: the budget, as in `train`; the teacher's passes count.
     lr: peak learning rate of AdamW; None: a quarter of that of `train`.
