@@ -70,8 +70,8 @@ def test_a_range_is_drawn_from_and_all_that_is_drawn_weighs_alike():
     lesson = nesting.Lesson(model, model, IDS, {**settings, "loss_weights": dict.fromkeys(model.sizes, 1)})
     found = set()
     for step in range(20):
-        counts = {tuple(trunk): n for trunk, n in lesson.counts(0.0, np.random.default_rng(step))}
-        weights = lesson.settings["loss_weights"]
+        counts = lesson.counts(0.0, np.random.default_rng(step))
+        counts, weights = {tuple(trunk): n for trunk, n in counts}, lesson.weights(counts)
         assert {model.config.full, Size(8, 1, 1)} <= set(weights) == {s for trunk in counts for s in trunk}
         for trunk, n in counts.items():
             assert [weights[size] * n for size in trunk] == pytest.approx([1000] * len(trunk), rel=0.01)

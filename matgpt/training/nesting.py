@@ -100,11 +100,9 @@ class Lesson(Run):
         super().__init__(model, ids, settings)
         self.teacher, self.schedule = teacher, Turns(model, model.sizes)
 
-    def counts(self, spent, rng):
-        counts = super().counts(spent, rng)  # all dolls weigh alike, however much they read
-        weights = {size: 1 / self.schedule.share(trunk) for trunk, _ in counts for size in trunk}
-        self.settings["loss_weights"] = weights
-        return counts
+    def weights(self, counts):
+        """All dolls weigh alike, however much they read."""
+        return {size: 1 / self.schedule.share(trunk) for trunk, _ in counts for size in trunk}
 
     def parts(self, counts, rng):
         most = max(n for _, n in counts)

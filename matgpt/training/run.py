@@ -70,6 +70,10 @@ class Run:
         counts = [(trunk, int(share * most + rng.random())) for trunk, share in drawn]
         return [(trunk, n) for trunk, n in counts if n]
 
+    def weights(self, counts):
+        """What a token counts for, by size."""
+        return self.settings["loss_weights"]
+
     def parts(self, counts, rng):
         """(trunk, x, y) for each: text of its own, of which another process may have all."""
         parts = [(trunk, *self.read(n, rng)) for trunk, n in counts]
@@ -78,7 +82,7 @@ class Run:
     def backward(self, spent, rng):
         """Add the gradient of a step; returns its losses by size, the sizes that ran, and their FLOPs."""
         model, counts = self.model, self.counts(spent, rng)
-        weights = self.settings["loss_weights"]
+        weights = self.weights(counts)
         total = sum(weigh(weights, trunk) * n for trunk, n in counts) / self.world  # gradients are averaged
         losses = matryoshka_backward(self.parallel, self.parts(counts, rng), weights, total)
         flops = sum(price(model, trunk) * n for trunk, n in counts) * model.config.block_size
