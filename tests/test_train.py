@@ -209,7 +209,7 @@ def test_diverging_is_one_line(options, capsys):
 def test_too_little_memory_is_one_line(error, capsys):
     with pytest.raises(SystemExit), Parser("nest", "").one_line():
         raise error
-    wanted = "out of memory: choose a smaller --batch-size, or a smaller model"
+    wanted = "out of memory: choose a smaller model, or smaller batches where there are any"
     assert capsys.readouterr().err == f"python -m matgpt nest: error: {wanted}\n"
 
 

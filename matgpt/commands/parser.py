@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
             self.error(str(error))
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, MemoryError) or "memory" in str(error):
-                self.error("out of memory: choose a smaller --batch-size, or a smaller model")
+                self.error("out of memory: choose a smaller model, or smaller batches where there are any")
             if not isinstance(error, more):
                 raise
             self.error(str(error))
