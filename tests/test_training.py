@@ -21,8 +21,8 @@ from matgpt import (
     matryoshka_loss,
     train,
 )
+from matgpt.training import optimizer, schedule
 from matgpt.training import run as training
-from matgpt.training import schedule
 from matgpt.training.optimizer import learning_rate
 from matgpt.training.price import price
 from matgpt.training.schedule import Schedule
@@ -285,10 +285,10 @@ class Spy:
     def __enter__(self):
         real, make = training.matryoshka_backward, training.make_optimizers
 
-        def backward(model, parts, weights, total):
+        def backward(model, parts, *more):
             for seen, found in zip((self.trunks, self.inputs, self.targets), zip(*parts)):
                 seen.append(list(found))
-            return real(model, parts, weights, total)
+            return real(model, parts, *more)
 
         def make_optimizers(kind, model, *settings):
             optimizers = make(kind, model, *settings)
@@ -384,6 +384,29 @@ def test_the_step_is_as_long_as_the_rate(variant):
     lengths = [(b - a).norm().item() for a, b in zip(path, path[1:])]
     rates = [learning_rate(step / 8, history.lr, 0.25) for step in range(8)]
     assert lengths == pytest.approx([lengths[2] / rates[2] * rate for rate in rates], rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+def test_products_of_a_step_have_the_dtype_and_all_else_is_float32(variant, dtype):
+    model, products = make(variant), {"trained": set(), "evaluated": set(), "moved": set()}
+    layer = model.get_submodule("blocks.0.feedforward.proj")
+    of = lambda: products["trained" if layer.training else "evaluated"]
+    layer.register_forward_hook(lambda _, x, y: of().add(y.dtype))
+    even = optimizer.even
+    with patch.object(optimizer, "even", lambda x: products["moved"].add(x.dtype) or even(x)):
+        run(model, steps=2, dtype=dtype)
+    short = {torch.bfloat16 if dtype == "bfloat16" else torch.float32}
+    assert products == {"trained": short, "evaluated": {torch.float32}, "moved": short}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_products_in_bfloat16_teach_as_well(variant, kind):
+    found = [run(make(variant), dtype=dtype, optimizer=kind) for dtype in ("float32", "bfloat16")]
+    for size in found[0].sizes:
+        losses = [history.val[size][-1] for history in found]
+        assert losses[0] != losses[1] and losses == pytest.approx([losses[0]] * 2, abs=0.02)
+        assert losses[1] < found[1].val[size][0] - 0.3
 
 
 def test_loss_weights_choose_what_learns():
@@ -772,6 +795,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(model):
         (dict(steps=None, flops=0), "flops=0 must be more than 0"),
         (dict(steps=None, flops=math.nan), "flops=nan must be a number of at least 0"),
         (dict(steps=None, flops="1e9"), "flops='1e9' must be a number of at least 0"),
+        (dict(dtype="float16"), 'dtype=\'float16\' must be "float32" or "bfloat16"'),
         (dict(seed=1.5), "seed=1.5 must be a whole number of at least 0"),
         (dict(loss_weights=5), "loss_weights=5 must be"),
         (dict(loss_weights="abc"), "loss_weights='abc' must be"),

@@ -17,19 +17,13 @@ from ..ranges import between
 from ..text.token_files import read_corpus
 from ..training.optimizer import default_lr
 from .common import markdown, mean_sd, report
-from .quality import Bench
+from .quality import Bench, add_price
 
 
 def add_arguments(parser):
-    add = parser.add_argument
-    add("--corpus", default="shakespeare", help="a corpus, a file, or a folder of the data command")
+    add = add_price(parser)
     add("--between", nargs=2, default=["32,1,1", "128,4,4"], help="the smallest and the full Size")
-    add("--block-size", type=int, default=64)
-    add("--batch-size", type=int, default=12, help="of the steps that the budget counts")
     add("--batch", type=int, default=16, help="of both runs")
-    add("--budget", type=float, default=2000, help="in steps of the full model alone")
-    add("--optimizer", choices=("adamw", "muon"), default="muon")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--held", type=int, default=30, help="Sizes without a name that are measured")
     add("--out", default="runs/anywhere", help="folder for finished runs, table and figure")
     add("--quick", action="store_true", help="one seed, 100 steps")
@@ -93,8 +87,6 @@ def show(args, config, held, losses):
         f"Worst beside a doll that it contains: {large}, {number(beside(large, small))} beside {small}.\n\n"
     )
     name = f"anywhere-{args.optimizer}-{args.budget:g}"
-    report(args.out, name, text + markdown(header, rows))
     points = lambda sizes: [Point(s, loss=mean(losses["range"][s]), **cost[s]) for s in sizes]
     figure = plot.slices(points(held), points(config.sizes))
-    figure.savefig(f"{args.out}/{name}.png", dpi=150)
-    plot.close(figure)
+    report(args.out, name, text + markdown(header, rows), {name: figure})

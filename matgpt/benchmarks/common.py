@@ -9,12 +9,10 @@ from pathlib import Path
 
 import torch
 
+from .. import plot
 from ..files.atomic import write
 
-
-def device():
-    """The accelerator if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def kept(folder, settings, compute):
@@ -68,8 +66,11 @@ def markdown(header, rows):
     return "\n".join(lines)
 
 
-def report(folder, name, text):
-    """Print a result and keep it as NAME.md in the folder."""
+def report(folder, name, text, figures=None):
+    """Print a result and keep it as NAME.md in the folder, and figures by their names."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     print("\n" + text)
+    for title, figure in (figures or {}).items():
+        figure.savefig(f"{folder}/{title}.png", dpi=150)
+        plot.close(figure)

@@ -18,7 +18,7 @@ from ..model import MatryoshkaEmbeddingsGPT
 from ..text.corpus import split
 from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
-from .common import device, kept, markdown, mean_sd, medians, report, whole
+from .common import DEVICE, kept, markdown, mean_sd, medians, report, whole
 
 load = cache(load_pairs)  # parsing takes longer than all else that is not training
 
@@ -56,7 +56,7 @@ def models(args, tokenizer, pairs, seed, state):
     for name, nesting in (("language model", args.nesting), ("Matryoshka", args.nesting), ("plain", None)):
         shape = tokenizer.vocab_size, args.block_size, max(args.nesting), args.n_head, args.n_layer
         torch.manual_seed(seed)
-        model = out[name] = MatryoshkaEmbeddingsGPT(GPTConfig(*shape, nesting)).to(device())
+        model = out[name] = MatryoshkaEmbeddingsGPT(GPTConfig(*shape, nesting)).to(DEVICE)
         follow = dict(progress=sys.stderr.isatty(), checkpoint_dir=state / name, resume=True)
         if name == "language model":
             often = dict(eval_interval=args.lm_steps, eval_blocks=16, **follow)
@@ -149,7 +149,4 @@ def show(args, runs):
     first = runs[0]["searches"]
     points = {p: dict(zip(dims, first[p].values())) for p in PRECISIONS}
     figures["searches"] = plot.searches(points, first["all"])
-    report(args.out, "embeddings", "\n\n".join(text))
-    for key, figure in figures.items():
-        figure.savefig(f"{args.out}/{key}.png", dpi=150)
-        plot.close(figure)
+    report(args.out, "embeddings", "\n\n".join(text), figures)

@@ -25,28 +25,35 @@ from ..training.optimizer import default_lr, make_optimizers
 from ..training.price import corners, price
 from ..training.run import DivergedError
 from ..training.state import digest
-from .common import device, kept, markdown, mean_sd, report, whole
+from .common import DEVICE, kept, markdown, mean_sd, report, whole
 
 
 def add_arguments(parser):
-    add = parser.add_argument
-    add("--corpus", default="shakespeare", help="a corpus, a file, or a folder of the data command")
+    add = add_price(parser)
     family = [Size(32, 1, 1), Size(64, 2, 2), Size(96, 3, 3)]
     add("--nesting", type=Size.parse, nargs="+", default=family, help="dolls inside the full one")
     add("--n-embd", type=int, nargs="+", default=[128], help="several: dolls, budget, rates in proportion")
     add("--n-head", type=int, default=4)
     add("--n-layer", type=int, default=4)
-    add("--block-size", type=int, default=64)
-    add("--batch-size", type=int, default=12, help="of the steps that the budget counts")
-    add("--budget", type=float, default=2000, help="C, in steps of the full model alone")
-    add("--optimizer", choices=("adamw", "muon"), default="muon")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     rates = [0.35, 0.5, 0.7, 1, 1.4]
     add("--rates", type=float, nargs="+", default=rates, help="multiples of the default rate, tried")
     add("--batches", type=int, nargs="+", default=[12, 16, 20], help="batch sizes, tried with these rates")
     add("--no-twins", action="store_true", help="the full model alone, without those of its small dolls")
     add("--out", default="runs/price", help="folder for finished runs, table and figure")
     add("--quick", action="store_true", help="one seed, rate and batch, 100 steps: a minute or two")
+
+
+def add_price(parser):
+    """The options of every comparison at one price; returns what adds more."""
+    add = parser.add_argument
+    add("--corpus", default="shakespeare", help="a corpus, a file, or a folder of the data command")
+    add("--block-size", type=int, default=64)
+    add("--batch-size", type=int, default=12, help="of the steps that the budget counts")
+    add("--budget", type=float, default=2000, help="C, in steps of the full model alone")
+    add("--optimizer", choices=("adamw", "muon"), default="muon")
+    add("--dtype", choices=("float32", "bfloat16"), help="of products, as in train")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return add
 
 
 def run(args):
@@ -115,7 +122,7 @@ class Bench:
 
         also: Sizes to measure besides those of the nesting.
         """
-        settings = dict(optimizer=self.args.optimizer, seed=seed, **settings)
+        settings = dict(optimizer=self.args.optimizer, dtype=self.args.dtype, seed=seed, **settings)
         nesting = [str(size) for size in config.sizes]
         if isinstance(config.nesting, Between) or also:
             nesting.append(str((config.nesting, also)))
@@ -123,7 +130,7 @@ class Bench:
 
         def compute(state):
             torch.manual_seed(seed)
-            model = MatryoshkaGPT(config).to(device())
+            model = MatryoshkaGPT(config).to(DEVICE)
             few = dict(eval_interval=10**9, eval_blocks=1, progress=sys.stderr.isatty())
             history = train(model, *self.ids, **settings, **few, checkpoint_dir=state, resume=True)
             history = whole(history, settings.get("steps"), settings.get("flops"))
@@ -186,10 +193,8 @@ def show(args, full, alone, nested, budget):
         f"One nested run (lr {nested['lr']:g}, batch {nested['batch_size']}) takes "
         f"{whole['seconds'] / 60:.1f} minutes; all models alone cost {together:.2f} times as much.\n\n"
     )
-    report(args.out, name, text + markdown(header, rows))
     params = {size: full.num_params(size) for size in full.sizes}
     dolls = {size: of(nested, size) for size in full.sizes}
     twins = {size: of(found, size) for size, found in alone.items()}
     figure = plot.loss_against_params(params, dolls, twins, f"A family at one price: {args.optimizer}")
-    figure.savefig(f"{args.out}/{name}.png", dpi=150)
-    plot.close(figure)
+    report(args.out, name, text + markdown(header, rows), {name: figure})

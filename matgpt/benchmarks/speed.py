@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from ..config import GPTConfig, Size
+from ..measure.evaluation import precision
 from ..model import MatryoshkaGPT
 from ..training.loss import check_weights, matryoshka_backward
 from ..training.optimizer import make_optimizers
 from ..training.price import price, union
 from ..training.schedule import Schedule
-from .common import device, markdown, medians, report
+from .common import DEVICE, markdown, medians, report
 
 
 def add_arguments(parser):
@@ -26,6 +27,7 @@ def add_arguments(parser):
     add("--block-size", type=int, default=64)
     add("--batch-size", type=int, default=12)
     add("--vocab-size", type=int, default=65)
+    add("--dtype", choices=("float32", "bfloat16"), help="of products, as in train; of peers, too")
     add("--nanogpt", help="a folder with nanoGPT's code, to stand beside")
     add("--rounds", type=int, default=25)
     add("--out", default="runs/speed")
@@ -35,8 +37,8 @@ def add_arguments(parser):
 class Step:
     """A training step of a model of ours, when a share `spent` of the budget is, or of all dolls at once."""
 
-    def __init__(self, model, x, y, kind, spent=None):
-        self.model, self.weights = model, check_weights(None, model.sizes)
+    def __init__(self, model, x, y, kind, dtype, spent=None):
+        self.model, self.weights, self.dtype = model, check_weights(None, model.sizes), dtype
         self.optimizers = make_optimizers(kind, model, 1e-4, 0.1)
         drawn = [(trunk, 1) for trunk in model.trunks(model.sizes)]
         if spent is not None:
@@ -48,9 +50,10 @@ class Step:
         self.flops = passes + self.optimizers.flops(self.read)
 
     def __call__(self):
-        matryoshka_backward(self.model, self.parts, self.weights)
+        matryoshka_backward(self.model, self.parts, self.weights, dtype=self.dtype)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizers.step(self.read)
+        with precision(DEVICE, self.dtype):
+            self.optimizers.step(self.read)
         self.model.zero_grad()
 
 
@@ -61,7 +64,9 @@ def peers(args, x, y):
 
     def add(name, model, optimizer, loss):
         def step():
-            loss().backward()
+            with precision(DEVICE, args.dtype):
+                found = loss()
+            found.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -71,8 +76,8 @@ def peers(args, x, y):
     if args.nanogpt:
         spec = importlib.util.spec_from_file_location("nanogpt", Path(args.nanogpt) / "model.py")
         spec.loader.exec_module(code := importlib.util.module_from_spec(spec))
-        nano = code.GPT(code.GPTConfig(block_size=args.block_size, dropout=0.0, **shape)).to(device())
-        optimizer = nano.configure_optimizers(0.1, 1e-4, (0.9, 0.99), device().type)
+        nano = code.GPT(code.GPTConfig(block_size=args.block_size, dropout=0.0, **shape)).to(DEVICE)
+        optimizer = nano.configure_optimizers(0.1, 1e-4, (0.9, 0.99), DEVICE.type)
         add("nanoGPT, AdamW", nano, optimizer, lambda: nano(x, y)[1])
     try:
         import transformers
@@ -81,7 +86,7 @@ def peers(args, x, y):
         return steps
     none = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     config = transformers.GPT2Config(n_positions=args.block_size, **shape, **none)
-    gpt2 = transformers.GPT2LMHeadModel(config).to(device())
+    gpt2 = transformers.GPT2LMHeadModel(config).to(DEVICE)
     optimizer = torch.optim.AdamW(gpt2.parameters(), lr=1e-4, fused=True)
     loss = lambda: F.cross_entropy(gpt2(x, use_cache=False).logits.flatten(0, 1), y.flatten())
     add("transformers, AdamW", gpt2, optimizer, loss)
@@ -108,9 +113,9 @@ def training(args, plain, family, x, y):
     """Rows of a table: a step of the plain model and of the family, with either optimizer, and of peers."""
     steps = peers(args, x, y)
     for kind in ("adamw", "muon"):
-        steps[f"plain, {kind}"] = Step(plain, x, y, kind)
-        steps[f"family, {kind}, in the middle of a run"] = Step(family, x, y, kind, 0.5)
-        steps[f"family, {kind}, all dolls on a whole batch"] = Step(family, x, y, kind)
+        steps[f"plain, {kind}"] = Step(plain, x, y, kind, args.dtype)
+        steps[f"family, {kind}, in the middle of a run"] = Step(family, x, y, kind, args.dtype, 0.5)
+        steps[f"family, {kind}, all dolls on a whole batch"] = Step(family, x, y, kind, args.dtype)
     seconds = medians(steps, args.rounds)
     base, rows = seconds[next(iter(steps))], []
     for name, step in steps.items():
@@ -129,7 +134,7 @@ def inference(family, x, rounds):
     rows, prompt, tokens = [], x[:1, :8], x.size(1) - 8
     for size in family.sizes:
         torch.manual_seed(1)
-        alone = MatryoshkaGPT(family.config.doll(size)).to(device()).eval()
+        alone = MatryoshkaGPT(family.config.doll(size)).to(DEVICE).eval()
         ways = {"nested": (family.eval(), size), "sliced": (family.slice(size), None), "alone": (alone, None)}
         calls = {way: lambda m=m, s=s: m(x, s) for way, (m, s) in ways.items()}
         texts = {way: lambda m=m, s=s: m.generate(prompt, tokens, s, 0) for way, (m, s) in ways.items()}
@@ -145,15 +150,15 @@ def run(args):
     D, H, L, T = args.n_embd, args.n_head, args.n_layer, args.block_size
     args.rounds = 5 if args.quick else args.rounds
     torch.manual_seed(0)
-    model = lambda nesting: MatryoshkaGPT(GPTConfig(args.vocab_size, T, D, H, L, nesting)).to(device())
+    model = lambda nesting: MatryoshkaGPT(GPTConfig(args.vocab_size, T, D, H, L, nesting)).to(DEVICE)
     quarters = [Size(D * i // 4, max(1, H * i // 4), max(1, L * i // 4)) for i in (1, 2, 3)]
     plain, family = model(None), model(args.nesting or quarters)
-    block = torch.randint(args.vocab_size, (args.batch_size, T + 1), device=device())
+    block = torch.randint(args.vocab_size, (args.batch_size, T + 1), device=DEVICE)
     x, y = block[:, :-1].contiguous(), block[:, 1:].contiguous()
     ways = ["nested", "sliced", "alone", "sliced / alone"]
     texts = ["doll", f"forward, ms: {ways[0]}", *ways[1:], f"text, tokens/s: {ways[0]}", *ways[1:]]
     setting = (
-        f"{device()}, {torch.get_num_threads()} thread(s), {D} wide, {L} layers, block {T}, batch "
+        f"{DEVICE}, {torch.get_num_threads()} thread(s), {D} wide, {L} layers, block {T}, batch "
         f"{args.batch_size}, medians of {args.rounds} interleaved rounds."
     )
     tables = training(args, plain, family, x, y), markdown(texts, inference(family, x, args.rounds))

@@ -23,17 +23,23 @@ class BySize(dict):
         return self[found[0]]
 
 
-def precision(x):
-    """Products in bfloat16 on a GPU that has it, else as they are."""
-    fast = x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast("cuda", torch.bfloat16) if fast else nullcontext()
+def precision(device, dtype=None):
+    """Products of matrices in that dtype; None: in bfloat16 on a GPU that has it, else as they are."""
+    gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    short = gpu if dtype is None else dtype == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16) if short else nullcontext()
+
+
+def nats(logits, y):
+    """Mean cross-entropy, taken in float32 where logits (B, T, V) are shorter; y: (B, T), or like logits."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits.flatten(0, 1), y.flatten(0, 1))
 
 
 def cross_entropy(model, x, y, size=None):
-    """Mean cross-entropy of one doll, nats per token; taken in float32 where weights are shorter."""
-    with precision(x):
-        logits = model(x, size).flatten(0, 1)
-        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y.flatten())
+    """Mean cross-entropy of one doll, nats per token."""
+    with precision(x.device):
+        return nats(model(x, size), y)
 
 
 def blocks(model, ids, max_blocks, batch_size):

@@ -4,9 +4,8 @@ import math
 from contextlib import nullcontext
 
 import numpy as np
-import torch.nn.functional as F
 
-from ..measure.evaluation import cross_entropy, precision
+from ..measure.evaluation import cross_entropy, nats, precision
 
 
 def check_weights(loss_weights, sizes):
@@ -37,13 +36,14 @@ def weigh(weights, trunk):
     return sum(weights.get(size, 1 / len(weights)) for size in trunk)
 
 
-def matryoshka_backward(model, parts, weights, total=None):
+def matryoshka_backward(model, parts, weights, total=None, dtype=None):
     """Add the gradient of the mean loss over tokens and sizes of a step; returns {size: cross-entropy}.
 
     parts: (trunk, x, y) of each trunk, x and y of shape (B, T) with a B of its own; y may be a teacher's
         probabilities, (B, T, V).
     weights: what a token counts for, by size.
     total: what all sequences count for together, where other processes read some of them.
+    dtype: of the products, as in `train`.
 
     2205.13147 and 2310.07707 read one batch for all; where each trunk reads its own, the weights that dolls
     share learn from more text. The graph of each trunk is freed before the next is built: with the largest
@@ -54,11 +54,8 @@ def matryoshka_backward(model, parts, weights, total=None):
     total = total or sum(weigh(weights, trunk) * len(x) for trunk, x, _ in parts)
     with getattr(model, "no_sync", nullcontext)():
         for trunk, x, y in parts:
-            with precision(x):
-                found = {
-                    size: F.cross_entropy(logits.flatten(0, 1), y.flatten(0, 1))
-                    for size, logits in zip(trunk, nested(x, trunk))
-                }
+            with precision(x.device, dtype):
+                found = {size: nats(logits, y) for size, logits in zip(trunk, nested(x, trunk))}
             loss = sum(weigh(weights, [size]) * len(x) / total * loss for size, loss in found.items())
             if loss.requires_grad:  # not where all that these dolls read is frozen
                 loss.backward()

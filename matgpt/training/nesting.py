@@ -107,7 +107,7 @@ class Lesson(Run):
     def parts(self, counts, rng):
         most = max(n for _, n in counts)
         x, _ = self.read(most, rng)
-        with torch.no_grad(), precision(x):
+        with torch.no_grad(), precision(self.device, self.settings["dtype"]):
             y = self.teacher(x).float().softmax(-1)
         self.history.spent += flops_per_token(self.model.config) * most * x.size(1)
         mine = [(trunk, len(range(self.rank, n, self.world))) for trunk, n in counts]
@@ -152,7 +152,7 @@ def nest(
     model.load_state_dict(teacher.state_dict())
     lr = default_lr(config) / 4 if lr is None else lr
     budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
-    moves = dict(lr=lr, optimizer="adamw", warmup=0.05, weight_decay=0.0, grad_clip=1.0)
+    moves = dict(lr=lr, optimizer="adamw", dtype=None, warmup=0.05, weight_decay=0.0, grad_clip=1.0)
     looks = dict(loss_weights=None, eval_interval=eval_interval, eval_blocks=eval_blocks)
     settings = check(model, {**budget, **moves, **looks})
     reorder(model, importance(model, train_ids, seed))

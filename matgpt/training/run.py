@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from ..measure.evaluation import evaluate
+from ..measure.evaluation import evaluate, precision
 from ..text.batches import batch
 from .history import History
 from .loss import matryoshka_backward, weigh
@@ -84,7 +84,8 @@ class Run:
         model, counts = self.model, self.counts(spent, rng)
         weights = self.weights(counts)
         total = sum(weigh(weights, trunk) * n for trunk, n in counts) / self.world  # gradients are averaged
-        losses = matryoshka_backward(self.parallel, self.parts(counts, rng), weights, total)
+        parts, dtype = self.parts(counts, rng), self.settings["dtype"]
+        losses = matryoshka_backward(self.parallel, parts, weights, total, dtype)
         flops = sum(price(model, trunk) * n for trunk, n in counts) * model.config.block_size
         return losses, [model.trunk_size(trunk[0]) for trunk, _ in counts], flops
 
@@ -100,7 +101,7 @@ class Run:
             raise self.diverged()
         read = union(model.config, ran)
         self.optimizers.set_lr(learning_rate(spent, s["lr"], s["warmup"]))
-        with uninterrupted():
+        with uninterrupted(), precision(self.device, s["dtype"]):
             self.optimizers.step(read)
             self.history.spent += flops + self.optimizers.flops(read)
             self.done += 1
