@@ -92,6 +92,17 @@ MUTANTS = [
     # ---- training
     ("training/run", "(self.ids, val_ids)\n", "(val_ids, val_ids)\n", "training:learns"),
     ("training/run", "(self.ids, val_ids)\n", "(self.ids, self.ids)\n", "training:learns"),
+    (
+        "training/run",
+        'uninterrupted(), precision(self.device, s["dtype"])',
+        "uninterrupted()",
+        "training:dtype",
+    ),
+    ("training/run", "weights, total, dtype)", "weights, total)", "training:dtype"),
+    ("measure/evaluation", 'gpu if dtype is None else dtype == "bfloat16"', "gpu", "training:dtype"),
+    ("commands/train", "dtype=args.dtype", "dtype=None", "train:bpe"),
+    ("benchmarks/quality", "dtype=self.args.dtype", "dtype=None", "benchmark:kept"),
+    ("benchmarks/speed", "self.weights, dtype=self.dtype)", "self.weights)", "benchmark:speed"),
     ("training/run", "self.optimizers.set_lr(", "(lambda rate: rate)(", "training:rate"),
     ("training/run", 's["grad_clip"] or math.inf', "math.inf", "training:clip"),
     ("training/run", 'default_rng((s["seed"], self.done))', "default_rng(self.done)", "training:seed"),

@@ -9,6 +9,7 @@ import pytest
 from matgpt import CharTokenizer, DivergedError, GPTConfig, MatryoshkaGPT, Size, save
 from matgpt.benchmarks import anywhere, generate, quality, speed
 from matgpt.text import token_files
+from matgpt.training import loss
 from matgpt.training.run import Run
 
 IDS = np.array([0, 1, 2, 3] * 40)
@@ -39,7 +40,9 @@ def test_a_finished_run_is_kept_and_another_setting_or_text_is_another_run(args,
     assert other.one(CONFIG, 0, **settings)["losses"] != first["losses"] and len(ran) == 5
     args.optimizer = "adamw"
     bench.one(CONFIG, 0, **settings)
-    assert len(ran) == 6
+    args.dtype = "bfloat16"
+    bench.one(CONFIG, 0, **settings)
+    assert len(ran) == 7 and ran[-1]["dtype"] == "bfloat16" and ran[-2]["dtype"] is None
 
 
 @pytest.mark.slow
@@ -150,12 +153,16 @@ def test_several_widths_take_dolls_budget_and_the_best_rate_in_proportion(args, 
 
 
 @pytest.mark.slow
-def test_speed_has_a_row_for_each_step_and_each_doll(tmp_path):
+def test_speed_has_a_row_for_each_step_and_each_doll(tmp_path, monkeypatch):
+    dtypes, precision = [], loss.precision
+    look = lambda device, dtype: dtypes.append(dtype) or precision(device, dtype)
+    monkeypatch.setattr(speed, "precision", look)  # of peers' passes, and of Muon
+    monkeypatch.setattr(loss, "precision", look)
     (tmp_path / "model.py").write_text(NANO)
     parser = argparse.ArgumentParser()
     speed.add_arguments(parser)
     shape = "--n-embd 16 --n-head 4 --n-layer 4 --block-size 12 --batch-size 8 --vocab-size 7 --quick"
-    folders = ["--nanogpt", str(tmp_path), "--out", str(tmp_path)]
+    folders = ["--nanogpt", str(tmp_path), "--out", str(tmp_path), "--dtype", "bfloat16"]
     speed.run(parser.parse_args([*shape.split(), *folders]))
     rows = [line.split(" | ") for line in (tmp_path / "speed.md").read_text().splitlines()]
     rows = {row[0].strip("| "): row[1:] for row in rows if len(row) > 1}
@@ -164,7 +171,7 @@ def test_speed_has_a_row_for_each_step_and_each_doll(tmp_path):
         assert rows[f"plain, {kind}"][2:4] == ["1.00", "1.00"]
         drawn, whole = (rows[f"family, {kind}, {when}"] for when in WHEN)
         assert 1 < float(drawn[3]) < float(whole[3]) < 2
-    assert {"4,1,1", "8,2,2", "12,3,3", "16,4,4"} < set(rows)
+    assert {"4,1,1", "8,2,2", "12,3,3", "16,4,4"} < set(rows) and set(dtypes) == {"bfloat16"}
 
 
 @pytest.mark.slow

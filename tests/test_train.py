@@ -141,6 +141,8 @@ def test_bpe_variant_and_weights(options, tmp_path):
         "2",
         "--optimizer",
         "adamw",
+        "--dtype",
+        "bfloat16",
         "--dropout",
         "0.1",
         "--steps",
@@ -153,6 +155,8 @@ def test_bpe_variant_and_weights(options, tmp_path):
     model, tokenizer = load(tmp_path / "out")
     assert type(model) is MatryoshkaEmbeddingsGPT and 256 < tokenizer.vocab_size <= 300
     assert History.load(tmp_path / "out" / "history.json").lr == 1e-3
+    state = torch.load(next((tmp_path / "out").glob("step-*2-*.pt")))
+    assert (state["run"]["optimizer"], state["run"]["dtype"]) == ("adamw", "bfloat16")
 
 
 @pytest.mark.parametrize(
