@@ -7,6 +7,7 @@ import torch
 import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, evaluate, export_gpt2, load, save
 from matgpt.__main__ import main
+from matgpt.nested import NestedLinear
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 from matgpt.training import nesting
 from matgpt.training.nesting import Turns, importance, reorder
@@ -103,6 +104,22 @@ def test_a_budget_of_flops_and_a_seed(plain):
     a, b, c = run(1), run(1), run(2)
     assert 9e8 <= a.history.flops[-1] < 1e9 and a.history == b.history != c.history
     assert torch.equal(a.embedding.token, b.embedding.token)
+
+
+def test_teacher_and_dolls_multiply_in_bfloat16_where_that_is_asked_for(plain):
+    """Importance and evaluations stay in float32."""
+    seen = {True: set(), False: set()}  # of the teacher, which only foretells, and of all else
+
+    def look(module, x, y):
+        if isinstance(module, NestedLinear):
+            seen[module is layer].add(y.dtype)
+
+    layer = plain.get_submodule("blocks.0.feedforward.expand")
+    with torch.nn.modules.module.register_module_forward_hook(look):
+        matgpt.nest(
+            plain, NESTING, IDS, IDS, 2, batch_size=4, dtype="bfloat16", eval_blocks=8, progress=False
+        )
+    assert seen == {False: {torch.float32, torch.bfloat16}, True: {torch.bfloat16}}
 
 
 @pytest.mark.slow

@@ -38,7 +38,6 @@ def make_parser():
     add("--tokenizer", choices=["char", "bpe"], default="char", help="of a text; a folder brings its own")
     add("--vocab", type=int, default=1024, help="tokens that bpe learns from the corpus")
     add("--optimizer", choices=["muon", "adamw"], default="muon", help="for the matrices of the blocks")
-    add("--dtype", choices=["float32", "bfloat16"], help="of products (default: bfloat16 on a GPU only)")
     add("--loss-weights", nargs="+", type=float, metavar="WEIGHT", help="one a doll (default: all alike)")
     add("--compile", action="store_true", help="compile the model: minutes at first, faster steps on a GPU")
     add_run(parser, batch_size=12, lr=1.024)
@@ -97,7 +96,7 @@ def begin(args, own=False):
     set_threads(args.threads)
     if args.steps is None and args.flops is None:
         args.steps = 2000
-    same = ("steps", "flops", "batch_size", "lr", "seed", "eval_interval")
+    same = ("steps", "flops", "batch_size", "lr", "dtype", "seed", "eval_interval")
     options = {name: getattr(args, name) for name in same}
     return make_device(args.device), {**options, "progress": sys.stderr.isatty(), "on_evaluation": Log(args)}
 
@@ -120,8 +119,8 @@ def run(args, rank):
         )
         if not args.threads and device.type == "cpu" and (advice := slow_threads()):
             print(advice)
-    options |= dict(loss_weights=args.loss_weights, optimizer=args.optimizer, dtype=args.dtype)
-    history = train(model, train_ids, val_ids, checkpoint_dir=out, resume=args.resume, **options)
+    options |= dict(loss_weights=args.loss_weights, optimizer=args.optimizer, resume=args.resume)
+    history = train(model, train_ids, val_ids, checkpoint_dir=out, **options)
     if rank == 0:
         keep(out, model, tokenizer, history)
         spent, budget = (history.steps, args.steps) if args.steps else (history.flops, args.flops)

@@ -125,6 +125,7 @@ def nest(
     batch_size=6,
     lr=None,
     seed=0,
+    dtype=None,
     eval_interval=None,
     eval_blocks=256,
     progress=True,
@@ -152,7 +153,7 @@ def nest(
     model.load_state_dict(teacher.state_dict())
     lr = default_lr(config) / 4 if lr is None else lr
     budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
-    moves = dict(lr=lr, optimizer="adamw", dtype=None, warmup=0.05, weight_decay=0.0, grad_clip=1.0)
+    moves = dict(lr=lr, optimizer="adamw", dtype=dtype, warmup=0.05, weight_decay=0.0, grad_clip=1.0)
     looks = dict(loss_weights=None, eval_interval=eval_interval, eval_blocks=eval_blocks)
     settings = check(model, {**budget, **moves, **looks})
     reorder(model, importance(model, train_ids, seed))
