@@ -114,6 +114,7 @@ def test_the_table_pays_the_same_price_on_both_sides(args, tmp_path, monkeypatch
     vars(args).update(shape, rates=[1], batches=[2])
     quality.run(args)
     table = (tmp_path / "quality-muon-8-30.md").read_text(encoding="utf-8")
+    assert "nats per token, mean" in table
     rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ")]
     header, _, small, full = [[cell.strip() for cell in row] for row in rows]
     assert [small[0], full[0]] == [str(Size(4, 1, 1)), "8,2,2"]

@@ -25,7 +25,7 @@ from matgpt.text import token_files as data
 from matgpt.text.batches import as_ids, batch, bits_per_byte
 from matgpt.text.corpus import find, load_text, split
 from matgpt.text.sources import pieces
-from matgpt.text.token_files import between_words, load_tokens, prepare
+from matgpt.text.token_files import between_words, load_tokens, prepare, unit
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
 ROOT = Path(data.__file__).parents[2]
@@ -532,6 +532,9 @@ def test_bits_per_byte():
     assert bits_per_byte(math.log(256), raw, raw.encode(text)) == pytest.approx(8)
     with pytest.raises(ValueError, match="300"):
         bits_per_byte(1.0, bpe, [0, 300])
+    each = bits_per_byte(1, bpe, bpe.encode(text))
+    assert unit(bpe, bpe.encode(text)) == f"nats per token, each of {each:.3f} bits per byte"
+    assert unit(char, char.encode(text)) == "nats per token"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])

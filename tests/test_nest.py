@@ -164,6 +164,7 @@ def test_the_command_on_a_gpt2_of_transformers_and_its_dolls_leave(tmp_path, cap
         MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 16, 32, 4, 2)), tmp_path / "gpt2", tokenizer=tokenizer
     )
     command(tmp_path / "gpt2", *options(tmp_path))
+    assert "\nvalidation, bits per byte  8,1,1: " in capsys.readouterr().out
     model, kept = load(tmp_path / "out")
     assert kept.encode(TEXT) == tokenizer.encode(TEXT) and kept.tokens == tokenizer.tokens
     export_gpt2(model, tmp_path / "doll", Size(16, 2, 2), kept)

@@ -14,7 +14,7 @@ from ..config import GPTConfig, Size
 from ..measure.shapes import Point, costs
 from ..model import MatryoshkaGPT
 from ..ranges import between
-from ..text.token_files import read_corpus
+from ..text.token_files import read_corpus, unit
 from ..training.optimizer import default_lr
 from .common import markdown, mean_sd, report
 from .quality import Bench, add_price
@@ -33,6 +33,7 @@ def run(args):
     if args.quick:
         args.budget, args.seeds, args.out = 100, args.seeds[:1], args.out + "-quick"
     train_ids, val_ids, tokenizer = read_corpus(args.corpus)
+    args.unit = unit(tokenizer, val_ids)
     low, high = map(Size.parse, args.between)
     shape = dict(block_size=args.block_size, n_embd=high.n_embd, n_head=high.n_head, n_layer=high.n_layer)
     anywhere = GPTConfig(tokenizer.vocab_size, **shape, nesting=between(low, high))
@@ -79,7 +80,7 @@ def show(args, config, held, losses):
     of = {n: [above[n][size] for size in held] for n in losses}
     text = (
         f"{args.corpus}, {args.optimizer}, at the price of {args.budget:g} steps of the full model, "
-        f"seeds {args.seeds}; validation loss, nats per token.\n"
+        f"seeds {args.seeds}; validation loss, {args.unit}.\n"
         f"Without a name, above the line: {number(mean(of['range']))} on average, at most "
         f"{number(max(of['range']))}, {sum(d <= 0.02 for d in of['range'])} of {len(held)} by 0.02 or less; "
         f"where only the named are trained, {number(mean(of['named']))} on average.\n"

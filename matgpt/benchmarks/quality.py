@@ -19,7 +19,7 @@ from ..measure.evaluation import evaluate
 from ..model import MatryoshkaGPT
 from ..ranges import Between
 from ..sizes import inner_sizes
-from ..text.token_files import read_corpus
+from ..text.token_files import read_corpus, unit
 from ..training.loop import train
 from ..training.optimizer import default_lr, make_optimizers
 from ..training.price import corners, price
@@ -35,8 +35,7 @@ def add_arguments(parser):
     add("--n-embd", type=int, nargs="+", default=[128], help="several: dolls, budget, rates in proportion")
     add("--n-head", type=int, default=4)
     add("--n-layer", type=int, default=4)
-    rates = [0.35, 0.5, 0.7, 1, 1.4]
-    add("--rates", type=float, nargs="+", default=rates, help="multiples of the default rate, tried")
+    add("--rates", type=float, nargs="+", default=[0.35, 0.5, 0.7, 1, 1.4], help="times the default, tried")
     add("--batches", type=int, nargs="+", default=[12, 16, 20], help="batch sizes, tried with these rates")
     add("--no-twins", action="store_true", help="the full model alone, without those of its small dolls")
     add("--out", default="runs/price", help="folder for finished runs, table and figure")
@@ -61,12 +60,12 @@ def run(args):
         args.budget, args.seeds, args.rates, args.batches = 100, args.seeds[:1], [1], [12]
         args.out += "-quick"
     train_ids, val_ids, tokenizer = read_corpus(args.corpus)
+    args.unit = unit(tokenizer, val_ids)
     bench, params, tried = Bench(args, train_ids, val_ids), {}, [(args.rates, args.batches)] * 2
     full_dolls = {}, {}  # alone and nested, of each width
     for D in args.n_embd:
-        shape = dict(block_size=args.block_size, n_embd=D, n_head=args.n_head, n_layer=args.n_layer)
         dolls = [wider(doll, D / args.n_embd[0]) for doll in args.nesting]
-        full = GPTConfig(tokenizer.vocab_size, **shape, nesting=dolls)
+        full = GPTConfig(tokenizer.vocab_size, args.block_size, D, args.n_head, args.n_layer, dolls)
         params[full.full] = full.num_params()
         budget = args.budget * params[full.full] / next(iter(params.values()))
         both = compare(bench, args, full, budget, tried)
@@ -189,7 +188,7 @@ def show(args, full, alone, nested, budget):
     together = sum(found["runs"][0]["flops"] for found in alone.values()) / whole["flops"]
     text = (
         f"{args.corpus}, {args.optimizer}, C = {budget:g} steps of the full model alone, seeds "
-        f"{args.seeds}; validation loss, nats per token over the whole validation text, mean ± sd.\n"
+        f"{args.seeds}; loss over the whole validation text, {args.unit}, mean ± sd.\n"
         f"One nested run (lr {nested['lr']:g}, batch {nested['batch_size']}) takes "
         f"{whole['seconds'] / 60:.1f} minutes; all models alone cost {together:.2f} times as much.\n\n"
     )

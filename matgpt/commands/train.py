@@ -79,11 +79,14 @@ class Log:
         tqdm.write(line + losses)
 
 
-def keep(out, model, tokenizer, history):
-    """What a run leaves in its folder."""
+def keep(out, model, tokenizer, history, val_ids):
+    """What a run leaves in its folder; of byte pairs it says the losses in a unit that compares."""
     save(model, out, tokenizer, overwrite=True)
     history.save(out / "history.json")
     plot.losses(history).savefig(out / "losses.png", dpi=120)
+    if history.steps and isinstance(tokenizer, BPETokenizer):
+        bits = {s: bits_per_byte(history.val[s][-1], tokenizer, val_ids) for s in history.sizes}
+        print("validation, bits per byte  " + "  ".join(f"{s}: {b:.3f}" for s, b in bits.items()))
 
 
 def begin(args, own=False):
@@ -122,12 +125,9 @@ def run(args, rank):
     options |= dict(loss_weights=args.loss_weights, optimizer=args.optimizer, resume=args.resume)
     history = train(model, train_ids, val_ids, checkpoint_dir=out, **options)
     if rank == 0:
-        keep(out, model, tokenizer, history)
+        keep(out, model, tokenizer, history, val_ids)
         spent, budget = (history.steps, args.steps) if args.steps else (history.flops, args.flops)
         end = spent and spent[-1] >= budget
-        if end and isinstance(tokenizer, BPETokenizer):  # losses of other tokenizers compare by bits a byte
-            bits = {s: bits_per_byte(history.val[s][-1], tokenizer, val_ids) for s in history.sizes}
-            print("validation, bits per byte  " + "  ".join(f"{s}: {b:.3f}" for s, b in bits.items()))
         print(f"kept in {out}" if end else f"interrupted: --resume goes on with {out}")
 
 
