@@ -42,7 +42,8 @@ def test_a_finished_run_is_kept_and_another_setting_or_text_is_another_run(args,
     bench.one(CONFIG, 0, **settings)
     args.dtype = "bfloat16"
     bench.one(CONFIG, 0, **settings)
-    assert len(ran) == 7 and ran[-1]["dtype"] == "bfloat16" and ran[-2]["dtype"] is None
+    assert len(ran) == 7 and ran[-1]["dtype"] == "bfloat16"
+    assert all("dtype" not in settings for settings in ran[:-1]), "what is kept without one stays kept"
 
 
 @pytest.mark.slow
@@ -126,8 +127,10 @@ def test_the_table_pays_the_same_price_on_both_sides(args, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_several_widths_take_dolls_budget_and_the_best_rate_in_proportion(args, tmp_path, monkeypatch):
     monkeypatch.setattr(token_files, "load_text", lambda name: "to be or not to be, that is it. " * 40)
+    monkeypatch.setattr(quality, "read_corpus", lambda name: token_files.read_corpus(name, "bpe", 260))
     shape = dict(block_size=8, n_embd=[8, 16], n_head=2, n_layer=1, nesting=[Size(4, 1, 1)], batch_size=2)
-    vars(args).update(shape, rates=[0.5, 1, 2], batches=[1, 2], budget=10, seeds=[0], no_twins=True)
+    vars(args).update(shape, rates=[0.5, 1, 2], batches=[1, 2], budget=10, seeds=[0])
+    vars(args).update(no_twins=True, dtype="bfloat16")
     one, ran = quality.Bench.one, []
 
     def noted(self, config, seed, **settings):
@@ -148,31 +151,38 @@ def test_several_widths_take_dolls_budget_and_the_best_rate_in_proportion(args, 
     assert large == pytest.approx(10 * ratio * bench.step_flops(broad)) and small == 10 * bench.step_flops(
         narrow
     )
-    assert (tmp_path / "scale-muon.png").exists()
-    tables = [path.read_text(encoding="utf-8") for path in sorted(tmp_path.glob("quality-muon-*.md"))]
-    assert len(tables) == 2 and all("| 1,1 |" not in table for table in tables)
+    assert (tmp_path / "scale-muon-bfloat16.png").exists()
+    assert "\n| 16,2,1 | " in (tmp_path / "scale-muon-bfloat16.md").read_text(encoding="utf-8")
+    tables = [
+        path.read_text(encoding="utf-8") for path in sorted(tmp_path.glob("quality-muon-bfloat16-*.md"))
+    ]
+    assert len(tables) == 2 and all("bits per byte), mean" in table for table in tables)
 
 
 @pytest.mark.slow
 def test_speed_has_a_row_for_each_step_and_each_doll(tmp_path, monkeypatch):
-    dtypes, precision = [], loss.precision
-    look = lambda device, dtype: dtypes.append(dtype) or precision(device, dtype)
-    monkeypatch.setattr(speed, "precision", look)  # of peers' passes, and of Muon
-    monkeypatch.setattr(loss, "precision", look)
+    dtypes, precision = {"passes": [], "moves, and peers": []}, loss.precision
+    for module, what in ((loss, "passes"), (speed, "moves, and peers")):
+        look = lambda device, dtype, what=what: dtypes[what].append(dtype) or precision(device, dtype)
+        monkeypatch.setattr(module, "precision", look)
     (tmp_path / "model.py").write_text(NANO)
     parser = argparse.ArgumentParser()
     speed.add_arguments(parser)
     shape = "--n-embd 16 --n-head 4 --n-layer 4 --block-size 12 --batch-size 8 --vocab-size 7 --quick"
     folders = ["--nanogpt", str(tmp_path), "--out", str(tmp_path), "--dtype", "bfloat16"]
     speed.run(parser.parse_args([*shape.split(), *folders]))
-    rows = [line.split(" | ") for line in (tmp_path / "speed.md").read_text().splitlines()]
+    rows = [line.split(" | ") for line in (tmp_path / "speed-bfloat16.md").read_text().splitlines()]
     rows = {row[0].strip("| "): row[1:] for row in rows if len(row) > 1}
     assert rows["nanoGPT, AdamW"][1] == "1.00" and float(rows["transformers, AdamW"][1]) > 0
     for kind in ("adamw", "muon"):
         assert rows[f"plain, {kind}"][2:4] == ["1.00", "1.00"]
         drawn, whole = (rows[f"family, {kind}, {when}"] for when in WHEN)
         assert 1 < float(drawn[3]) < float(whole[3]) < 2
-    assert {"4,1,1", "8,2,2", "12,3,3", "16,4,4"} < set(rows) and set(dtypes) == {"bfloat16"}
+    assert {"4,1,1", "8,2,2", "12,3,3", "16,4,4"} < set(rows)
+    every = sum(dtypes.values(), [])
+    assert set(every) == {"bfloat16"} and len(dtypes["passes"]) > 66
+    # 7 rounds of 6 steps and 2 peers, and for the memory of each of the 6 two more of it and of its plain one
+    assert len(dtypes["moves, and peers"]) == 7 * (6 + 2) + 6 * 4
 
 
 @pytest.mark.slow
@@ -234,6 +244,7 @@ def test_a_range_stands_beside_a_nesting_of_its_names(tmp_path, monkeypatch):
     options = "--between 8,1,1 16,2,2 --block-size 8 --batch 4 --budget 20 --seeds 0 --held 4 --out"
     anywhere.run(parser.parse_args([*options.split(), str(tmp_path)]))
     table = (tmp_path / "anywhere-muon-20.md").read_text(encoding="utf-8")
+    assert "validation loss, nats per token.\n" in table
     rows = [line for line in table.splitlines() if line.startswith("| ") and line[2] in "*0123456789"]
     named = [line for line in rows if line.startswith("| **")]
     assert len(rows) == len(named) + 4 and "| **8,1,1** |" in table and "| **16,2,2** |" in table

@@ -22,10 +22,10 @@ import torch
 from matgpt.commands.data import main
 from matgpt.text import download, sources
 from matgpt.text import token_files as data
-from matgpt.text.batches import as_ids, batch, bits_per_byte
+from matgpt.text.batches import as_ids, batch, bits_per_byte, loss_unit
 from matgpt.text.corpus import find, load_text, split
 from matgpt.text.sources import pieces
-from matgpt.text.token_files import between_words, load_tokens, prepare, unit
+from matgpt.text.token_files import between_words, load_tokens, prepare
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
 ROOT = Path(data.__file__).parents[2]
@@ -533,8 +533,8 @@ def test_bits_per_byte():
     with pytest.raises(ValueError, match="300"):
         bits_per_byte(1.0, bpe, [0, 300])
     each = bits_per_byte(1, bpe, bpe.encode(text))
-    assert unit(bpe, bpe.encode(text)) == f"nats per token, each of {each:.3f} bits per byte"
-    assert unit(char, char.encode(text)) == "nats per token"
+    assert loss_unit(bpe, bpe.encode(text)) == f"nats per token (times {each:.4f}: bits per byte)"
+    assert loss_unit(char, char.encode(text)) == "nats per token"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])

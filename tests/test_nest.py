@@ -106,20 +106,26 @@ def test_a_budget_of_flops_and_a_seed(plain):
     assert torch.equal(a.embedding.token, b.embedding.token)
 
 
-def test_teacher_and_dolls_multiply_in_bfloat16_where_that_is_asked_for(plain):
-    """Importance and evaluations stay in float32."""
-    seen = {True: set(), False: set()}  # of the teacher, which only foretells, and of all else
+def test_teacher_and_dolls_multiply_in_bfloat16_where_that_is_asked_for(plain, monkeypatch):
+    """Importance, which comes first, and evaluations stay in float32."""
+    seen, teacher, real = {}, set(plain.modules()), nesting.reorder
 
     def look(module, x, y):
         if isinstance(module, NestedLinear):
-            seen[module is layer].add(y.dtype)
+            who = "teacher" if module in teacher else "learning" if module.training else "evaluated"
+            seen.setdefault(who, set()).add(y.dtype)
 
-    layer = plain.get_submodule("blocks.0.feedforward.expand")
+    def reorder(model, scores):
+        seen["important"] = seen.pop("learning", set()) | seen.pop("evaluated", set())
+        real(model, scores)
+
+    monkeypatch.setattr(nesting, "reorder", reorder)
     with torch.nn.modules.module.register_module_forward_hook(look):
         matgpt.nest(
             plain, NESTING, IDS, IDS, 2, batch_size=4, dtype="bfloat16", eval_blocks=8, progress=False
         )
-    assert seen == {False: {torch.float32, torch.bfloat16}, True: {torch.bfloat16}}
+    short, whole = {torch.bfloat16}, {torch.float32}
+    assert seen == {"important": whole, "evaluated": whole, "teacher": short, "learning": short}
 
 
 @pytest.mark.slow
@@ -164,7 +170,7 @@ def test_the_command_on_a_gpt2_of_transformers_and_its_dolls_leave(tmp_path, cap
         MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 16, 32, 4, 2)), tmp_path / "gpt2", tokenizer=tokenizer
     )
     command(tmp_path / "gpt2", *options(tmp_path))
-    assert "\nvalidation, bits per byte  8,1,1: " in capsys.readouterr().out
+    assert "\nvalidation at step 4, bits per byte  8,1,1: " in capsys.readouterr().out
     model, kept = load(tmp_path / "out")
     assert kept.encode(TEXT) == tokenizer.encode(TEXT) and kept.tokens == tokenizer.tokens
     export_gpt2(model, tmp_path / "doll", Size(16, 2, 2), kept)

@@ -47,7 +47,7 @@ def test_byte_pairs_are_reported_in_bits_per_byte_too(options, tmp_path, capsys)
     val_ids = split(tokenizer.encode(TEXT))[1]
     nats = History.load(tmp_path / "out" / "history.json").val[4][-1]
     bits = nats / math.log(2) * len(val_ids) / len(tokenizer.decode_bytes(val_ids))
-    assert re.match(rf"validation, bits per byte  4,1,2: {bits:.3f}  ", line)
+    assert re.match(rf"validation at step 20, bits per byte  4,1,2: {bits:.3f}  ", line)
 
 
 @pytest.mark.slow

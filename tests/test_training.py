@@ -21,6 +21,7 @@ from matgpt import (
     matryoshka_loss,
     train,
 )
+from matgpt.measure.evaluation import precision
 from matgpt.training import optimizer, schedule
 from matgpt.training import run as training
 from matgpt.training.optimizer import learning_rate
@@ -387,7 +388,7 @@ def test_the_step_is_as_long_as_the_rate(variant):
 
 
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
-def test_products_of_a_step_have_the_dtype_and_all_else_is_float32(variant, dtype):
+def test_steps_multiply_in_the_dtype_and_evaluations_and_weights_are_float32(variant, dtype):
     model, products = make(variant), {"trained": set(), "evaluated": set(), "moved": set()}
     layer = model.get_submodule("blocks.0.feedforward.proj")
     of = lambda: products["trained" if layer.training else "evaluated"]
@@ -398,6 +399,14 @@ def test_products_of_a_step_have_the_dtype_and_all_else_is_float32(variant, dtyp
     short = {torch.bfloat16 if dtype == "bfloat16" else torch.float32}
     assert products == {"trained": short, "evaluated": {torch.float32}, "moved": short}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_float32_is_float32_whatever_was_chosen_around_it():
+    x = torch.ones(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+        with precision(x.device, "float32"):
+            assert (x @ x).dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])

@@ -14,7 +14,8 @@ from ..config import GPTConfig, Size
 from ..measure.shapes import Point, costs
 from ..model import MatryoshkaGPT
 from ..ranges import between
-from ..text.token_files import read_corpus, unit
+from ..text.batches import loss_unit
+from ..text.token_files import read_corpus
 from ..training.optimizer import default_lr
 from .common import markdown, mean_sd, report
 from .quality import Bench, add_price
@@ -33,7 +34,6 @@ def run(args):
     if args.quick:
         args.budget, args.seeds, args.out = 100, args.seeds[:1], args.out + "-quick"
     train_ids, val_ids, tokenizer = read_corpus(args.corpus)
-    args.unit = unit(tokenizer, val_ids)
     low, high = map(Size.parse, args.between)
     shape = dict(block_size=args.block_size, n_embd=high.n_embd, n_head=high.n_head, n_layer=high.n_layer)
     anywhere = GPTConfig(tokenizer.vocab_size, **shape, nesting=between(low, high))
@@ -44,12 +44,11 @@ def run(args):
     bench = Bench(args, train_ids, val_ids)
     flops = args.budget * bench.step_flops(named.doll(named.full))
     settings = dict(flops=flops, batch_size=args.batch, lr=default_lr(named))
-    held = named.in_order(held)[:-1]
-    losses = {}
+    held, losses = named.in_order(held)[:-1], {}
     for name, config in (("range", anywhere), ("named", named)):
         runs = [bench.one(config, seed, also=held, **settings)["losses"] for seed in args.seeds]
         losses[name] = {size: [run[str(size)] for run in runs] for size in (*named.sizes, *held)}
-    show(args, named, held, losses)
+    show(args, named, held, losses, bench.label, loss_unit(tokenizer, val_ids))
 
 
 def above_the_line(flops, losses, sizes, named):
@@ -59,7 +58,7 @@ def above_the_line(flops, losses, sizes, named):
     return dict(zip(sizes, [mean(losses[size]) - on_line for size, on_line in zip(sizes, line)]))
 
 
-def show(args, config, held, losses):
+def show(args, config, held, losses, label, unit):
     """The table and the figure."""
     model, everything = MatryoshkaGPT(config), (*config.sizes, *held)
     cost = {size: costs(model, size) for size in everything}
@@ -79,15 +78,15 @@ def show(args, config, held, losses):
     large, small = max(pairs, key=lambda pair: beside(*pair))
     of = {n: [above[n][size] for size in held] for n in losses}
     text = (
-        f"{args.corpus}, {args.optimizer}, at the price of {args.budget:g} steps of the full model, "
-        f"seeds {args.seeds}; validation loss, {args.unit}.\n"
+        f"{args.corpus}, {label}, at the price of {args.budget:g} steps of the full model, "
+        f"seeds {args.seeds}; validation loss, {unit}.\n"
         f"Without a name, above the line: {number(mean(of['range']))} on average, at most "
         f"{number(max(of['range']))}, {sum(d <= 0.02 for d in of['range'])} of {len(held)} by 0.02 or less; "
         f"where only the named are trained, {number(mean(of['named']))} on average.\n"
         f"What the named lose to a nesting of them alone: {', '.join(map(number, lost))}.\n"
         f"Worst beside a doll that it contains: {large}, {number(beside(large, small))} beside {small}.\n\n"
     )
-    name = f"anywhere-{args.optimizer}-{args.budget:g}"
+    name = f"anywhere-{label}-{args.budget:g}"
     points = lambda sizes: [Point(s, loss=mean(losses["range"][s]), **cost[s]) for s in sizes]
     figure = plot.slices(points(held), points(config.sizes))
     report(args.out, name, text + markdown(header, rows), {name: figure})

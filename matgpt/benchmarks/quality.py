@@ -19,7 +19,8 @@ from ..measure.evaluation import evaluate
 from ..model import MatryoshkaGPT
 from ..ranges import Between
 from ..sizes import inner_sizes
-from ..text.token_files import read_corpus, unit
+from ..text.batches import loss_unit
+from ..text.token_files import read_corpus
 from ..training.loop import train
 from ..training.optimizer import default_lr, make_optimizers
 from ..training.price import corners, price
@@ -50,7 +51,7 @@ def add_price(parser):
     add("--batch-size", type=int, default=12, help="of the steps that the budget counts")
     add("--budget", type=float, default=2000, help="C, in steps of the full model alone")
     add("--optimizer", choices=("adamw", "muon"), default="muon")
-    add("--dtype", choices=("float32", "bfloat16"), help="of products, as in train")
+    add("--dtype", choices=("float32", "bfloat16"), help="in which steps multiply matrices, as in train")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     return add
 
@@ -60,7 +61,6 @@ def run(args):
         args.budget, args.seeds, args.rates, args.batches = 100, args.seeds[:1], [1], [12]
         args.out += "-quick"
     train_ids, val_ids, tokenizer = read_corpus(args.corpus)
-    args.unit = unit(tokenizer, val_ids)
     bench, params, tried = Bench(args, train_ids, val_ids), {}, [(args.rates, args.batches)] * 2
     full_dolls = {}, {}  # alone and nested, of each width
     for D in args.n_embd:
@@ -68,16 +68,17 @@ def run(args):
         full = GPTConfig(tokenizer.vocab_size, args.block_size, D, args.n_head, args.n_layer, dolls)
         params[full.full] = full.num_params()
         budget = args.budget * params[full.full] / next(iter(params.values()))
-        both = compare(bench, args, full, budget, tried)
+        both = compare(bench, args, full, budget, tried, loss_unit(tokenizer, val_ids))
         tried = [([found["lr"] / default_lr(full)], [found["batch_size"]]) for found in both]
         for losses, found in zip(full_dolls, both):
             losses[full.full] = of(found, full.full)
     if len(params) > 1:
-        figure = plot.loss_against_params(params, *full_dolls[::-1], f"Full models: {args.optimizer}")
+        figure = plot.loss_against_params(params, *full_dolls[::-1], f"Full models: {bench.label}")
         figure.gca().set_yscale("log")
         figure.gca().yaxis.set_minor_formatter("{x:g}")
-        figure.savefig(f"{args.out}/scale-{args.optimizer}.png", dpi=150)
-        plot.close(figure)
+        rows = [[s, f"{n:,}", *(mean_sd(losses[s]) for losses in full_dolls)] for s, n in params.items()]
+        table = markdown(["full model", "parameters", "alone", "nested"], rows)
+        report(args.out, f"scale-{bench.label}", table, {f"scale-{bench.label}": figure})
 
 
 def wider(doll, times):
@@ -86,7 +87,7 @@ def wider(doll, times):
     return Size(round(times * doll.n_embd), doll.n_head, doll.n_layer, inner)
 
 
-def compare(bench, args, full, budget, tried):
+def compare(bench, args, full, budget, tried, unit):
     """Table and figure of one model; what was found for it alone, and nested."""
     flops = budget * bench.step_flops(full.doll(full.full))
     both = zip((full.doll(full.full), full), tried)
@@ -94,7 +95,7 @@ def compare(bench, args, full, budget, tried):
     lower = sorted({0.5, 0.7, 1, *args.rates})  # the default rate, 1 / width, is high for the narrow ones
     small, tokens = [] if args.no_twins else full.sizes[:-1], alone["runs"][0]["tokens"]
     twins = {size: bench.tune(full.doll(size), lower, [12], tokens=tokens) for size in small}
-    show(args, full, {**twins, full.full: alone}, nested, budget)
+    show(args, full, {**twins, full.full: alone}, nested, budget, bench.label, unit)
     return alone, nested
 
 
@@ -108,20 +109,21 @@ class Bench:
 
     def __init__(self, args, *ids):
         self.args, self.ids, self.corpus = args, ids, [digest(np.asarray(part)) for part in ids]
+        self.label = "-".join(filter(None, (args.optimizer, args.dtype)))
 
     def step_flops(self, config):
         """Price of a step of this model alone at --batch-size, its optimizer's share with it."""
         model = MatryoshkaGPT(config)
-        optimizers = make_optimizers(self.args.optimizer, model, 0.0, 0.0)
         passes = price(model, [config.full]) * self.args.batch_size * config.block_size
-        return passes + optimizers.flops(corners(config, config.full))
+        return passes + make_optimizers(self.args.optimizer, model, 0, 0).flops(corners(config, config.full))
 
     def one(self, config, seed, also=(), **settings):
         """Train a model: {"losses": {size: nats over all of val}, "seconds", "tokens", "flops"}.
 
         also: Sizes to measure besides those of the nesting.
         """
-        settings = dict(optimizer=self.args.optimizer, dtype=self.args.dtype, seed=seed, **settings)
+        settings = dict(optimizer=self.args.optimizer, seed=seed, **settings)
+        settings |= dict(dtype=self.args.dtype) if self.args.dtype else {}
         nesting = [str(size) for size in config.sizes]
         if isinstance(config.nesting, Between) or also:
             nesting.append(str((config.nesting, also)))
@@ -172,9 +174,9 @@ class Bench:
         return {**chosen, "runs": [self.one(config, seed, **chosen) for seed in self.args.seeds]}
 
 
-def show(args, full, alone, nested, budget):
+def show(args, full, alone, nested, budget, label, unit):
     """The table and the figure."""
-    rows, name = [], f"quality-{args.optimizer}-{full.n_embd}-{budget:g}"
+    rows, name = [], f"quality-{label}-{full.n_embd}-{budget:g}"
     whole = nested["runs"][0]
     for size in full.sizes:
         row = [size, f"{full.num_params(size):,}", mean_sd(of(nested, size)), *[""] * 4]
@@ -187,13 +189,13 @@ def show(args, full, alone, nested, budget):
     header = ["doll", "parameters", "nested", "alone (lr, batch)", "difference", "price alone", "minutes"]
     together = sum(found["runs"][0]["flops"] for found in alone.values()) / whole["flops"]
     text = (
-        f"{args.corpus}, {args.optimizer}, C = {budget:g} steps of the full model alone, seeds "
-        f"{args.seeds}; loss over the whole validation text, {args.unit}, mean ± sd.\n"
+        f"{args.corpus}, {label}, C = {budget:g} steps of the full model alone, seeds "
+        f"{args.seeds}; loss over the whole validation text, {unit}, mean ± sd.\n"
         f"One nested run (lr {nested['lr']:g}, batch {nested['batch_size']}) takes "
         f"{whole['seconds'] / 60:.1f} minutes; all models alone cost {together:.2f} times as much.\n\n"
     )
     params = {size: full.num_params(size) for size in full.sizes}
     dolls = {size: of(nested, size) for size in full.sizes}
     twins = {size: of(found, size) for size, found in alone.items()}
-    figure = plot.loss_against_params(params, dolls, twins, f"A family at one price: {args.optimizer}")
+    figure = plot.loss_against_params(params, dolls, twins, f"A family at one price: {label}")
     report(args.out, name, text + markdown(header, rows), {name: figure})

@@ -27,7 +27,7 @@ def add_arguments(parser):
     add("--block-size", type=int, default=64)
     add("--batch-size", type=int, default=12)
     add("--vocab-size", type=int, default=65)
-    add("--dtype", choices=("float32", "bfloat16"), help="of products, as in train; of peers, too")
+    add("--dtype", choices=("float32", "bfloat16"), help="in which all steps, peers' too, multiply matrices")
     add("--nanogpt", help="a folder with nanoGPT's code, to stand beside")
     add("--rounds", type=int, default=25)
     add("--out", default="runs/speed")
@@ -65,8 +65,8 @@ def peers(args, x, y):
     def add(name, model, optimizer, loss):
         def step():
             with precision(DEVICE, args.dtype):
-                found = loss()
-            found.backward()
+                nats = loss()
+            nats.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -102,8 +102,7 @@ def peak_memory(step):
         step()
         return torch.cuda.max_memory_allocated() - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports each time that it starts
-    cpu = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=cpu, profile_memory=True) as profiler:
+    with torch.profiler.profile(profile_memory=True) as profiler:
         step()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     return int(np.cumsum([n for _, n in sorted((e.start_ns(), e.nbytes()) for e in events)]).max())
@@ -158,8 +157,8 @@ def run(args):
     ways = ["nested", "sliced", "alone", "sliced / alone"]
     texts = ["doll", f"forward, ms: {ways[0]}", *ways[1:], f"text, tokens/s: {ways[0]}", *ways[1:]]
     setting = (
-        f"{DEVICE}, {torch.get_num_threads()} thread(s), {D} wide, {L} layers, block {T}, batch "
-        f"{args.batch_size}, medians of {args.rounds} interleaved rounds."
+        f"{DEVICE}, dtype {args.dtype}, {torch.get_num_threads()} thread(s), {D} wide, {L} layers, block "
+        f"{T}, batch {args.batch_size}, medians of {args.rounds} interleaved rounds."
     )
     tables = training(args, plain, family, x, y), markdown(texts, inference(family, x, args.rounds))
-    report(args.out, "speed", "\n\n".join([setting, *tables]))
+    report(args.out, "-".join(filter(None, ("speed", args.dtype))), "\n\n".join([setting, *tables]))

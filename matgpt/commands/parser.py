@@ -56,7 +56,7 @@ def add_run(parser, batch_size, lr):
         help="blocks that the largest doll reads in a step, over all processes",
     )
     add("--lr", type=float, help=f"peak learning rate (default: {lr} / width)")
-    add("--dtype", choices=["float32", "bfloat16"], help="of products (default: bfloat16 on a GPU alone)")
+    add("--dtype", choices=["float32", "bfloat16"], help="of matrix products (default: bfloat16 on a GPU)")
     add("--seed", type=int, default=0, help="of all that is random")
     add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the budget)")
     add("--device", help="where to train (default: cuda if there is one, else cpu)")

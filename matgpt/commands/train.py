@@ -80,13 +80,14 @@ class Log:
 
 
 def keep(out, model, tokenizer, history, val_ids):
-    """What a run leaves in its folder; of byte pairs it says the losses in a unit that compares."""
+    """What a run leaves in its folder; where tokens are byte pairs, its last losses in bits per byte."""
     save(model, out, tokenizer, overwrite=True)
     history.save(out / "history.json")
     plot.losses(history).savefig(out / "losses.png", dpi=120)
     if history.steps and isinstance(tokenizer, BPETokenizer):
-        bits = {s: bits_per_byte(history.val[s][-1], tokenizer, val_ids) for s in history.sizes}
-        print("validation, bits per byte  " + "  ".join(f"{s}: {b:.3f}" for s, b in bits.items()))
+        bits = bits_per_byte(1, tokenizer, val_ids)
+        each = "  ".join(f"{size}: {bits * history.val[size][-1]:.3f}" for size in history.sizes)
+        print(f"validation at step {history.steps[-1]}, bits per byte  {each}")
 
 
 def begin(args, own=False):

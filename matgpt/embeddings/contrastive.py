@@ -150,7 +150,7 @@ def train_embeddings(
     All else, errors and Ctrl-C: as in `train`.
     """
     budget = dict(steps=positive("steps", steps), flops=None, batch_size=batch_size, seed=seed)
-    moves = dict(lr=lr, optimizer=optimizer, dtype=None, warmup=min(0.1, 20 / steps))
+    moves = dict(lr=lr, optimizer=optimizer, dtype="float32", warmup=min(0.1, 20 / steps))
     moves |= dict(weight_decay=0.1, grad_clip=1.0)
     looks = dict(loss_weights=None, eval_interval=eval_interval, eval_blocks=1)
     settings = check(model, {**budget, **moves, **looks})

@@ -24,10 +24,11 @@ class BySize(dict):
 
 
 def precision(device, dtype=None):
-    """Products of matrices in that dtype; None: in bfloat16 on a GPU that has it, else as they are."""
+    """Matrix products of float32 in that dtype; None: in bfloat16 on a GPU that has it, else as they are."""
     gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    short = gpu if dtype is None else dtype == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16) if short else nullcontext()
+    if dtype is None and not gpu:
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype != "float32")
 
 
 def nats(logits, y):

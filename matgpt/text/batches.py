@@ -5,6 +5,8 @@ import math
 import numpy as np
 import torch
 
+from .tokenizer import BPETokenizer
+
 
 def as_row(ids, block_size, name="ids"):
     """Token ids (a list, tensor, array or memory map) as a 1-D numpy array that is longer than a block."""
@@ -53,3 +55,10 @@ def bits_per_byte(nats_per_token, tokenizer, ids):
     ids = as_ids(ids, 0, tokenizer.vocab_size)
     n_bytes = sum(int(sizes[ids[i : i + 2**20]].sum()) for i in range(0, len(ids), 2**20))  # maps are long
     return nats_per_token / math.log(2) * len(ids) / n_bytes
+
+
+def loss_unit(tokenizer, ids):
+    """The unit of losses on ids (N,), in words; of byte pairs with the factor to bits per byte."""
+    if not isinstance(tokenizer, BPETokenizer):
+        return "nats per token"
+    return f"nats per token (times {bits_per_byte(1, tokenizer, ids):.4f}: bits per byte)"

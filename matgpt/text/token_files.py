@@ -10,7 +10,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ..files.atomic import as_path, parsed, write
-from .batches import bits_per_byte
 from .corpus import find, load_text, split
 from .sources import texts
 from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
@@ -142,13 +141,6 @@ def read_corpus(name, tokenizer="char", vocab_size=1024):
     bpe = tokenizer == "bpe"
     tokenizer = BPETokenizer.train(text, vocab_size) if bpe else CharTokenizer.from_text(text)
     return *split(tokenizer.encode(text)), tokenizer
-
-
-def unit(tokenizer, ids):
-    """What a loss on ids (N,) is in; with byte pairs, also how many bits for each byte of their text."""
-    if not isinstance(tokenizer, BPETokenizer):
-        return "nats per token"
-    return f"nats per token, each of {bits_per_byte(1, tokenizer, ids):.3f} bits per byte"
 
 
 def load_tokens(folder):

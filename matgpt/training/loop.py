@@ -90,8 +90,9 @@ def train(
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
     loss_weights: what a token that it reads counts for, by size, smallest first; uniform if left out.
     optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.
-    dtype: of the products of matrices, "float32" or "bfloat16" (weights and losses stay float32), which
-        CPUs that have it multiply several times as fast; None: bfloat16 on a GPU that has it, else float32.
+    dtype: "float32" or "bfloat16", in which steps multiply matrices, Muon's too; all else is float32. Some
+        CPUs multiply bfloat16 several times as fast. None: "bfloat16" on a GPU that has it, else "float32";
+        so do evaluations, whatever dtype is.
     grad_clip: largest norm of the gradient; 0 does not clip.
     eval_interval: steps between evaluations (default: a tenth of the budget); each reads `eval_blocks` blocks
         of train and val, always the same.

@@ -63,8 +63,8 @@ class Muon(torch.optim.Optimizer):
 
     Queries, keys and values of each head are matrices of their own, since dolls read whole heads. Every
     matrix has rows = outputs and columns = inputs, whatever axes it is stored with (that of torch takes two
-    axes alone, and works in bfloat16, which many CPUs do slowly). The step has a root mean square of about
-    0.2 * lr, as AdamW's has, so that both take one learning rate (2502.16982, section 2.2).
+    axes alone, and always works in bfloat16). The step has a root mean square of about 0.2 * lr, as AdamW's
+    has, so that both take one learning rate (2502.16982, section 2.2).
     """
 
     def __init__(self, model, lr, weight_decay):
