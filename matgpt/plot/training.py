@@ -1,6 +1,7 @@
 """How good the dolls of one model are, and how alike."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from .style import colors, label, name_of, new_axes, plain_text
@@ -36,13 +37,11 @@ def loss_against_params(params, doll, twin=None, title="One nested model beside 
     params: {size: count}; doll, twin: {size: [one loss per seed]}.
     """
     figure, ax = new_axes(title, "parameters of the doll")
-    # beside the error bars: dolls left of theirs where there are twins
-    right, left = dict(xytext=(7, 5), ha="left"), dict(xytext=(-7, -10), ha="right")
     families = (
-        ("twins trained alone", twin, "s--", "tab:orange", right),
-        ("dolls of one nested model", doll, "o-", "tab:blue", left if twin else right),
+        ("twins trained alone", twin, "s--", "tab:orange", doll),
+        ("dolls of one nested model", doll, "o-", "tab:blue", twin or {}),
     )
-    for name, runs, style, color, place in families:
+    for name, runs, style, color, other in families:
         sizes = sorted(runs or {}, key=params.get)
         counts = [params[s] for s in sizes]
         means = [sum(runs[s]) / len(runs[s]) for s in sizes]
@@ -50,7 +49,9 @@ def loss_against_params(params, doll, twin=None, title="One nested model beside 
         above = [max(runs[s]) - m for s, m in zip(sizes, means)]
         if sizes:
             ax.errorbar(counts, means, [below, above], fmt=style, color=color, capsize=3, label=name)
-        for at in zip(counts, means):
+        for s, at in zip(sizes, zip(counts, means)):  # lines fall: the higher of two has room on the right
+            higher = at[1] >= np.mean(other.get(s, -np.inf))
+            place = dict(xytext=(7, 5), ha="left") if higher else dict(xytext=(-7, -10), ha="right")
             ax.annotate(f"{at[1]:.3f}", at, textcoords="offset points", fontsize=8, color=color, **place)
     ax.set_xscale("log")
     ax.set_xticks([params[s] for s in doll], [f"{params[s]:,}\n{s.n_embd} wide" for s in doll], fontsize=8)
