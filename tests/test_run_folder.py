@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 from matgpt import DivergedError, GPTConfig, History, Size, between
-from matgpt.files.atomic import lock
 from matgpt.training.state import RunState
 
 from .test_resume import run, states, stop
@@ -67,22 +65,22 @@ def test_states_of_many_steps_are_in_order(tmp_path):
 
 HOLD = """
 import sys
-from pathlib import Path
-from matgpt.files.atomic import lock
-file = lock(Path(sys.argv[1]))
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire(timeout=0)
 print("locked", flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.mark.slow
-def test_a_second_process_is_refused_by_name(tmp_path):
+def test_a_second_process_is_refused(tmp_path):
     command = [sys.executable, "-c", HOLD, tmp_path / ".matgpt-lock"]
     other = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with other:
         assert other.stdout.readline() == b"locked\n"
         for resume in (False, True):
-            with pytest.raises(ValueError, match=f"is in use by process {other.pid}$"):
+            with pytest.raises(ValueError, match=f"{tmp_path}.* is in use by another run$"):
                 run(checkpoint_dir=tmp_path, resume=resume)
         other.kill()  # the lock goes with the process, however it ends
         other.wait()
@@ -100,9 +98,21 @@ def test_the_lock_is_given_back(tmp_path):
         held.append(error)
         command = [sys.executable, "-c", HOLD, tmp_path / ".matgpt-lock"]
         subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=True)
-    file = lock(tmp_path / ".matgpt-lock")
-    assert (tmp_path / ".matgpt-lock").read_text() == str(os.getpid())
-    file.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_run_of_the_same_process_is_refused_and_takes_no_lock_away(resume, tmp_path):
+    """As from another thread, or another notebook's cell that was left running."""
+    command = [sys.executable, "-c", HOLD, tmp_path / ".matgpt-lock"]
+
+    def meanwhile(history):
+        with pytest.raises(ValueError, match="is in use by another run"):
+            run(checkpoint_dir=tmp_path, resume=resume)
+        assert subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True).returncode
+        raise KeyboardInterrupt
+
+    assert run(checkpoint_dir=tmp_path, on_evaluation=meanwhile)[1].steps == [0]
 
 
 @pytest.mark.parametrize("state", [{}, [], {"run": 3}, {"run": [1]}, None, 5])

@@ -1,15 +1,9 @@
-"""Files that are read or replaced as a whole, and folders that one process at a time writes to."""
+"""Files that are read or replaced as a whole."""
 
-import errno
 import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    import msvcrt
 
 
 def as_path(path):
@@ -70,25 +64,3 @@ def parsed(path, what):
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{path} is not {what}: {error!r}") from None
-
-
-def lock(path):
-    """Lock `path` against other processes, until the file that is returned is closed or this process ends.
-
-    Raises ValueError, naming the other process, if one has locked it; OSError if it cannot be written.
-    """
-    file = open(path, "a+")  # noqa: SIM115
-    try:
-        if os.name == "posix":
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            file.seek(2**30)  # behind the text, which others shall read
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError as error:  # other errors are those of file systems without locks
-        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            file.seek(0)
-            with file:
-                raise ValueError(f"{path.parent} is in use by process {file.read()}") from None
-    file.truncate(0)
-    print(os.getpid(), end="", file=file, flush=True)
-    return file

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from numbers import Number
 
 import torch
+from filelock import FileLock, Timeout
 
-from ..files.atomic import as_path, lock, write
+from ..files.atomic import as_path, write
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, beginning of the SHA-256 of its bytes
@@ -50,15 +51,18 @@ class RunState:
 
     A file's name holds the digest of its bytes, so one atomic rename completes both and damage is noticed;
     files of other names are not touched. A run goes on only with the same model, corpus and settings.
-    Until `close`, or the end of this process, the folder is locked against other processes.
+    Until `close`, or the end of this process, the folder is locked against other runs.
     Raises ValueError if the folder cannot be written, is in use, or holds a run that nobody asked to resume.
     """
 
     def __init__(self, folder, resume, run, val_ids):
         self.folder = as_path(folder)
+        self.lock = FileLock(self.folder / ".matgpt-lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = lock(self.folder / ".matgpt-lock")
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"checkpoint_dir={str(folder)!r} is in use by another run") from None
         except OSError as error:
             raise ValueError(f"checkpoint_dir={str(folder)!r} cannot be written: {error.strerror}") from None
         if self.files() and not resume:
@@ -75,8 +79,8 @@ class RunState:
         self.saved, self.cost = time.monotonic(), 0.0
 
     def close(self):
-        """Let other processes use the folder."""
-        self.lock.close()
+        """Let other runs use the folder."""
+        self.lock.release()
 
     def files(self, name=NAME):
         """Files of our own, by step."""
