@@ -52,17 +52,15 @@ class NestedLinear(nn.Module):
         """What a weight is multiplied by where only this much of its inputs is read."""
         return math.sqrt(math.prod(self.in_shape) / math.prod(in_shape))
 
-    def corner(self, in_shape, out_shape):
-        """Weight (*out_shape, *in_shape), at its own scale, and bias (*out_shape) or None."""
+    def matrix(self, in_shape, out_shape):
+        """A corner at its own scale, as F.linear takes it: weight (out, in), and bias (out) or None."""
         weight, scale = corner(self.weight, *out_shape, *in_shape), self.scale(in_shape)
-        bias = None if self.bias is None else corner(self.bias, *out_shape)
-        return (weight if scale == 1 else weight * scale), bias
+        weight = (weight if scale == 1 else weight * scale).reshape(math.prod(out_shape), -1)
+        return weight, None if self.bias is None else corner(self.bias, *out_shape).flatten()
 
     def forward(self, x, out_shape):
         dims = len(self.in_shape)
-        weight, bias = self.corner(x.shape[-dims:], out_shape)
-        weight = weight.reshape(math.prod(out_shape), -1)  # (out, in)
-        y = F.linear(x.flatten(-dims), weight, None if bias is None else bias.flatten())
+        y = F.linear(x.flatten(-dims), *self.matrix(x.shape[-dims:], out_shape))
         return y.unflatten(-1, out_shape)
 
 
@@ -74,7 +72,9 @@ class NestedNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(n_embd))
         self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
 
+    def corner(self, d):
+        """Gain and shift (d), or None."""
+        return [None if p is None else corner(p, d) for p in (self.weight, self.bias)]
+
     def forward(self, x):
-        d = x.size(-1)
-        bias = None if self.bias is None else corner(self.bias, d)
-        return F.layer_norm(x, (d,), corner(self.weight, d), bias)
+        return F.layer_norm(x, x.shape[-1:], *self.corner(x.size(-1)))

@@ -1,12 +1,10 @@
 """A doll that reads one token after another, at little cost beyond the arithmetic."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 
 from ..config import inner_sizes
-from ..nested import corner, evaluating
+from ..nested import evaluating
 
 
 class Reader:
@@ -27,24 +25,16 @@ class Reader:
         trunk = model.trunk_size(self.size)
         width, heads = (trunk.n_embd,), (trunk.n_head, config.head_size_of(trunk))
         self.n_embd, self.qkv_shape = trunk.n_embd, (3, *heads)
-        self.kept = {} if use_cache else None  # keys and values (B, h, block_size, s) by layer
+        self.use_cache, self.kept = use_cache, None  # keys and values (layers, 2, B, h, block_size, s)
         self.start = self.length = 0
-
-        def norm(layer):
-            return [None if p is None else corner(p, *width) for p in (layer.weight, layer.bias)]
-
-        def linear(layer, in_shape, out_shape):
-            weight, bias = layer.corner(in_shape, out_shape)
-            return weight.reshape(math.prod(out_shape), -1), None if bias is None else bias.flatten()
-
         self.blocks = [
             (
-                *norm(b.norm1),
-                *linear(b.attention.qkv, width, self.qkv_shape),
-                *linear(b.attention.proj, heads, width),
-                *norm(b.norm2),
-                *linear(b.feedforward.expand, width, (f,)),
-                *linear(b.feedforward.proj, (f,), width),
+                *b.norm1.corner(trunk.n_embd),
+                *b.attention.qkv.matrix(width, self.qkv_shape),
+                *b.attention.proj.matrix(heads, width),
+                *b.norm2.corner(trunk.n_embd),
+                *b.feedforward.expand.matrix(width, (f,)),
+                *b.feedforward.proj.matrix((f,), width),
             )
             for b, f in zip(model.blocks, inner_sizes(trunk.n_inner, trunk.n_layer))
         ]
@@ -53,7 +43,7 @@ class Reader:
         """Logits (B, last, V) behind the last tokens of the window out[:, start:end]."""
         if start != self.start:  # the window slid: every position is another one
             self.start, self.length = start, 0
-        if self.kept is None:
+        if not self.use_cache:
             with evaluating(self.model):
                 x = self.model.features(out[:, start:end], self.size)
         else:
@@ -67,24 +57,17 @@ class Reader:
         if 1 < T < seen:  # several new tokens behind old ones: is_causal would align the corners
             mask = torch.ones(T, seen, dtype=torch.bool, device=idx.device).tril(self.length)
         x = self.model.embedding(idx, self.n_embd, self.length)
-        width = x.shape[-1:]
-        for layer, (g1, s1, qkv, b_qkv, proj, b_proj, g2, s2, w1, b1, w2, b2) in enumerate(self.blocks):
+        width, (_, h, s) = x.shape[-1:], self.qkv_shape
+        if self.kept is None:
+            self.kept = x.new_empty(len(self.blocks), 2, B, h, self.model.config.block_size, s)
+        for kept, (g1, s1, qkv, b_qkv, proj, b_proj, g2, s2, w1, b1, w2, b2) in zip(self.kept, self.blocks):
             y = F.linear(F.layer_norm(x, width, g1, s1), qkv, b_qkv)
-            q, k, v = y.view(B, T, *self.qkv_shape).permute(2, 0, 3, 1, 4)
-            k, v = self.append(layer, k, v)  # (B, h, seen, s)
+            new = y.view(B, T, 3, h, s).permute(2, 0, 3, 1, 4)
+            kept[..., self.length : seen, :] = new[1:]
+            q, (k, v) = new[0], kept[..., :seen, :]  # k, v: (B, h, seen, s)
             y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and T > 1)
             x = x + F.linear(y.transpose(1, 2).flatten(2), proj, b_proj)
             y = F.linear(F.layer_norm(x, width, g2, s2), w1, b1)
             x = x + F.linear(F.gelu(y, approximate="tanh"), w2, b2)
         self.length = seen
         return self.model.norm(x)[..., : self.size.n_embd]
-
-    def append(self, layer, k, v):
-        """Keep k, v (B, h, T, s) of new tokens; returns those of all tokens (B, h, length + T, s)."""
-        if layer not in self.kept:
-            B, h, _, s = k.shape
-            self.kept[layer] = [x.new_empty(B, h, self.model.config.block_size, s) for x in (k, v)]
-        end = self.length + k.size(2)
-        for kept, new in zip(self.kept[layer], (k, v)):
-            kept[:, :, self.length : end] = new
-        return [kept[:, :, :end] for kept in self.kept[layer]]
