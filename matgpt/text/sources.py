@@ -110,26 +110,21 @@ def pieces(path, heard=lambda n: None):
 
 def unpacked(path, heard):
     """The bytes of a file in blocks; behind .gz, .zst or .zip (of one file) those that are packed in it."""
-    zstandard = needed("zstandard", path) if path.suffix == ".zst" else None
+    arrow = needed("pyarrow", path) if path.suffix == ".zst" else None
     try:
         with open(path, "rb") as raw:
             file = CallbackIOWrapper(heard, raw, "read")
-            if path.suffix == ".gz":
+            if arrow:
+                file = arrow.CompressedInputStream(file, "zstd")
+            elif path.suffix == ".gz":
                 file = gzip.GzipFile(fileobj=file)
             elif path.suffix == ".zip":
                 archive = zipfile.ZipFile(file)
                 if len(archive.namelist()) != 1:
                     raise ValueError(f"it holds {len(archive.namelist())} files and must hold one")
                 file = archive.open(*archive.namelist())
-            frame = rest = None
-            while data := rest or file.read(CHUNK):
-                if zstandard:
-                    frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                    data = frame.decompress(data)
-                    frame, rest = (None, frame.unused_data) if frame.eof else (frame, None)
+            while data := file.read(CHUNK):
                 yield data
-            if frame:
-                raise EOFError("it ends inside a frame")
     except Exception as error:  # each of the packers has its own
         raise ValueError(f"{path} cannot be read: {error}") from error
 
