@@ -51,7 +51,8 @@ class Between:
         widths = range(low.n_embd, high.n_embd + 1, self.multiple_of)
         d = pick([d for d in widths if fitting(d)], width, self.multiple_of)
         n_layer = pick(range(low.n_layer, high.n_layer + 1), layers)
-        return Size(d, pick(fitting(d), heads), n_layer, min(round(inner_ratio * d), high.n_inner))
+        f = max(1, min(round(inner_ratio * d), high.n_inner))
+        return Size(d, pick(fitting(d), heads), n_layer, f)
 
     def landmarks(self, head_size, cost):
         """A few sizes from the smallest to the largest, evenly spread over the logarithm of their `cost`."""

@@ -198,6 +198,12 @@ def test_every_width_and_depth_is_drawn_as_often():
         assert max(counts) < 1.4 * 4000 / len(values) and min(counts) > 0.6 * 4000 / len(values)
 
 
+def test_a_feedforward_has_a_hidden_unit_at_least():
+    """Where that of the largest is so narrow that its ratio rounds to none at a small width."""
+    nesting = matgpt.between(Size(8, 1, 1, 4), Size(128, 4, 4, 4))
+    assert nesting.at(32, 0, 0, 0, nesting.inner_ratios[0]).n_inner == 1
+
+
 @in_range
 def test_landmarks_spread_in_cost_from_the_smallest_to_the_full_one(nesting, n_head):
     c = GPTConfig(65, n_embd=126 + 2 * (n_head == 4), n_head=n_head, nesting=nesting)

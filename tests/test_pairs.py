@@ -79,6 +79,14 @@ def test_the_first_sentence_against_the_code_without_docstring(folder):
     assert "Wait" not in pairs.documents[1] and pairs.documents[1].startswith("async def wait_for_it():\n")
 
 
+def test_lines_are_those_of_the_parser(tmp_path):
+    """Neither a form feed nor a separator in a string ends one."""
+    (tmp_path / "a.py").write_bytes(("\x0c\nx = '\x1c \u2028'\n" + FILE).replace("\n", "\r\n").encode())
+    pairs = load_pairs(tmp_path)
+    assert pairs.queries[0] == "Read the file from disk."
+    assert pairs.documents[0] == f"def read_file(self):\n    {LONG}"
+
+
 def test_functions_without_docstring_are_asked_for_by_name(folder):
     pairs = load_pairs(folder, queries="names")
     assert pairs.names == ["a.Reader.bare_name", "b.inner.Reader.bare_name"]

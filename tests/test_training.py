@@ -694,10 +694,7 @@ def test_a_budget_of_flops_ends_within_one_step(variant, budget):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.parametrize("end", ["whole", "interrupted", "diverged"])
-def test_a_run_leaves_mode_and_random_numbers_as_they_were(model, mode, end, monkeypatch):
-    # as in a notebook, where a run looks at the threads first
-    monkeypatch.setattr("matgpt.training.loop.in_notebook", lambda: True)
-
+def test_a_run_leaves_mode_and_random_numbers_as_they_were(model, mode, end):
     def on_evaluation(history):
         assert model.training
         if history.steps[-1] and end == "interrupted":

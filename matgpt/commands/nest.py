@@ -44,5 +44,4 @@ def main(argv=None):
         model, train_ids, val_ids, tokenizer = read_all(args)
         nesting = [parse_doll(doll) for doll in args.nesting]
         model = nest(model.to(device), nesting, train_ids, val_ids, **options)
-        keep(Path(args.out), model, tokenizer, model.history, val_ids)
-    print(f"kept in {args.out}")
+        keep(args, model, tokenizer, model.history, val_ids)

@@ -16,7 +16,6 @@ from ..text.batches import bits_per_byte
 from ..text.token_files import read_corpus
 from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
-from ..training.threads import slow_threads
 from .parser import CORPUS, DOLL, Parser, add_run, make_device, printing, set_threads
 
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}
@@ -79,8 +78,9 @@ class Log:
         tqdm.write(line + losses)
 
 
-def keep(out, model, tokenizer, history, val_ids):
-    """What a run leaves in its folder; where tokens are byte pairs, its last losses in bits per byte."""
+def keep(args, model, tokenizer, history, val_ids, interrupted="what there is, is kept in"):
+    """What a run leaves in --out; where tokens are byte pairs, its last losses in bits per byte."""
+    out = Path(args.out)
     save(model, out, tokenizer, overwrite=True)
     history.save(out / "history.json")
     plot.losses(history).savefig(out / "losses.png", dpi=120)
@@ -88,6 +88,9 @@ def keep(out, model, tokenizer, history, val_ids):
         bits = bits_per_byte(1, tokenizer, val_ids)
         each = "  ".join(f"{size}: {bits * history.val[size][-1]:.3f}" for size in history.sizes)
         print(f"validation at step {history.steps[-1]}, bits per byte  {each}")
+    spent, budget = (history.steps, args.steps) if args.steps else (history.flops, args.flops)
+    end = spent and spent[-1] >= budget
+    print(f"kept in {out}" if end else f"interrupted: {interrupted} {out}")
 
 
 def begin(args, own=False):
@@ -121,15 +124,10 @@ def run(args, rank):
             f"{model.num_params():,} parameters, {len(config.sizes)} dolls, on {device}; "
             f"{len(train_ids):,} training tokens of {tokenizer.vocab_size}"
         )
-        if not args.threads and device.type == "cpu" and (advice := slow_threads()):
-            print(advice)
     options |= dict(loss_weights=args.loss_weights, optimizer=args.optimizer, resume=args.resume)
     history = train(model, train_ids, val_ids, checkpoint_dir=out, **options)
     if rank == 0:
-        keep(out, model, tokenizer, history, val_ids)
-        spent, budget = (history.steps, args.steps) if args.steps else (history.flops, args.flops)
-        end = spent and spent[-1] >= budget
-        print(f"kept in {out}" if end else f"interrupted: --resume goes on with {out}")
+        keep(args, model, tokenizer, history, val_ids, "--resume goes on with")
 
 
 def main(argv=None):

@@ -111,13 +111,13 @@ def load_pairs(source=STDLIB, queries="docstrings"):
         if SKIPPED.intersection(parts) or any(part.startswith("test_") for part in parts):
             continue
         try:
-            source_text = path.read_bytes().decode()
+            source_text = path.read_text("utf-8")  # lines end as `ast` counts them
             with warnings.catch_warnings(action="ignore"):
                 tree = ast.parse(source_text)
         except (ValueError, SyntaxError, RecursionError, MemoryError, OSError):
             continue
         dotted = ".".join(part for part in parts if part != "__init__")
-        for name, query, code in _functions(tree, source_text.splitlines(), queries, dotted):
+        for name, query, code in _functions(tree, source_text.split("\n"), queries, dotted):
             if words(query):
                 found.setdefault(code, (query, code, name, parts[0]))
     if not found:

@@ -44,8 +44,7 @@ def batch(ids, starts, block_size, device, vocab_size=None):
     if vocab_size is not None:
         check_range(block, vocab_size)
     block = torch.from_numpy(block.astype(np.int64))
-    if device.type == "cuda":
-        block = block.pin_memory().to(device, non_blocking=True)
+    block = (block.pin_memory() if device.type == "cuda" else block).to(device, non_blocking=True)
     return block[..., :-1], block[..., 1:]
 
 

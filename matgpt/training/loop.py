@@ -4,7 +4,7 @@ import torch
 
 from ..nested import in_mode
 from ..text.batches import as_ids
-from .progress import Progress, in_notebook
+from .progress import Progress
 from .run import Run
 from .settings import check
 from .state import RunState
@@ -20,8 +20,9 @@ def follow(run, val_ids, progress, on_evaluation, checkpoint_dir=None, resume=Fa
     kept = checkpoint_dir is not None and run.rank == 0 and RunState(checkpoint_dir, resume, run, val_ids)
     if resume:
         run.restore(kept and kept.restore())
-    if progress and in_notebook() and run.device.type == "cpu" and (advice := slow_threads()):
-        print(advice)  # the program says it itself
+    heard = run.rank == 0 and (progress or on_evaluation)
+    if heard and run.device.type == "cpu" and (advice := slow_threads()):
+        print(advice)
     run.model.zero_grad()  # of another's backward pass
     gpu = [run.device] if run.device.type == "cuda" else []
     steps, flops = run.settings["steps"], run.settings["flops"]
