@@ -29,35 +29,4 @@ from .training.loss import matryoshka_loss
 from .training.nesting import nest
 from .training.run import DivergedError
 
-__all__ = [
-    "GPTConfig",
-    "Size",
-    "between",
-    "train_embeddings",
-    "export_sentence_transformers",
-    "load_pairs",
-    "embed",
-    "search",
-    "load",
-    "save",
-    "export_gpt2",
-    "import_gpt2",
-    "stream",
-    "agreement",
-    "evaluate",
-    "best_size",
-    "frontier",
-    "lattice",
-    "MatryoshkaEmbeddingsGPT",
-    "MatryoshkaGPT",
-    "slider",
-    "load_text",
-    "split",
-    "BPETokenizer",
-    "CharTokenizer",
-    "History",
-    "DivergedError",
-    "train",
-    "matryoshka_loss",
-    "nest",
-]
+__all__ = [name for name, value in globals().items() if callable(value)]  # not the rooms

@@ -86,8 +86,8 @@ def measure(args, seed, state):
         "language model alone": texts["language model"],
     }
     lexical = BM25(test.documents)(test.queries)
-    scores = lambda name: [cut(methods[name][1], d) @ cut(methods[name][0], d).T for d in args.nesting]
-    found = {name: scores(name) for name in methods}
+    scores = lambda x, queries: [cut(queries, d) @ cut(x, d).T for d in args.nesting]
+    found = {name: scores(*both) for name, both in methods.items()}
     found["Matryoshka and BM25, fused"] = [fuse(s, lexical) for s in found["Matryoshka"]]
     found["BM25"] = [lexical]
     return {
@@ -129,7 +129,8 @@ def run(args):
     settings = {key: value for key, value in vars(args).items() if key not in ignored}
     runs = []
     for seed in args.seeds:
-        runs.append(kept(args.out, {**settings, "seed": seed}, lambda state: measure(args, seed, state)))
+        settings |= dict(seed=seed, corpus=[pairs.digest() for pairs in data(args, seed)])
+        runs.append(kept(args.out, settings, lambda state: measure(args, seed, state)))
         show(args, runs)
     report(args.out, "search", f"{torch.get_num_threads()} thread(s)\n\n{speed(args)}")
 

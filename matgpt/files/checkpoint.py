@@ -56,7 +56,7 @@ def load(folder):
         if kept["model"] not in MODELS:
             raise ValueError(f"{path} names the model {kept['model']!r}; known are {', '.join(MODELS)}")
         config, (weights, beside) = kept["config"], read_weights(file)
-        check_depth(config["n_layer"], weights, "blocks.{}.norm1.weight", file)
+        check_depth(config["n_layer"], weights, file)
         config = GPTConfig(**{**config, "nesting": read_nesting(config["nesting"])})
         model = on_meta(MODELS[kept["model"]], config)
     try:
@@ -105,15 +105,10 @@ def read_weights(path):
         raise ValueError(f"{path} is truncated or damaged: {error}") from None
 
 
-def check_depth(n_layer, weights, name, path):
-    """ValueError if a block has no weight of that `name`, before anything as long as n_layer is made."""
-    found = 0
-    while name.format(found) in weights:
-        found += 1
-    if n_layer > found:
-        raise ValueError(
-            f"{path} does not hold the weights of n_layer={n_layer}: {name.format(found)} is missing"
-        )
+def check_depth(n_layer, weights, path):
+    """ValueError for more layers than there are weights, before anything as long as n_layer is made."""
+    if n_layer > len(weights):
+        raise ValueError(f"{path} does not hold the weights of n_layer={n_layer}: there are {len(weights)}")
 
 
 def read_nesting(kept):

@@ -15,7 +15,7 @@ from ..nested import corner
 from ..text.tokenizer import BPETokenizer
 from .atomic import as_path, parsed
 from .checkpoint import check_depth, check_vocabulary, on_meta, read_weights, replace, unwrapped
-from .gpt2_tokenizer import check_tokenizer, tokenizer_files
+from .gpt2_tokenizer import read_tokenizer, tokenizer_files
 
 NAMES = {  # ours, theirs
     "embedding.token": "wte.weight",
@@ -118,8 +118,8 @@ def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     files = {"config.json": settings}
     if isinstance(tokenizer, BPETokenizer):
         files |= tokenizer_files(tokenizer, config.block_size)
-    else:
-        check_tokenizer(path / "tokenizer.json", config.vocab_size)
+    elif (path / "tokenizer.json").exists():
+        check_vocabulary(config, read_tokenizer(path), path / "tokenizer.json")
     files = {name: json.dumps(file, indent=2, ensure_ascii=False).encode() for name, file in files.items()}
     replace(path, files | {"model.safetensors": safetensors.torch.save(tensors, {"format": "pt"})}, overwrite)
 
@@ -149,7 +149,7 @@ def import_gpt2(path, nesting=None):
             for name, p in read_weights(file)[0].items()
             if not name.endswith((".attn.bias", ".attn.masked_bias"))
         }  # the causal mask, as older versions kept it
-        check_depth(shape[-1], weights, "h.{}.ln_1.weight", file)
+        check_depth(shape[-1], weights, file)
         config = GPTConfig(*shape, nesting, found.get("n_inner"), dropout=found.get("resid_pdrop", 0.1))
         model, state = on_meta(MatryoshkaGPT, config), {}
     head = weights.pop("lm_head.weight", None)

@@ -62,12 +62,3 @@ def tokenizer_files(tokenizer, block_size):
             },
         },
     }
-
-
-def check_tokenizer(path, vocab_size):
-    """ValueError if there is a tokenizer.json at `path` that has not `vocab_size` tokens."""
-    if path.exists():
-        with parsed(path, "a tokenizer of GPT-2") as found:
-            tokens = {*found["model"]["vocab"], *(token["content"] for token in found["added_tokens"])}
-            if len(tokens) != vocab_size:
-                raise ValueError(f"the tokenizer there has {len(tokens)} tokens, the model {vocab_size=}")

@@ -2,7 +2,7 @@
 
 import functools
 import math
-import time
+import timeit
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ import torch
 from ..model import MatryoshkaGPT, NestedGPT
 from ..nested import evaluating
 from ..ranges import Between
-from ..sizes import Size, inner_sizes, positive
+from ..sizes import UNITS, Size, inner_sizes, positive
 from .evaluation import evaluate
 
 
@@ -51,20 +51,14 @@ def flops_per_token(config, size=None, trunk=None):
     return 2 * weights
 
 
-UNITS = dict(params="parameters", flops="FLOPs", ms="milliseconds", bytes="bytes")
-
-
 @torch.no_grad()
 def milliseconds(model, size):
     """Milliseconds of one forward pass of one token, the median of several, by the doll sliced out."""
     doll, size = (model.slice(size), None) if isinstance(model, MatryoshkaGPT) else (model, size)
-    token, seconds = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.token.device), []
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.token.device)
     with evaluating(doll):
-        for _ in range(15):
-            start = time.perf_counter()
-            doll(token, size)[0, 0, 0].item()  # which waits for a GPU
-            seconds.append(time.perf_counter() - start)
-    return 1e3 * median(seconds)
+        seconds = timeit.repeat(lambda: doll(token, size)[0, 0, 0].item(), number=1, repeat=15)
+    return 1e3 * median(seconds)  # .item() waits for a GPU
 
 
 def costs(model, size, latency=False):

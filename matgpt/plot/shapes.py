@@ -2,19 +2,13 @@
 
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from ..sizes import UNITS
 from .style import name_of, new_axes, plain_text
-
-COSTS = {
-    "params": "parameters of the doll",
-    "flops": "FLOPs per token of the doll",
-    "ms": "milliseconds a token of the doll",
-    "bytes": "bytes of the doll's weights",
-}
 
 
 def _axes(title, x):
     """Axes for losses over a cost, which grows by factors: ticks at 1, 2 and 5 of each power of ten."""
-    figure, ax = new_axes(title, name_of(x, COSTS), width=8, height=4.6)
+    figure, ax = new_axes(title, f"{name_of(x, UNITS)} of the doll", width=8, height=4.6)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
