@@ -126,8 +126,7 @@ def run(args):
         args.seeds, args.steps, args.batch_size, args.sources = args.seeds[:1], 100, 256, []
         args.out += "-quick"
     ignored = ("name", "threads", "out", "quick", "seeds", "synthetic")
-    settings = {key: value for key, value in vars(args).items() if key not in ignored}
-    runs = []
+    settings, runs = {key: value for key, value in vars(args).items() if key not in ignored}, []
     for seed in args.seeds:
         settings |= dict(seed=seed, corpus=[pairs.digest() for pairs in data(args, seed)])
         runs.append(kept(args.out, settings, lambda state: measure(args, seed, state)))
