@@ -288,7 +288,6 @@ MUTANTS = [
     ("embeddings/pooling", "F.normalize(embeddings[..., :d], dim=-1)", "embeddings[..., :d]", "embed"),
     ("embeddings/pooling", "F.normalize(total, dim=-1)", "total", "embed"),
     ("embeddings/retrieval", "(x - mean) @ axes", "x @ axes", "retrieval"),
-    ("embeddings/similarity", "row[token] = -torch.inf", "pass", "similarity"),
     ("embeddings/searching", "1 - out / (self.dims / 2)", "out", "search"),
     ("embeddings/searching", "query = query * self.scale", "pass", "search"),
     ("embeddings/retrieval", "1 - b + b * length", "1 + 0 * length", "retrieval"),

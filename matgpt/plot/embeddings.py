@@ -71,7 +71,7 @@ def shown(name):
 def neighbours(found, names):
     """Nearest neighbours of some tokens at each size, nearest on top, shaded by cosine.
 
-    found: {token: {dimensions: (neighbours, their cosines)}}, as `similarity.nearest_tokens` gives them.
+    found: {token: {dimensions: (neighbours, their cosines)}}, as `search` finds them.
     names: the text of every token.
     """
 
