@@ -23,27 +23,22 @@ SHARE = 0.3  # of the FLOPs of a step of the full doll, for each doll
 BATCHES = 16  # by which importance is measured, of 256 tokens or a block
 
 AXES = {  # what each axis of a weight counts: d dimensions of the residual, h heads, f hidden units; . stays
-    "embedding.token": ".d",
+    "embedding.token": ".D",  # a capital: where the weight reads them
     "embedding.position": ".d",
-    "qkv.weight": ".h.d",
+    "qkv.weight": ".h.D",
     "qkv.bias": ".h.",
-    "attention.proj.weight": "dh.",
-    "expand.weight": "fd",
+    "attention.proj.weight": "dH.",
+    "expand.weight": "fD",
     "expand.bias": "f",
-    "feedforward.proj.weight": "df",
+    "feedforward.proj.weight": "dF",
 }  # all else is a prefix of d
-READERS = {  # the weights that read each of them
-    "d": ("token", "qkv.weight", "expand.weight"),
-    "h": ("attention.proj.weight",),
-    "f": ("feedforward.proj.weight",),
-}
 
 
 def axes(name):
-    """(axis, kind, key) of a parameter; the key of heads and units names their layer, as in "0.h"."""
+    """(axis, key, whether it is read) for a parameter; keys of heads and units name their layer: "0.h"."""
     kinds = next((kinds for end, kinds in AXES.items() if name.endswith(end)), "d")
-    layer = name.split(".")[1]
-    return [(i, k, k if k == "d" else f"{layer}.{k}") for i, k in enumerate(kinds) if k != "."]
+    of = lambda kind: kind if kind == "d" else f"{name.split('.')[1]}.{kind}"
+    return [(i, of(kind.lower()), kind.isupper()) for i, kind in enumerate(kinds) if kind != "."]
 
 
 def importance(model, ids, seed=0):
@@ -59,8 +54,8 @@ def importance(model, ids, seed=0):
         cross_entropy(model, *batch(ids, starts, T, model.embedding.token.device)).backward()
         moved = {}
         for name, p in model.named_parameters():
-            for axis, kind, key in axes(name):
-                if name.endswith(READERS[kind]):
+            for axis, key, reads in axes(name):
+                if reads:
                     change = (p.detach() * p.grad).movedim(axis, 0).flatten(1).sum(1)
                     moved[key] = moved.get(key, 0) + change
         scores = {key: scores.get(key, 0) + change**2 / BATCHES for key, change in moved.items()}
@@ -73,7 +68,7 @@ def reorder(model, scores):
     """Move what scores high to the front, in all weights at once: the full doll computes what it did."""
     orders = {key: score.argsort(descending=True, stable=True) for key, score in scores.items()}
     for name, p in model.named_parameters():
-        for axis, _, key in axes(name):
+        for axis, key, _ in axes(name):
             p.copy_(p.index_select(axis, orders[key]))
 
 
