@@ -100,3 +100,11 @@ def test_which_corner_each_doll_reads_is_drawn_to_scale():
     assert [len(ax.patches) for ax in axes] == [2, 2, 6, 6, 2, 2, 2, 4]
     trunk, residual, readout = plot.nesting(CONFIG, [size, full], output_only=True).axes
     assert area(residual) == area(readout) == [1, 0.25] and area(trunk) == [1]
+
+
+def test_a_label_says_what_tells_sizes_apart():
+    name = lambda *sizes: plot.label(Size(8, 4, 1), [Size(8, 4, 1), *sizes])
+    assert name() == name(Size(16, 4, 1)) == "8 wide"
+    whole = "8 wide, 4 heads, 1 layer"
+    assert name(Size(16, 2, 1)) == name(Size(8, 4, 2)) == name(Size(8, 4, 1, 9)) == whole
+    assert plot.label(Size(8, 4, 1)) == whole

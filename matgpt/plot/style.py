@@ -28,8 +28,10 @@ def name_of(x, names):
     return names[x]
 
 
-def label(size):
-    """Short name of a doll for a legend."""
+def label(size, among=()):
+    """Short name of a doll for a legend: its width alone where it says which of several is meant."""
+    inner = lambda s: "" if s.n_inner == 4 * s.n_embd else f", {s.n_inner} inner"
+    if len({(s.n_head, s.n_layer) for s in among}) == 1 and not any(map(inner, among)):
+        return f"{size.n_embd} wide"
     count = lambda n, what: f"{n} {what}{'s' * (n > 1)}"
-    inner = "" if size.n_inner == 4 * size.n_embd else f", {size.n_inner} inner"
-    return f"{size.n_embd} wide, {count(size.n_head, 'head')}, {count(size.n_layer, 'layer')}{inner}"
+    return f"{size.n_embd} wide, {count(size.n_head, 'head')}, {count(size.n_layer, 'layer')}{inner(size)}"

@@ -11,10 +11,11 @@ SPENT = {"steps": "training step", "flops": "training FLOPs"}
 
 def losses(history, x="steps"):
     """Loss of every doll in one run: validation as lines, training dotted. x: "steps" or "flops"."""
-    figure, ax = new_axes("Loss of every doll in one run", name_of(x, SPENT), "cross-entropy, nats")
+    figure, ax = new_axes("Loss at every size of one run", name_of(x, SPENT), "cross-entropy, nats")
     spent = getattr(history, x)
     for size, color in zip(history.sizes, colors(len(history.sizes))):
-        last = f"{label(size)}: {history.val[size][-1]:.3f}" if spent else label(size)
+        name = label(size, history.sizes)
+        last = f"{name}: {history.val[size][-1]:.3f}" if spent else name
         ax.plot(spent, history.val[size], "o-", color=color, markersize=3, label=last)
         ax.plot(spent, history.train[size], ":", color=color, linewidth=1)
     ax.plot([], [], ":", color="gray", label="dotted: training text")
