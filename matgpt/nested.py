@@ -18,6 +18,11 @@ def corner(weight, *shape):
     return weight[tuple(slice(n) for n in shape)]
 
 
+def plain(name):
+    """The name of a parameter without what torch.compile puts around a module."""
+    return name.replace("_orig_mod.", "")
+
+
 @contextmanager
 def in_mode(model, training):
     """The model trains inside the block, or not; behind it every module is in the mode in which it was."""

@@ -9,9 +9,11 @@ UNITS = dict(params="parameters", flops="FLOPs per token", ms="milliseconds a to
 
 def positive(name, value, least=1):
     """`value` as an int; ValueError, naming it, unless it is a whole number of at least `least`."""
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if whole and least <= value < 2**63:
         return int(value)
-    raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    most = ", below 2**63" if whole and value > 0 else ""
+    raise ValueError(f"{name}={value!r} must be a whole number of at least {least}{most}")
 
 
 def inner_sizes(n_inner, n_layer):

@@ -5,7 +5,7 @@ import torch
 import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, plot
 from matgpt.measure import shapes
-from matgpt.measure.shapes import Point, flops_per_token, mark_front
+from matgpt.measure.shapes import Point, flops_per_token, mark_front, widest
 
 
 def tiny(nesting, **kw):
@@ -181,7 +181,7 @@ def test_best_size_follows_the_front_of_a_range(known_loss, name, share):
     most = share * shapes.costs(model, model.config.full)[name]
     best = matgpt.best_size(model, val_ids=ids(), **{f"max_{name}": most})
     tried, rng = len(set(known_loss)), np.random.default_rng(0)
-    assert shapes.costs(model, best)[name] <= most and tried <= 9
+    assert shapes.costs(model, best)[name] <= most and tried <= 12
     assert share < 1 or best == model.config.full
     for size in {model.config.draw(rng) for _ in range(1000)}:
         if shapes.costs(model, size)[name] <= most:
@@ -255,3 +255,19 @@ def test_a_range_is_trained_and_resumed(tmp_path):
     history = matgpt.train(whole, ids(), ids(), 6, **options, eval_interval=3)
     assert history.steps == [0, 3, 6] and list(history.val) == list(whole.sizes)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), interrupted.parameters()))
+
+
+@pytest.mark.parametrize("smallest", [Size(16, 1, 1), Size(16, 1, 2)])
+def test_a_range_of_heads_is_searched_to_both_its_ends(smallest):
+    """A range of one width: its dolls differ in heads, depth and feedforward alone."""
+    config = GPTConfig(11, 7, 16, 4, 2, nesting=matgpt.between(smallest, Size(16, 4, 2)))
+    ways = [set(widest(config, lambda _, fits=fits: fits)) for fits in (True, False)]
+    assert {size.n_head for size in ways[0] - {smallest}} == {4}
+    assert Size(16, 1, smallest.n_layer, 32) in ways[1] and Size(16, 4, 2) in ways[0] & ways[1]
+
+
+def test_the_full_doll_of_a_range_is_looked_at(known_loss):
+    """Also where the range ends below it."""
+    model = MatryoshkaGPT(GPTConfig(11, 7, 32, 4, 2, nesting=matgpt.between(Size(8, 1, 1), Size(16, 2, 1))))
+    assert matgpt.best_size(model, val_ids=ids()) == model.config.full
+    assert matgpt.best_size(torch.compile(model, backend="eager"), val_ids=ids()) == model.config.full

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, export_gpt2, import_gpt2, train
+from matgpt.files.gpt2_tokenizer import read_tokenizer, tokenizer_files
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -252,3 +253,24 @@ def test_a_tokenizer_of_another_vocabulary(tmp_path):
         export_gpt2(make(), tmp_path, tokenizer=CharTokenizer("ab"))
     export_gpt2(make(), tmp_path, tokenizer=CharTokenizer("abcdefghijklm"))
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize(
+    "part, change, message",
+    [
+        (None, {"normalizer": {"type": "Lowercase"}}, "byte-level BPE"),
+        ("model", {"type": "WordPiece"}, "byte-level BPE"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "byte-level BPE"),
+        ("pre_tokenizer", {"add_prefix_space": True}, "splits texts otherwise"),
+        ("pre_tokenizer", {"use_regex": False}, "splits texts otherwise"),
+    ],
+)
+def test_a_tokenizer_that_encodes_otherwise_is_refused(part, change, message, tmp_path):
+    tokenizer = BPETokenizer.train("the cat sat on the mat " * 9, 260)
+    kept = tokenizer_files(tokenizer, 8)["tokenizer.json"]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(kept))
+    assert read_tokenizer(tmp_path) == tokenizer
+    path.write_text(json.dumps(kept | change if part is None else {**kept, part: kept[part] | change}))
+    with pytest.raises(ValueError, match=f"{path}: .*{message}"):
+        read_tokenizer(tmp_path)

@@ -195,3 +195,14 @@ def test_a_batch_of_one_is_read_by_somebody_in_every_step():
         plain = MatryoshkaGPT(GPTConfig(TOKENIZER.vocab_size, 16, 32, 4, 2))
         settings = dict(steps=12, batch_size=1, eval_blocks=1, progress=False)
         assert matgpt.nest(plain, dolls, IDS, IDS[:200], **settings).history.steps[-1] == 12
+
+
+def test_the_command_refuses_ids_of_another_tokenizer(plain, tmp_path, capsys):
+    """Of as many tokens, so that only the tokens themselves tell."""
+    other = CharTokenizer("".join(map(chr, range(1000, 1000 + TOKENIZER.vocab_size))))
+    save(plain, tmp_path / "plain", TOKENIZER)
+    (tmp_path / "text").write_text(other.decode(list(range(other.vocab_size)) * 40))
+    main(["data", str(tmp_path / "text"), "--tokenizer", "char", "--out", str(tmp_path / "data")])
+    with pytest.raises(SystemExit):
+        command(tmp_path / "plain", *options(tmp_path), "--corpus", tmp_path / "data")
+    assert f"the tokens of {tmp_path / 'data'} are not those of" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import matplotlib
 import pytest
+import torch
 
 from matgpt import GPTConfig, History, Size, between, plot
 from matgpt.measure.shapes import Point, mark_front
@@ -75,6 +76,9 @@ def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
     for figure in (
         plot.frontier({"$^$": points()}),
         plot.loss_against_params(params, {CONFIG.full: [1.0]}, title="$^$"),
+        plot.retrieval([4], {"$^$": [[0.5]]}),
+        plot.neighbours({0: {4: ([1], [0.5])}}, ["a", "$^$"]),
+        plot.heat_maps(torch.ones(2, 4), {"$^$": [0, 1]}, [4]),
     ):
         figure.canvas.draw()
     assert matplotlib.rcParams["text.parse_math"], "the user's figures stay as they were"

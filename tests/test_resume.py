@@ -296,3 +296,14 @@ def test_saved_between_evaluations(whole, tmp_path, monkeypatch):
     run(checkpoint_dir=tmp_path, on_step=on_step)
     assert [path.name[:13] for path in states(tmp_path)] == ["step-00000007", "step-00000008"]
     assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
+
+
+@pytest.mark.slow
+def test_numbers_of_numpy_are_kept(tmp_path):
+    """As np.geomspace gives them: a state may hold plain numbers alone."""
+    settings = dict(lr=np.float32(0.02), weight_decay=np.float64(0.1), warmup=np.float64(0.125))
+    whole = run(**settings)
+    run(checkpoint_dir=tmp_path, on_evaluation=stop(9), **settings)
+    resumed = run(checkpoint_dir=tmp_path, resume=True, **settings)
+    assert same(resumed, whole)
+    resumed[1].save(tmp_path / "history.json")

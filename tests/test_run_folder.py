@@ -139,3 +139,14 @@ def test_a_run_with_a_range_is_kept(tmp_path):
     config = GPTConfig(11, 7, 12, 2, 2, nesting=between(Size(8, 1, 1), Size(12, 2, 2), multiple_of=4))
     run(checkpoint_dir=tmp_path, config=config, on_evaluation=stop(3))
     assert run(checkpoint_dir=tmp_path, config=config, resume=True)[1].steps[-1] == 16
+
+
+def test_an_interrupt_before_the_first_step_gives_the_folder_back(tmp_path, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matgpt.training.loop.slow_threads", interrupted)
+    with pytest.raises(KeyboardInterrupt) as held:
+        run(checkpoint_dir=tmp_path, on_evaluation=print)
+    monkeypatch.undo()
+    assert run(checkpoint_dir=tmp_path)[1].steps[-1] == 16 and held  # as a notebook holds the last error

@@ -90,3 +90,15 @@ def test_bad_tokenizers_are_named(model, tmp_path):
         with pytest.raises(ValueError, match="must be a BPETokenizer of the model's"):
             export_sentence_transformers(model, tmp_path / "new", tokenizer)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_what_the_folder_holds_stays_unless_told_otherwise(build, tmp_path):
+    model = build(MatryoshkaGPT, GPTConfig(TOKENIZER.vocab_size, 32, 32, 4, 2))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text("mine")
+    with pytest.raises(ValueError, match="already holds config.json.*overwrite=True"):
+        export_sentence_transformers(model, tmp_path, TOKENIZER)
+    assert [path.name for path in tmp_path.rglob("*")] == ["1_Pooling", "config.json"]
+    export_sentence_transformers(model, tmp_path, TOKENIZER, overwrite=True)
+    export_sentence_transformers(model, tmp_path, TOKENIZER)  # the same once more

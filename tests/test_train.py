@@ -236,6 +236,10 @@ def test_slow_threads(slower, said, monkeypatch):
     monkeypatch.setattr(threads.torch, "set_num_threads", lambda value: n.__setitem__(0, value))
     advice = threads.slow_threads()
     assert n == [4] and (advice is None if said is None else said in advice)
+    monkeypatch.setattr(threads.torch.nn.functional, "linear", lambda x, weight: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        threads.slow_threads()
+    assert n == [4]
 
 
 def test_another_model_is_replaced_only_by_force(tmp_path, capsys):
@@ -250,3 +254,25 @@ def test_another_model_is_replaced_only_by_force(tmp_path, capsys):
     assert (tmp_path / "model.safetensors").read_bytes() == before
     program(*options, "--force")
     assert load(tmp_path)[0].config.vocab_size == 8
+
+
+@pytest.mark.parametrize("name", ["history.json", "losses.png", "step-500.pt"])
+def test_files_of_the_user_stay(name, options, tmp_path, capsys):
+    """A file that is named nearly as a state is none, so the model beside it is another one."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    if name == "step-500.pt":
+        save(MatryoshkaGPT(GPTConfig(5, 4, 8, 2, 1)), out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(SystemExit):
+        program(*options)
+    assert "already holds" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("option", ["--block-size", "--n-embd", "--batch-size"])
+def test_numbers_beyond_64_bits_are_named(option, options, capsys):
+    with pytest.raises(SystemExit):
+        program(*options, option, 10**20)
+    assert f"{option[2:].replace('-', '_')}={10**20} must be" in capsys.readouterr().err

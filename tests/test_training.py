@@ -847,3 +847,25 @@ def test_a_last_step_that_diverges_is_reported_too(model):
     with pytest.raises(DivergedError, match=r"step 1: .*lr=1e\+30") as stopped:
         run(model, steps=1, warmup=0, lr=1e30)
     assert stopped.value.history.steps == [0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["whole", "block"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_compiled_model_trains_as_it_would_uncompiled(part, optimizer):
+    plain, other = make(MatryoshkaGPT), make(MatryoshkaGPT)
+    compiled = lambda module: torch.compile(module, backend="eager")
+    if part == "block":
+        other.blocks[0] = compiled(other.blocks[0])
+    run(plain, steps=3, optimizer=optimizer)
+    run(compiled(other) if part == "whole" else other, steps=3, optimizer=optimizer)
+    for p, q in zip(plain.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_gradients_are_on_in_a_run_wherever_it_is_called():
+    model = make(MatryoshkaGPT)
+    before = model.embedding.token.clone()
+    with torch.no_grad():
+        run(model, steps=2)
+    assert not torch.equal(model.embedding.token, before)

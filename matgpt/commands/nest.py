@@ -26,13 +26,19 @@ def make_parser():
 def read_all(args):
     """(model, train_ids, val_ids, tokenizer): ids by the model's own tokenizer, or those of a data folder."""
     model, tokenizer = (import_gpt2(args.folder), None) if is_gpt2(args.folder) else load(args.folder)
-    if Path(args.corpus).is_dir():
-        train_ids, val_ids, tokenizer = load_tokens(args.corpus)
-        check_vocabulary(model.config, tokenizer, args.corpus)
-        return model, train_ids, val_ids, tokenizer
-    tokenizer = tokenizer or read_tokenizer(args.folder)
-    check_vocabulary(model.config, tokenizer, args.folder)
-    return model, *split(tokenizer.encode(load_text(args.corpus))), tokenizer
+    folder = Path(args.corpus).is_dir()
+    if not tokenizer and (not folder or Path(args.folder, "tokenizer.json").exists()):
+        tokenizer = read_tokenizer(args.folder)
+    if not folder:
+        check_vocabulary(model.config, tokenizer, args.folder)
+        return model, *split(tokenizer.encode(load_text(args.corpus))), tokenizer
+    train_ids, val_ids, theirs = load_tokens(args.corpus)
+    check_vocabulary(model.config, theirs, args.corpus)
+    if tokenizer and tokenizer != theirs:
+        raise ValueError(
+            f"the tokens of {args.corpus} are not those of {args.folder}: encode by its tokenizer"
+        )
+    return model, train_ids, val_ids, theirs
 
 
 def main(argv=None):

@@ -16,6 +16,7 @@ from ..text.batches import bits_per_byte
 from ..text.token_files import read_corpus
 from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
+from ..training.state import NAME
 from .parser import CORPUS, DOLL, Parser, add_run, make_device, printing, set_threads
 
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}
@@ -98,7 +99,9 @@ def begin(args, own=False):
 
     own: a model that --out holds is that of the run itself.
     """
-    if not (args.force or own) and (other := held(Path(args.out))):
+    out = Path(args.out)
+    other = held(out) or ", ".join(name for name in ("history.json", "losses.png") if (out / name).exists())
+    if other and not (args.force or own):
         raise ValueError(f"--out {args.out} already holds {other}: name another folder, or --force")
     set_threads(args.threads)
     if args.steps is None and args.flops is None:
@@ -111,7 +114,7 @@ def begin(args, own=False):
 def run(args, rank):
     out = Path(args.out)
     # beside the state of a run a model is that run's, which train resumes or refuses to begin anew
-    device, options = begin(args, own=any(out.glob("step-*.pt")))
+    device, options = begin(args, own=any(NAME.fullmatch(path.name) for path in out.glob("*")))
     train_ids, val_ids, tokenizer = read_corpus(args.corpus, args.tokenizer, args.vocab)
     config = make_config(args, tokenizer.vocab_size)
     torch.manual_seed(args.seed)

@@ -1,6 +1,7 @@
 """What makes a language model an embedding model: a question comes to lie near its answer."""
 
 import math
+from numbers import Real
 
 import numpy as np
 import torch
@@ -156,13 +157,13 @@ def train_embeddings(
     settings = check(model, {**budget, **moves, **looks})
     if micro_batch is not None:
         micro_batch = positive("micro_batch", micro_batch)
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+    if not isinstance(temperature, Real) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature!r} must be a number above 0")
     given = {"pairs": pairs} if val_pairs is None else {"pairs": pairs, "val_pairs": val_pairs}
     for name, some in given.items():
         if not isinstance(some, Pairs):
             raise ValueError(f"{name}={some!r:.40} must be Pairs, as load_pairs makes them")
-    settings |= dict(temperature=temperature, micro_batch=micro_batch)
+    settings |= dict(temperature=float(temperature), micro_batch=micro_batch)
     if val_pairs is None:
         pairs, val_pairs = pairs.set_aside(min(batch_size, len(pairs) // 10), seed)
     if not 2 <= batch_size <= len(pairs):

@@ -2,13 +2,13 @@
 
 import copy
 import dataclasses
-import json
 
 import torch
 from torch import nn
 
-from ..files.atomic import as_path, read, write
-from ..files.gpt2 import export_gpt2
+from ..files.atomic import as_path
+from ..files.checkpoint import replace
+from ..files.gpt2 import gpt2_files
 from ..text.tokenizer import BPETokenizer
 
 PAD = "<|pad|>"
@@ -24,9 +24,9 @@ def export_sentence_transformers(model, path, tokenizer, overwrite=False):
     `encode(texts, normalize_embeddings=True)` gives what `embed` gives, cut to any number of dimensions, for
     texts of at most block_size tokens; the library cuts longer ones there. A token to pad with joins the
     vocabulary. Shapes that GPT-2 does not know are padded with zeros, and so may be the embeddings, behind.
-    overwrite: replace another model that the folder holds.
-    Raises ValueError unless the tokenizer is a BPETokenizer of the model's vocabulary, OSError if the folder
-    cannot be written.
+    overwrite: replace what the folder holds under these names.
+    Raises ValueError unless the tokenizer is a BPETokenizer of the model's vocabulary, or, unless told to
+    overwrite, where other files would be replaced; OSError if the folder cannot be written.
     """
     path = as_path(path)
     if not isinstance(tokenizer, BPETokenizer) or tokenizer.vocab_size != model.config.vocab_size:
@@ -39,13 +39,12 @@ def export_sentence_transformers(model, path, tokenizer, overwrite=False):
         model.config = dataclasses.replace(model.config, vocab_size=tokenizer.vocab_size)
         token = model.embedding.token.detach()
         model.embedding.token = nn.Parameter(torch.cat([token, torch.zeros_like(token[:1])]))
-    export_gpt2(model, path, tokenizer=tokenizer, overwrite=overwrite)
-    put = lambda name, value: write(path / name, json.dumps(value, indent=2).encode())
-    put("tokenizer_config.json", {**json.loads(read(path / "tokenizer_config.json")), "pad_token": PAD})
-    put("modules.json", MODULES)
-    put("sentence_bert_config.json", {"max_seq_length": model.config.block_size, "do_lower_case": False})
-    put("config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
-    (path / "1_Pooling").mkdir(exist_ok=True)
-    width = json.loads(read(path / "config.json"))["n_embd"]
+    files = gpt2_files(model, tokenizer=tokenizer)
     pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
-    put("1_Pooling/config.json", {"word_embedding_dimension": width, **pooling})
+    pooling["word_embedding_dimension"] = files["config.json"]["n_embd"]
+    files["tokenizer_config.json"]["pad_token"] = PAD
+    files["modules.json"] = MODULES
+    files["sentence_bert_config.json"] = {"max_seq_length": model.config.block_size, "do_lower_case": False}
+    files["config_sentence_transformers.json"] = {"similarity_fn_name": "cosine"}
+    files["1_Pooling/config.json"] = pooling
+    replace(path, files, overwrite)

@@ -97,10 +97,10 @@ def search(index, query, k=10, dims=None, shortlist=None, precision="float32"):
     if not isinstance(index, Index):
         index = Index(index, dims, precision)
     query = numbers("query", query, "(Q, D) or (D,)")
-    if query.dim() not in (1, 2) or query.size(-1) != index.embeddings.size(1):
-        raise ValueError(
-            f"query has shape {tuple(query.shape)}: allowed is (Q, D) or (D,), D={index.embeddings.size(1)}"
-        )
+    fits = query.dim() in (1, 2) and query.size(-1) == index.embeddings.size(1)
+    if not fits or not query.isfinite().all():
+        allowed = f"finite numbers, (Q, D) or (D,), D={index.embeddings.size(1)}"
+        raise ValueError(f"query has shape {tuple(query.shape)}: allowed are {allowed}")
     queries, k = cut(query.reshape(-1, query.size(-1)), query.size(-1)), min(positive("k", k), len(index))
     n = k if shortlist is None else min(max(k, positive("shortlist", shortlist)), len(index))
     scores, positions = index.look(queries).topk(n, dim=1)

@@ -20,7 +20,7 @@ def write(path, data):
 
 
 def write_all(files):
-    """The same for {path: bytes} of one folder: no file is replaced before the disk has all of them."""
+    """The same for {path: bytes}: no file is replaced before the disk has all of them."""
     new = {path: path.with_name(f"{path.name}.matgpt-{os.getpid()}.tmp") for path in files}
     try:
         for path, data in files.items():
@@ -35,11 +35,12 @@ def write_all(files):
             temporary.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # the new names themselves last once their folder is on the disk
-        folder = os.open(next(iter(files)).parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        for parent in {path.parent for path in files}:
+            folder = os.open(parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def read(path):

@@ -10,6 +10,7 @@ import torch
 
 from ..config import GPTConfig, Size
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..nested import plain
 from ..ranges import Between
 from ..text.tokenizer import load_tokenizer
 from .atomic import as_path, parsed, read, write_all
@@ -78,7 +79,7 @@ def digest(data):
 
 def unwrapped(model):
     """(model, {name: weight}) without what torch.compile puts around the model, or around parts of it."""
-    weights = {name.replace("_orig_mod.", ""): p.detach() for name, p in model.state_dict().items()}
+    weights = {plain(name): p.detach() for name, p in model.state_dict().items()}
     return getattr(model, "_orig_mod", model), weights
 
 
@@ -134,11 +135,13 @@ def held(folder):
 
 
 def replace(folder, files, overwrite):
-    """Write {name: bytes} to a folder; ValueError if others would be lost by it, unless `overwrite`."""
-    paths = {folder / name: data for name, data in files.items()}
-    if not overwrite and any(path.exists() and read(path) != data for path, data in paths.items()):
-        raise ValueError(
-            f"{folder} already holds {held(folder)}: name another folder, or pass overwrite=True"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write {name: bytes or a JSON object}; ValueError if others would be lost by it, unless `overwrite`."""
+    as_bytes = lambda x: x if isinstance(x, bytes) else json.dumps(x, indent=2, ensure_ascii=False).encode()
+    paths = {folder / name: as_bytes(data) for name, data in files.items()}
+    other = [path.name for path, data in paths.items() if path.exists() and read(path) != data]
+    if other and not overwrite:
+        there = held(folder) or ", ".join(other)
+        raise ValueError(f"{folder} already holds {there}: name another folder, or pass overwrite=True")
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_all(paths)

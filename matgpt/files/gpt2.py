@@ -1,7 +1,6 @@
 """Dolls leave as GPT-2 checkpoints of `transformers` (not needed for it), any GPT-2 comes in to be nested."""
 
 import dataclasses
-import json
 import math
 from contextlib import suppress
 
@@ -96,8 +95,17 @@ def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     or there) of another vocabulary, or, unless told to overwrite, where other files would be replaced;
     OSError, with nothing changed, if there is no room.
     """
-    path, model = as_path(path), unwrapped(model)[0]
+    path = as_path(path)
     check_vocabulary(model.config, tokenizer, path)
+    files = gpt2_files(model, size, tokenizer)
+    if "tokenizer.json" not in files and (path / "tokenizer.json").exists():
+        check_vocabulary(model.config, read_tokenizer(path), path / "tokenizer.json")
+    replace(path, files, overwrite)
+
+
+def gpt2_files(model, size=None, tokenizer=None):
+    """{file name: JSON object, or the weights as bytes} of that checkpoint; errors as in `export_gpt2`."""
+    model = unwrapped(model)[0]
     full = model.config.resolve(size) == model.config.full
     config, weights, eps, head = padded(model if full else model.slice(size))
     tensors = {} if head is None else {"lm_head.weight": head}
@@ -115,13 +123,9 @@ def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
         "tie_word_embeddings": head is None,
         **dict.fromkeys(("bos_token_id", "eos_token_id")),
     }
-    files = {"config.json": settings}
-    if isinstance(tokenizer, BPETokenizer):
-        files |= tokenizer_files(tokenizer, config.block_size)
-    elif (path / "tokenizer.json").exists():
-        check_vocabulary(config, read_tokenizer(path), path / "tokenizer.json")
-    files = {name: json.dumps(file, indent=2, ensure_ascii=False).encode() for name, file in files.items()}
-    replace(path, files | {"model.safetensors": safetensors.torch.save(tensors, {"format": "pt"})}, overwrite)
+    files = tokenizer_files(tokenizer, config.block_size) if isinstance(tokenizer, BPETokenizer) else {}
+    weights = safetensors.torch.save(tensors, {"format": "pt"})
+    return {"config.json": settings, "model.safetensors": weights, **files}
 
 
 def import_gpt2(path, nesting=None):

@@ -113,6 +113,7 @@ def best_size(points, max_params=None, max_flops=None, max_ms=None, max_bytes=No
     points: what `frontier` measured; or a model, of which a few dolls are measured on the text `val_ids`.
     Raises ValueError, naming the least that a doll takes, if none fits.
     """
+    points = getattr(points, "_orig_mod", points)
     limits = dict(params=max_params, flops=max_flops, ms=max_ms, bytes=max_bytes)
     limits = {name: most for name, most in limits.items() if most is not None}
     for name, most in limits.items():
@@ -157,11 +158,16 @@ def search(model, val_ids, limits):
 
 
 def widest(config, fits):
-    """For each depth and three feedforward ratios of a range, the widest Size that fits, or the narrowest."""
+    """For each depth and three feedforward ratios of a range, the widest Size that fits, or the narrowest.
+
+    Before them the ends of the range, and the full one.
+    """
     low, high, ratios = config.nesting.smallest, config.nesting.largest, config.nesting.inner_ratios
+    yield from (low, high, config.full)
     shares = lambda n: [(i + 0.5) / n for i in range(n)]
-    widths = shares((high.n_embd - low.n_embd) // config.nesting.multiple_of + 1)
+    widths = (high.n_embd - low.n_embd) // config.nesting.multiple_of
+    way = shares(max(widths, high.n_head - low.n_head) + 1)  # of width and heads together
     for layers in shares(high.n_layer - low.n_layer + 1):
         for ratio in np.linspace(*ratios, 3):
-            way = [config.nesting.at(config.head_size, t, t, layers, ratio) for t in widths]
-            yield way[max(0, bisect_left(way, True, key=lambda size: not fits(size)) - 1)]
+            sizes = [config.nesting.at(config.head_size, t, t, layers, ratio) for t in way]
+            yield sizes[max(0, bisect_left(sizes, True, key=lambda size: not fits(size)) - 1)]

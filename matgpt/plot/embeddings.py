@@ -4,11 +4,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from .style import new_axes
+from .style import new_axes, plain_text
 
 RECALL = "recall@10, % of the questions"
 
 
+@plain_text
 def retrieval(dims, curves, levels=None):
     """Recall@10 against dimensions, mean ± sd over runs.
 
@@ -68,6 +69,7 @@ def shown(name):
     return name.replace(" ", "␣").replace("\n", "⏎")
 
 
+@plain_text
 def neighbours(found, names):
     """Nearest neighbours of some tokens at each size, nearest on top, shaded by cosine.
 
@@ -103,6 +105,7 @@ def neighbours(found, names):
     return figure
 
 
+@plain_text
 def heat_maps(embeddings, groups, dims):
     """Cosine similarity of grouped tokens, one heat map for each number of dimensions.
 

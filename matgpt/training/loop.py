@@ -1,5 +1,7 @@
 """The training loop: check, prepare, then step after step until the budget is spent."""
 
+from contextlib import closing, nullcontext
+
 import torch
 
 from ..nested import in_mode
@@ -18,38 +20,37 @@ def follow(run, val_ids, progress, on_evaluation, checkpoint_dir=None, resume=Fa
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
     kept = checkpoint_dir is not None and run.rank == 0 and RunState(checkpoint_dir, resume, run, val_ids)
-    if resume:
-        run.restore(kept and kept.restore())
-    heard = run.rank == 0 and (progress or on_evaluation)
-    if heard and run.device.type == "cpu" and (advice := slow_threads()):
-        print(advice)
-    run.model.zero_grad()  # of another's backward pass
-    gpu = [run.device] if run.device.type == "cuda" else []
-    steps, flops = run.settings["steps"], run.settings["flops"]
-    total, unit = (steps, "step") if flops is None else (max(1, round(flops / 1e9)), "GFLOP")
-    bar = Progress(total, progress and run.rank == 0, unit)
-    with bar, torch.random.fork_rng(gpu), in_mode(run.model, training=True):
-        try:
-            while True:
-                due = run.due()
-                if due:
-                    run.evaluate(val_ids)
-                    bar.evaluated(run.history)
-                    if on_evaluation and run.rank == 0:
-                        on_evaluation(run.history)
-                if kept and (due or kept.due()):
+    with closing(kept) if kept else nullcontext():
+        if resume:
+            run.restore(kept and kept.restore())
+        heard = run.rank == 0 and (progress or on_evaluation)
+        if heard and run.device.type == "cpu" and (advice := slow_threads()):
+            print(advice)
+        steps, flops = run.settings["steps"], run.settings["flops"]
+        total, unit = (steps, "step") if flops is None else (max(1, round(flops / 1e9)), "GFLOP")
+        bar = Progress(total, progress and run.rank == 0, unit)
+        gpu = [run.device] if run.device.type == "cuda" else []
+        run.model.zero_grad()  # of another's backward pass
+        with bar, torch.random.fork_rng(gpu), in_mode(run.model, training=True), torch.enable_grad():
+            try:
+                while True:
+                    due = run.due()
+                    if due:
+                        run.evaluate(val_ids)
+                        bar.evaluated(run.history)
+                        if on_evaluation and run.rank == 0:
+                            on_evaluation(run.history)
+                    if kept and (due or kept.due()):
+                        kept.save(run)
+                    if run.spent() == 1:
+                        break
+                    run.step()
+                    bar.reached(round(run.spent() * total))
+            except KeyboardInterrupt:
+                if kept:
                     kept.save(run)
-                if run.spent() == 1:
-                    break
-                run.step()
-                bar.reached(round(run.spent() * total))
-        except KeyboardInterrupt:
-            if kept:
-                kept.save(run)
-        finally:
-            run.model.zero_grad()
-            if kept:
-                kept.close()
+            finally:
+                run.model.zero_grad()
     return run.history
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from ..files.checkpoint import load
+from ..files.checkpoint import load, unwrapped
 from ..files.gpt2 import import_gpt2, is_gpt2
 from ..measure.evaluation import cross_entropy, precision
 from ..measure.shapes import flops_per_token
@@ -136,7 +136,7 @@ def nest(
     lr: peak learning rate of AdamW; None: a quarter of that of `train`.
     All else is as in `train`, and so are the errors.
     """
-    teacher = model_or_path
+    teacher = getattr(model_or_path, "_orig_mod", model_or_path)
     if not isinstance(teacher, torch.nn.Module):
         teacher = import_gpt2(teacher) if is_gpt2(teacher) else load(teacher)[0]
     if not isinstance(teacher, MatryoshkaGPT):
@@ -145,7 +145,7 @@ def nest(
     T, V = config.block_size, config.vocab_size
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
     model = MatryoshkaGPT(config).to(teacher.embedding.token)
-    model.load_state_dict(teacher.state_dict())
+    model.load_state_dict(unwrapped(teacher)[1])
     lr = default_lr(config) / 4 if lr is None else lr
     budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
     moves = dict(lr=lr, optimizer="adamw", dtype=dtype, warmup=0.05, weight_decay=0.0, grad_clip=1.0)

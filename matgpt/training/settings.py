@@ -26,6 +26,7 @@ def check(model, settings):
             raise ValueError(f"{name}={s[name]!r} must be a number of at least 0{below}")
     if s["flops"] == 0:
         raise ValueError(f"flops={s['flops']!r} must be more than 0")
+    s |= {name: float(s[name]) for name in limits if s[name] is not None}  # numpy's could not be read back
     if s["dtype"] not in (None, "float32", "bfloat16"):
         raise ValueError(f'dtype={s["dtype"]!r} must be "float32" or "bfloat16"')
     s["seed"] = positive("seed", s["seed"], 0)

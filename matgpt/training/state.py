@@ -56,6 +56,11 @@ class RunState:
     """
 
     def __init__(self, folder, resume, run, val_ids):
+        settings = {**run.settings, "loss_weights": list(run.settings["loss_weights"].values())}
+        corpus = {"train_ids": digest(run.ids), "val_ids": digest(val_ids)}
+        model = {"model": type(run.model).__name__, **vars(run.model.config)}
+        plain = lambda x: float(x) if isinstance(x, Number) else str(x)
+        self.run = json.loads(json.dumps({"format": FORMAT, **model, **settings, **corpus}, default=plain))
         self.folder = as_path(folder)
         self.lock = FileLock(self.folder / ".matgpt-lock")
         try:
@@ -69,13 +74,8 @@ class RunState:
             self.close()
             raise ValueError(
                 f"checkpoint_dir={str(folder)!r} already holds a run, kept in {self.files()[-1].name}: "
-                "resume it, or name another folder"
+                "resume it, remove it, or name another folder"
             )
-        settings = {**run.settings, "loss_weights": list(run.settings["loss_weights"].values())}
-        corpus = {"train_ids": digest(run.ids), "val_ids": digest(val_ids)}
-        model = {"model": type(run.model).__name__, **vars(run.model.config)}
-        plain = lambda x: float(x) if isinstance(x, Number) else str(x)
-        self.run = json.loads(json.dumps({"format": FORMAT, **model, **settings, **corpus}, default=plain))
         self.saved, self.cost = time.monotonic(), 0.0
 
     def close(self):

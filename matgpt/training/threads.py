@@ -20,8 +20,10 @@ def slow_threads():
             torch.nn.functional.linear(x, weight)
         return time.perf_counter() - started
 
-    many, one = (min(times) for times in zip(*[(seconds(n), seconds(1)) for _ in range(2)]))
-    torch.set_num_threads(n)
+    try:
+        many, one = (min(times) for times in zip(*[(seconds(n), seconds(1)) for _ in range(2)]))
+    finally:
+        torch.set_num_threads(n)
     if many < 2 * one:
         return None
     return (
