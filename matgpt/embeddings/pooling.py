@@ -1,7 +1,9 @@
 """Text embeddings from the final residual of a model, whole or cut to fewer dimensions."""
 
 from collections.abc import Iterable
+from numbers import Integral
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -17,7 +19,7 @@ def as_texts(ids_or_texts, tokenizer=None):
     texts = [ids_or_texts] if isinstance(ids_or_texts, strings) else list(ids_or_texts)
     if not texts:
         raise ValueError("ids_or_texts is empty: give at least one text")
-    if all(not isinstance(text, strings) and torch.as_tensor(text).dim() == 0 for text in texts):
+    if all(isinstance(text, (Integral, torch.Tensor)) and not np.ndim(text) for text in texts):
         texts = [texts]  # one text as a plain list of ids
     rows = []
     for i, text in enumerate(texts):
@@ -29,7 +31,10 @@ def as_texts(ids_or_texts, tokenizer=None):
                     f"text {i} is a string: give the tokenizer the model was trained with, or token ids"
                 )
             text = tokenizer.encode(text)
-        row = torch.as_tensor(text)
+        try:
+            row = torch.as_tensor(text)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"text {i}, {text!r:.40}, is neither a string nor token ids") from None
         if row.dim() != 1 or len(row) == 0:
             raise ValueError(f"text {i} has shape {tuple(row.shape)}: a text is a row of at least one token")
         if row.is_floating_point():

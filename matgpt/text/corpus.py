@@ -1,5 +1,6 @@
 """The texts that have a name, and the split of a text into training and validation."""
 
+import os
 import re
 import sysconfig
 from numbers import Real
@@ -41,7 +42,7 @@ def load_text(name_or_path, data_dir=None):
         return "".join(text for file in find(name_or_path) for _, text in texts(file)).removesuffix(END)
     if name_or_path in DOWNLOADS:
         path = fetch(name_or_path, data_dir)
-    if not path.is_file():
+    if not os.path.isfile(path):  # not a name too long for any file, either
         raise unknown(path)
     return "".join(pieces(path))
 
@@ -71,7 +72,8 @@ def find(name_or_path, pattern="*"):
 
 def unknown(path, known=CORPORA):
     names = ", ".join(map(repr, known))
-    return ValueError(f"there is no corpus or file {str(path)!r}: give {names}, or the path of a UTF-8 text")
+    what = f"there is no corpus or file {str(path)!r:.200}"
+    return ValueError(f"{what}: give {names}, or the path of a UTF-8 text")
 
 
 def split(ids, val_fraction=0.1):
@@ -85,7 +87,10 @@ def split(ids, val_fraction=0.1):
     if isinstance(ids, str):
         raise ValueError(f"ids={ids!r:.40} must be token ids: encode the text first")
     if not isinstance(ids, (torch.Tensor, np.ndarray)):
-        ids = torch.tensor(ids)
+        try:
+            ids = torch.tensor(ids)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"ids={ids!r:.40} must be one row of token ids, (N,)") from None
     if ids.ndim != 1:
         raise ValueError(f"ids must be one row, (N,), not of shape {tuple(ids.shape)}")
     n_train = len(ids) - int(len(ids) * val_fraction)
