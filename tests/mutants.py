@@ -272,6 +272,15 @@ MUTANTS = [
     ("text/sources", "text + END", "text", "data"),
     ("text/token_files", r"\S(?=[ \n])", r".(?=[ \n])", "data"),
     # ---- files
+    ("training/settings", "float(s[name])", "s[name]", "resume:numpy"),
+    ("training/optimizer", "[(plain(name), p)", "[(name, p)", "training:compiled"),
+    ("training/loop", "torch.enable_grad()", "nullcontext()", "training:gradients_are_on"),
+    ("training/loop", "closing(kept) if kept else", "", "run_folder:interrupt"),
+    ("commands/nest", "tokenizer != theirs", "False", "nest:another_tokenizer"),
+    ("commands/train", "NAME.fullmatch(path.name)", "path.suffix", "train:files_of_the_user"),
+    ("measure/shapes", "yield from (low, high, config.full)", "yield low", "frontier:full_doll"),
+    ("measure/shapes", "max(widths, high.n_head - low.n_head)", "widths", "frontier:both_its_ends"),
+    ("files/gpt2_tokenizer", ' or not splits["use_regex"]', "", "gpt2:otherwise"),
     ("training/state", "self.lock.acquire(timeout=0)", "pass", "run_folder:refused"),
     ("ranges", "max(1, min(", "max(0, min(", "config:feedforward"),
     ("embeddings/pairs", 'source_text.split("\\n")', "source_text.splitlines()", "pairs:parser"),
@@ -279,7 +288,7 @@ MUTANTS = [
     ("files/atomic", "os.fsync(file.fileno())", "pass", "resume:disk"),
     ("files/checkpoint", 'if kept["format"] != FORMAT:', "if False:", "checkpoint"),
     ("files/checkpoint", "(folder / name).exists() and digest", "False and digest", "checkpoint"),
-    ("files/checkpoint", "if not overwrite and any(", "if False and any(", "checkpoint"),
+    ("files/checkpoint", "if other and not overwrite", "if False", "checkpoint"),
     ("files/gpt2", "EPS * d / width", "EPS", "gpt2"),
     ("files/gpt2", "p * math.sqrt(d / width)", "p", "gpt2"),
     ("files/gpt2", "math.sqrt(width // n_head / s)", "1", "gpt2"),
@@ -307,7 +316,7 @@ MUTANTS = [
     ("plot/training", "100 * a.same", "a.same", "agreement"),
     ("plot/shapes", "if p.on_front), key", "), key", "frontier"),
     # ---- commands
-    ("commands/train", "if not (args.force or own) and", "if False and", "train:forced"),
+    ("commands/train", "if other and not (args.force or own)", "if False", "train:forced"),
     ("commands/train", "torch.manual_seed(args.seed)", "pass", "train:interrupted"),
     ("commands/generate", "generator.manual_seed(args.seed)", "generator.seed()", "generation:program"),
 ]
