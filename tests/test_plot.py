@@ -84,6 +84,12 @@ def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
     assert matplotlib.rcParams["text.parse_math"], "the user's figures stay as they were"
 
 
+def test_a_cost_that_was_not_measured_is_named():
+    for draw in (plot.slices, lambda some, x: plot.frontier({"a": some}, x)):
+        with pytest.raises(ValueError, match=r"x='ms': points hold no ms; frontier\(..., latency=True\)"):
+            draw(points(), x="ms")
+
+
 def test_an_axis_that_is_not_known_is_named():
     for draw in (
         lambda: plot.losses(history(), "time"),

@@ -17,7 +17,9 @@ def _axes(title, x):
 
 
 def _at(points, x):
-    """Costs and losses of points, as a plot takes them."""
+    """Costs and losses of points, as a plot takes them. ValueError where a cost was not measured."""
+    if any(getattr(p, x) is None for p in points):
+        raise ValueError(f"x={x!r}: points hold no {x}; frontier(..., latency=True) measures it")
     return [getattr(p, x) for p in points], [p.loss for p in points]
 
 
@@ -30,9 +32,9 @@ def frontier(groups, x="params", twins=()):
     """
     figure, ax = _axes("Which shape for which budget?", x)
     for i, (name, points) in enumerate(groups.items()):
-        front = sorted((p for p in points if p.on_front), key=lambda p: getattr(p, x))
-        ax.plot(*_at(front, x), "-", color=f"C{i}", alpha=0.7)
-        ax.plot(*_at(points, x), "osD^vP*"[i % 7], color=f"C{i}", label=name)
+        dots, front = _at(points, x), [p for p in points if p.on_front]
+        ax.plot(*_at(sorted(front, key=lambda p: getattr(p, x)), x), "-", color=f"C{i}", alpha=0.7)
+        ax.plot(*dots, "osD^vP*"[i % 7], color=f"C{i}", label=name)
     if twins:
         ax.plot(*_at(twins, x), "x", color="black", label="twins trained alone")
     ax.legend(fontsize=8, frameon=False)
