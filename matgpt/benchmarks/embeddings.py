@@ -147,6 +147,6 @@ def show(args, runs):
             level = {"BM25": statistics.mean(share for (share,) in curves.pop("BM25"))}
             figures = {"retrieval": plot.retrieval(dims, curves, level)}
     first = runs[0]["searches"]
-    points = {p: dict(zip(dims, first[p].values())) for p in PRECISIONS}
+    points = {p: {int(d): at for d, at in first[p].items()} for p in PRECISIONS}
     figures["searches"] = plot.searches(points, first["all"])
     report(args.out, "embeddings", "\n\n".join(text), figures)

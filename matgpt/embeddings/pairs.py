@@ -60,7 +60,8 @@ class Pairs:
         modules, rng = sorted(set(self.modules)), np.random.default_rng(positive("seed", seed, 0))
         n = round(held_out * len(modules)) if isinstance(held_out, float) and 0 < held_out < 1 else 0
         if not 0 < n < len(modules):
-            raise ValueError(f"held_out={held_out!r} of {len(modules)} modules leaves a part empty")
+            found = f"{len(modules)} modules (files and folders at the top of the source)"
+            raise ValueError(f"held_out={held_out!r} of {found} leaves a part empty: give another share")
         drawn = {modules[i] for i in rng.permutation(len(modules))[:n]}
         test = self.take([i for i, module in enumerate(self.modules) if module in drawn])
         return self.without(test), test
@@ -121,7 +122,8 @@ def load_pairs(source=STDLIB, queries="docstrings"):
             if words(query):
                 found.setdefault(code, (query, code, name, parts[0]))
     if not found:
-        raise ValueError(f"{root} holds no Python source with such functions: give a folder of sources")
+        what = f"with{'' if queries == 'docstrings' else 'out'} a docstring"
+        raise ValueError(f"{root} holds no Python source with functions {what}: give a folder of sources")
     return Pairs(*map(list, zip(*found.values())))
 
 

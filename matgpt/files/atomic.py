@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def as_path(path):
-    """`path` as a Path; ValueError, naming it, for what is none."""
+    """`path` as a Path, `~` for the home folder; ValueError, naming it, for what is none."""
     try:
-        return Path(path)
-    except TypeError:
+        return Path(path).expanduser()
+    except (TypeError, RuntimeError):
         raise ValueError(f"{path!r:.60} is no path: give a string or a Path") from None
 
 

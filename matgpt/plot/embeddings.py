@@ -83,7 +83,7 @@ def neighbours(found, names):
 
     tables = list(found.values())
     longest = max(len(short(names[i])) for table in tables for others, _ in table.values() for i in others)
-    width = len(tables[0]) * max(0.5, 0.1 * longest)
+    width = max(2.5, len(tables[0]) * max(0.5, 0.1 * longest))
     columns = max(1, min(len(tables), int(12 / width)))
     rows = -(-len(tables) // columns)
     figure, axes = plt.subplots(
