@@ -136,16 +136,17 @@ def nest(
     lr: peak learning rate of AdamW; None: a quarter of that of `train`.
     All else is as in `train`, and so are the errors.
     """
-    teacher = getattr(model_or_path, "_orig_mod", model_or_path)
+    teacher = model_or_path
     if not isinstance(teacher, torch.nn.Module):
         teacher = import_gpt2(teacher) if is_gpt2(teacher) else load(teacher)[0]
+    teacher, weights = unwrapped(teacher)
     if not isinstance(teacher, MatryoshkaGPT):
         raise ValueError(f"model_or_path is a {type(teacher).__name__}: only a MatryoshkaGPT holds dolls")
     config = dataclasses.replace(teacher.config, nesting=nesting, dropout=0.0)
     T, V = config.block_size, config.vocab_size
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
     model = MatryoshkaGPT(config).to(teacher.embedding.token)
-    model.load_state_dict(unwrapped(teacher)[1])
+    model.load_state_dict(weights)
     lr = default_lr(config) / 4 if lr is None else lr
     budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
     moves = dict(lr=lr, optimizer="adamw", dtype=dtype, warmup=0.05, weight_decay=0.0, grad_clip=1.0)

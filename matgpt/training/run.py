@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from ..files.checkpoint import unwrapped
 from ..measure.evaluation import evaluate, precision
 from ..text.batches import batch
 from .history import History
@@ -30,7 +31,7 @@ class Run:
     """One run: its text, optimizers and schedule, and how far it has come (`done` steps, in `history`)."""
 
     def __init__(self, model, train_ids, settings):
-        self.model, self.ids, self.settings = getattr(model, "_orig_mod", model), train_ids, settings
+        self.model, self.ids, self.settings = unwrapped(model)[0], train_ids, settings
         self.device = model.embedding.token.device
         distributed = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
