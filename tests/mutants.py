@@ -284,7 +284,7 @@ MUTANTS = [
     ("training/state", "self.lock.acquire(timeout=0)", "pass", "run_folder:refused"),
     ("ranges", "max(1, min(", "max(0, min(", "config:feedforward"),
     ("embeddings/pairs", 'source_text.split("\\n")', "source_text.splitlines()", "pairs:parser"),
-    ("text/batches", "else block).to(device, non_blocking=True)", "else block)", "data:any_type"),
+    ("text/batches", "else block).to(device, non_blocking=pinned)", "else block)", "data:any_type"),
     ("files/atomic", "os.fsync(file.fileno())", "pass", "resume:disk"),
     ("files/checkpoint", 'if kept["format"] != FORMAT:', "if False:", "checkpoint"),
     ("files/checkpoint", "(folder / name).exists() and digest", "False and digest", "checkpoint"),

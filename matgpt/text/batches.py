@@ -44,7 +44,8 @@ def batch(ids, starts, block_size, device, vocab_size=None):
     if vocab_size is not None:
         check_range(block, vocab_size)
     block = torch.from_numpy(block.astype(np.int64))
-    block = (block.pin_memory() if device.type == "cuda" else block).to(device, non_blocking=True)
+    pinned = device.type == "cuda"
+    block = (block.pin_memory() if pinned else block).to(device, non_blocking=pinned)
     return block[..., :-1], block[..., 1:]
 
 
