@@ -39,6 +39,7 @@ WRONG = {
     "ids='abc' must be token ids": [lambda: matgpt.split("abc")],
     "ids=None must be one row": [lambda: matgpt.split(None)],
     "no corpus or file 'aaaa": [lambda: matgpt.load_text("a" * 9999)],
+    "text 0 has dtype torch.float32": [lambda: matgpt.embed(MODEL, [1.5, 2])],
     "text 0, None, is neither": [lambda: matgpt.embed(MODEL, [None])],
     "query has shape .* finite": [lambda: matgpt.search(torch.ones(5, 4), torch.full((4,), torch.nan))],
     "val_fraction='0.1' must be": [lambda: matgpt.split(IDS, "0.1")],

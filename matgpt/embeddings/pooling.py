@@ -1,7 +1,7 @@
 """Text embeddings from the final residual of a model, whole or cut to fewer dimensions."""
 
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Number
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ def as_texts(ids_or_texts, tokenizer=None):
     texts = [ids_or_texts] if isinstance(ids_or_texts, strings) else list(ids_or_texts)
     if not texts:
         raise ValueError("ids_or_texts is empty: give at least one text")
-    if all(isinstance(text, (Integral, torch.Tensor)) and not np.ndim(text) for text in texts):
+    if all(isinstance(text, (Number, torch.Tensor)) and not np.ndim(text) for text in texts):
         texts = [texts]  # one text as a plain list of ids
     rows = []
     for i, text in enumerate(texts):
