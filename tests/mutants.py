@@ -314,7 +314,7 @@ MUTANTS = [
     ("plot/training", 'history.train[size], ":"', 'history.val[size], ":"', "progress"),
     ("plot/training", 'history.val[size], "o-"', 'history.train[size], "o-"', "progress"),
     ("plot/training", "100 * a.same", "a.same", "agreement"),
-    ("plot/shapes", "if p.on_front), key", "), key", "frontier"),
+    ("plot/shapes", "for p in points if p.on_front]", "for p in points]", "frontier"),
     # ---- commands
     ("commands/train", "if other and not (args.force or own)", "if False", "train:forced"),
     ("commands/train", "torch.manual_seed(args.seed)", "pass", "train:interrupted"),
