@@ -9,6 +9,8 @@ import pytest
 
 import matgpt
 
+from .mutants import MUTANTS, mutated
+
 ROOT = Path(matgpt.__file__).parent
 PUBLIC = {name: getattr(matgpt, name) for name in matgpt.__all__}
 # from the ground up; a room imports from those before it, and from itself
@@ -94,3 +96,9 @@ def test_a_star_import_gives_the_public_names_alone():
     scope = {}
     exec("from matgpt import *", scope)
     assert set(scope) - {"__builtins__"} == set(matgpt.__all__)
+
+
+def test_every_mutant_has_its_place():
+    """Else mutants.py, which takes too long for this suite, would end before its first one."""
+    for mutant in MUTANTS:
+        mutated(mutant)
