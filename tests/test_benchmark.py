@@ -109,9 +109,7 @@ def test_the_step_that_the_budget_counts_is_that_of_the_full_model_alone(args):
 def test_the_table_pays_the_same_price_on_both_sides(args, tmp_path, monkeypatch):
     text = "to be or not to be, that is the question. " * 40
     monkeypatch.setattr(token_files, "load_text", lambda name: text)
-    shape = dict(
-        block_size=8, n_embd=[8], n_head=2, n_layer=2, nesting=[Size(4, 1, 1)], batch_size=2, budget=30
-    )
+    shape = dict(block_size=8, n_embd=[8], n_head=2, n_layer=2, nesting=["4,1,1"], batch_size=2, budget=30)
     vars(args).update(shape, rates=[1], batches=[2])
     quality.run(args)
     table = (tmp_path / "quality-muon-8-30.md").read_text(encoding="utf-8")
@@ -128,7 +126,7 @@ def test_the_table_pays_the_same_price_on_both_sides(args, tmp_path, monkeypatch
 def test_several_widths_take_dolls_budget_and_the_best_rate_in_proportion(args, tmp_path, monkeypatch):
     monkeypatch.setattr(token_files, "load_text", lambda name: "to be or not to be, that is it. " * 40)
     monkeypatch.setattr(quality, "read_corpus", lambda name: token_files.read_corpus(name, "bpe", 260))
-    shape = dict(block_size=8, n_embd=[8, 16], n_head=2, n_layer=1, nesting=[Size(4, 1, 1)], batch_size=2)
+    shape = dict(block_size=8, n_embd=[8, 16], n_head=2, n_layer=1, nesting=["4,1,1"], batch_size=2)
     vars(args).update(shape, rates=[0.5, 1, 2], batches=[1, 2], budget=10, seeds=[0])
     vars(args).update(no_twins=True, dtype="bfloat16")
     one, ran = quality.Bench.one, []

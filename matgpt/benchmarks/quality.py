@@ -31,8 +31,8 @@ from .common import DEVICE, kept, markdown, mean_sd, report, whole
 
 def add_arguments(parser):
     add = add_price(parser)
-    family = [Size(32, 1, 1), Size(64, 2, 2), Size(96, 3, 3)]
-    add("--nesting", type=Size.parse, nargs="+", default=family, help="dolls inside the full one")
+    family = ["32,1,1", "64,2,2", "96,3,3"]
+    add("--nesting", nargs="+", default=family, help="dolls inside the full one")
     add("--n-embd", type=int, nargs="+", default=[128], help="several: dolls, budget, rates in proportion")
     add("--n-head", type=int, default=4)
     add("--n-layer", type=int, default=4)
@@ -64,7 +64,7 @@ def run(args):
     bench, params, tried = Bench(args, train_ids, val_ids), {}, [(args.rates, args.batches)] * 2
     full_dolls = {}, {}  # alone and nested, of each width
     for D in args.n_embd:
-        dolls = [wider(doll, D / args.n_embd[0]) for doll in args.nesting]
+        dolls = [wider(doll, D / args.n_embd[0]) for doll in map(Size.parse, args.nesting)]
         full = GPTConfig(tokenizer.vocab_size, args.block_size, D, args.n_head, args.n_layer, dolls)
         params[full.full] = full.num_params()
         budget = args.budget * params[full.full] / next(iter(params.values()))

@@ -20,7 +20,7 @@ from .common import DEVICE, markdown, medians, report
 
 def add_arguments(parser):
     add = parser.add_argument
-    add("--nesting", type=Size.parse, nargs="+", help="the family (default: a quarter, half, three quarters)")
+    add("--nesting", nargs="+", help="the family (default: a quarter, half, three quarters)")
     add("--n-embd", type=int, default=128)
     add("--n-head", type=int, default=4)
     add("--n-layer", type=int, default=4)
@@ -151,7 +151,7 @@ def run(args):
     torch.manual_seed(0)
     model = lambda nesting: MatryoshkaGPT(GPTConfig(args.vocab_size, T, D, H, L, nesting)).to(DEVICE)
     quarters = [Size(D * i // 4, max(1, H * i // 4), max(1, L * i // 4)) for i in (1, 2, 3)]
-    plain, family = model(None), model(args.nesting or quarters)
+    plain, family = model(None), model([*map(Size.parse, args.nesting or ())] or quarters)
     block = torch.randint(args.vocab_size, (args.batch_size, T + 1), device=DEVICE)
     x, y = block[:, :-1].contiguous(), block[:, 1:].contiguous()
     ways = ["nested", "sliced", "alone", "sliced / alone"]
