@@ -123,6 +123,15 @@ def test_the_table_pays_the_same_price_on_both_sides(args, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [quality, speed])
+def test_nesting_names_what_is_no_size(args, monkeypatch, name):
+    monkeypatch.setattr(token_files, "load_text", lambda name: "to be or not to be, that is it. " * 40)
+    vars(args).update(block_size=8, n_embd=8 if name is speed else [8], n_head=2, n_layer=2)
+    vars(args).update(nesting=["4,1,1", "32"], batch_size=2, vocab_size=5, quick=False, rounds=1)
+    with pytest.raises(ValueError, match="'32' is no size"):
+        name.run(args)
+
+
 def test_several_widths_take_dolls_budget_and_the_best_rate_in_proportion(args, tmp_path, monkeypatch):
     monkeypatch.setattr(token_files, "load_text", lambda name: "to be or not to be, that is it. " * 40)
     monkeypatch.setattr(quality, "read_corpus", lambda name: token_files.read_corpus(name, "bpe", 260))
