@@ -9,8 +9,8 @@ from .nested import NestedLinear
 class NestedAttention(nn.Module):
     """Multi-head attention, stored as (3, H, S, D) and (D, H, S).
 
-    A doll with h heads of size s reads `[:, :h, :s, :d]` and `[:d, :h, :s]`: with one axis for the heads
-    and one for the size of a head, the multi-head concatenation needs no care of its own.
+    A doll with h heads of size s reads `[:, :h, :s, :d]` and `[:d, :h, :s]`. Heads and head size are axes of
+    their own, so one slice also cuts the multi-head concatenation.
     """
 
     def __init__(self, n_embd, n_head, head_size, dropout, bias, proj_std):

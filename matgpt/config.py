@@ -1,9 +1,11 @@
-"""The configuration of the model that holds all dolls, and what it says of each of them."""
+"""The configuration of the full model, and the dolls that it nests."""
 
 import dataclasses
 import functools
 import numbers
 from dataclasses import dataclass
+
+import numpy as np
 
 from .ranges import Between
 from .sizes import Size, heads_fit, inner_sizes, positive
@@ -11,21 +13,20 @@ from .sizes import Size, heads_fit, inner_sizes, positive
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Shape of the full model, and its `nesting`: which dolls inside it are trained.
+    """Shape of the full model, and its `nesting`: the dolls that are trained inside it.
 
-    vocab_size: tokens, V.
+    vocab_size: number of tokens, V.
     block_size: longest context in tokens, T.
     n_embd, n_head, n_layer: width D, heads H and blocks L of the full model.
-    nesting: dolls, each an int (a width: every head and layer, head size and feedforward in
-        proportion) or a `Size`; or all that lie `between` two Sizes. The full size always belongs to
-        them. None: the full size alone, which makes the model a plain GPT-2.
+    nesting: the dolls, each an int or a `Size`; or a range made by `between`. An int is a width: see `width`.
+        The full size always belongs to the nesting. None: only the full size, which makes a plain GPT-2.
     n_inner: hidden units of the feedforward, an int or a tuple with one entry per layer. None: 4 * n_embd.
     head_size: width S of one head. None: n_embd // n_head.
     dropout: probability, on embeddings, attention weights and both residual branches.
     bias: whether linear layers and norms have one.
 
-    After construction `n_inner` and `head_size` are filled in, and `nesting` holds Sizes, smallest first,
-    or the range. Raises ValueError for a value out of range, naming it.
+    The fields stay as given, so that `dataclasses.replace` derives defaults anew. `full`, `sizes` and
+    `full_head_size` hold the derived values. Raises ValueError, naming the value, for one out of range.
     """
 
     vocab_size: int
@@ -40,7 +41,9 @@ class GPTConfig:
     bias: bool = True
 
     def __post_init__(self):
-        put = lambda name, value: object.__setattr__(self, name, value)
+        def put(name, value):
+            object.__setattr__(self, name, value)
+
         for name in ("vocab_size", "block_size", "n_embd", "n_head", "n_layer"):
             put(name, positive(name, getattr(self, name)))
         if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
@@ -51,37 +54,46 @@ class GPTConfig:
         put("bias", bool(self.bias))
         D, H = self.n_embd, self.n_head
         if self.head_size is None and D % H:
-            raise ValueError(f"n_embd={D} is not divisible by n_head={H}: it must be a multiple of it")
-        put("head_size", positive("head_size", D // H if self.head_size is None else self.head_size))
-        if self.head_size > D // H:  # no doll, not even the full one, would read all of a head
-            found = f"head_size={self.head_size} does not fit"
-            raise ValueError(f"{found}: with n_embd={D} and n_head={H} it may be at most {D // H}")
-        put("n_inner", self.full.n_inner)
-        put("nesting", self._check_nesting())
+            raise ValueError(f"n_embd={D} must be a multiple of n_head={H}")
+        if self.head_size is not None:
+            put("head_size", positive("head_size", self.head_size))
+            if self.head_size > D // H:  # no doll, not even the full one, would read all of a head
+                raise ValueError(
+                    f"head_size={self.head_size} may be at most {D // H} with n_embd={D} and n_head={H}"
+                )
+        if self.n_inner is not None:
+            put("n_inner", self.full.n_inner)
+        put("nesting", self._checked_nesting())
 
-    def _check_nesting(self):
+    def _checked_nesting(self):
+        if self.nesting is None:
+            return None
         if isinstance(self.nesting, Between):
             self.fit(self.nesting.smallest)
             self.fit(self.nesting.largest)
             return self.nesting
-        if self.nesting is None:
-            return (self.full,)
         if isinstance(self.nesting, (str, Size)) or not hasattr(self.nesting, "__iter__"):
             raise ValueError(f"nesting={self.nesting!r} must be a sequence of widths and Sizes, or a range")
-        nesting = tuple(self.nesting)
-        sizes = [self.fit(s) if isinstance(s, Size) else self.width(s) for s in nesting]
-        if not sizes:
-            what = "name at least one width or Size, or None for the full size alone"
-            raise ValueError(f"nesting=() is empty: {what}")
-        for i, size in enumerate(sizes):
-            if size in sizes[:i]:
-                raise ValueError(f"nesting={nesting!r} names {size!r} twice")
-        return self.in_order(sizes)
+        nesting = tuple(doll if isinstance(doll, Size) else positive("n_embd", doll) for doll in self.nesting)
+        if not nesting:
+            raise ValueError("nesting=() is empty: name at least one doll, or pass None for the full size")
+        sizes = [self._named(doll) for doll in nesting]
+        if twice := [size for i, size in enumerate(sizes) if size in sizes[:i]]:
+            raise ValueError(f"nesting={nesting!r} names {twice[0]!r} twice")
+        return nesting
+
+    def _named(self, doll):
+        """The Size that an entry of `nesting` means."""
+        return self.fit(doll) if isinstance(doll, Size) else self.width(doll)
 
     def in_order(self, sizes):
-        """`sizes` and the full one, smallest first: a total order, so that loss_weights keep their places."""
-        shape = lambda s: (s.n_embd, s.n_head, s.n_layer, inner_sizes(s.n_inner, s.n_layer))
-        return tuple(sorted({*sizes, self.full}, key=lambda s: (self.num_params(s), shape(s))))
+        """`sizes` and the full one, smallest first; shapes break ties, so that the order is always the same."""
+
+        def key(size):
+            inner = inner_sizes(size.n_inner, size.n_layer)
+            return self.num_params(size), size.n_embd, size.n_head, size.n_layer, inner
+
+        return tuple(sorted({*sizes, self.full}, key=key))
 
     @property
     def full(self):
@@ -89,34 +101,51 @@ class GPTConfig:
         return Size(self.n_embd, self.n_head, self.n_layer, self.n_inner)
 
     @property
+    def full_head_size(self):
+        """Width S of one head of the full model."""
+        return self.n_embd // self.n_head if self.head_size is None else self.head_size
+
+    @property
     def sizes(self):
-        """Every doll of the nesting, or a few of its range, smallest first; the last is the full size."""
-        return landmarks(self) if isinstance(self.nesting, Between) else self.nesting
+        """Every doll of the nesting, or a few of a range, smallest first; the last is the full size."""
+        return sizes_of(self)
 
     def draw(self, rng):
-        """A random Size of the range that is the nesting, by a numpy Generator."""
+        """A random Size of the range, drawn by a numpy Generator. ValueError if the nesting is no range."""
         if not isinstance(self.nesting, Between):
-            raise ValueError(f"nesting={self.nesting!r} is no range to draw from: make one with between")
-        return self.nesting.at(self.head_size, *rng.random(3), rng.uniform(*self.nesting.inner_ratios))
+            raise ValueError(f"nesting={self.nesting!r} is not a range: make one with matgpt.between")
+        return self.nesting.at(self.full_head_size, *rng.random(3), rng.uniform(*self.nesting.inner_ratios))
+
+    def sample(self, n, seed=0):
+        """Up to n random Sizes of the range, and the full one, smallest first: what `frontier` may measure."""
+        rng = np.random.default_rng(seed)
+        return self.in_order([self.draw(rng) for _ in range(positive("n", n))])
 
     def width(self, n_embd):
-        """The doll cut along the width alone: every head and layer, the feedforward in proportion."""
+        """The doll cut along the width alone: every layer, and the feedforward in proportion.
+
+        It keeps every head, each narrower; or, where their number does not divide the width, the most heads
+        that do.
+        """
         n_embd = positive("n_embd", n_embd)
-        inner = tuple(max(1, f * n_embd // self.n_embd) for f in inner_sizes(self.n_inner, self.n_layer))
-        return self.fit(Size(n_embd, self.n_head, self.n_layer, inner))
+        inner = inner_sizes(self.full.n_inner, self.n_layer)
+        inner = tuple(max(1, f * n_embd // self.n_embd) for f in inner)
+        heads = [h for h in range(1, self.n_head + 1) if heads_fit(n_embd, h, self.full_head_size)]
+        return self.fit(Size(n_embd, heads[-1], self.n_layer, inner))
 
     def fit(self, size):
         """`size` itself, if the full model holds such a doll; else ValueError naming what does not fit."""
-        room = [(name, getattr(size, name), getattr(self, name)) for name in ("n_embd", "n_head", "n_layer")]
+        limits = [(name, getattr(size, name), getattr(self, name)) for name in ("n_embd", "n_head", "n_layer")]
         depth = min(size.n_layer, self.n_layer)
-        inner = zip(inner_sizes(size.n_inner, depth), inner_sizes(self.n_inner, depth))
-        room += [(f"n_inner of layer {i}", f, F) for i, (f, F) in enumerate(inner)]
-        for name, value, most in room:
+        inner = zip(inner_sizes(size.n_inner, depth), inner_sizes(self.full.n_inner, depth))
+        limits += [(f"n_inner of layer {i}", f, F) for i, (f, F) in enumerate(inner)]
+        for name, value, most in limits:
             if value > most:
                 raise ValueError(f"{size!r} does not fit: {name} may be at most {most}")
-        if not heads_fit(size.n_embd, size.n_head, self.head_size):
-            what = f"n_embd={size.n_embd} is not divisible by n_head={size.n_head}"
-            raise ValueError(f"{size!r} does not fit: {what}")
+        if not heads_fit(size.n_embd, size.n_head, self.full_head_size):
+            raise ValueError(
+                f"{size!r} does not fit: n_embd={size.n_embd} is not divisible by n_head={size.n_head}"
+            )
         return size
 
     def resolve(self, size=None):
@@ -125,15 +154,18 @@ class GPTConfig:
             return self.full
         if isinstance(size, Size):
             return self.fit(size)
-        found = [s for s in self.sizes if s.n_embd == size]
-        if len(found) != 1:
-            what = "names no doll" if not found else f"names {len(found)} dolls; give the Size"
-            raise ValueError(f"size={size!r} {what}: the nesting is {', '.join(map(repr, self.sizes))}")
-        return found[0]
+        named = [s for s in self.sizes if s.n_embd == size]
+        if len(named) == 1:
+            return named[0]
+        problem = f"names {len(named)} dolls; give the Size" if named else "names no doll"
+        whole = isinstance(size, numbers.Integral) and not isinstance(size, bool)
+        if not named and whole and 0 < size < self.n_embd:
+            problem += f" (config.width({size}) is one that no step trained)"
+        raise ValueError(f"size={size!r} {problem}: the nesting is {', '.join(map(repr, self.sizes))}")
 
     def head_size_of(self, size):
-        """Width of one head of that doll: whole where its width has room for all of them, else narrower."""
-        return min(self.head_size, size.n_embd // size.n_head)
+        """Width of one head of that doll: S where its width has room for all its heads, else narrower."""
+        return min(self.full_head_size, size.n_embd // size.n_head)
 
     def doll(self, size):
         """Configuration of that doll as a model of its own, with a single size."""
@@ -152,11 +184,8 @@ class GPTConfig:
 
 
 @functools.cache
-def landmarks(config):
-    """A few sizes of the range that the config nests, and the full one."""
-    return config.in_order(config.nesting.landmarks(config.head_size, config.num_params))
-
-
-def parse_doll(text):
-    """A doll as command lines name it: a width, or what `Size.parse` reads."""
-    return int(text) if text.isdecimal() else Size.parse(text)
+def sizes_of(config):
+    """`GPTConfig.sizes`, computed once."""
+    if isinstance(config.nesting, Between):
+        return config.in_order(config.nesting.landmarks(config.full_head_size, config.num_params))
+    return config.in_order(map(config._named, config.nesting or ()))

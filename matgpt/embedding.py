@@ -1,4 +1,4 @@
-"""Token and position embedding, and the readout that is tied to the former."""
+"""Token and position embedding, and the readout, which is tied to the token embedding."""
 
 import math
 
@@ -12,7 +12,7 @@ from .nested import corner
 class NestedEmbedding(nn.Module):
     """Sum of token and learned position embedding, cut to the first n_embd dimensions.
 
-    The readout reads the same tensor (V, D): there is no second copy that could come untied.
+    The readout reads the same tensor (V, D), so there is no second copy to keep in step.
     """
 
     def __init__(self, vocab_size, block_size, n_embd):
@@ -29,8 +29,11 @@ class NestedEmbedding(nn.Module):
         return F.embedding(idx, corner(self.token, len(self.token), n_embd)) + position
 
     def readout(self, x):
-        """Residual (B, T, d) -> logits (B, T, V), at the scale of its own width as in `NestedLinear`."""
+        """Residual (B, T, d) -> logits (B, T, V), scaled for its width as in `NestedLinear`."""
         V, D = self.token.shape
         d = x.size(-1)
         x = x if d == D else x * math.sqrt(D / d)
         return F.linear(x, corner(self.token, V, d))
+
+    def extra_repr(self):
+        return f"{len(self.token)} tokens, {len(self.position)} positions, {self.token.size(1)} dimensions"

@@ -1,16 +1,21 @@
-"""The two models. Both hold the same weights; they differ in what a smaller size cuts.
+"""The two models. They hold the same weights and differ in what a smaller size cuts.
 
 Shapes: B batch, T tokens, D width, H heads, S head size, V vocabulary; lower case for a doll's.
 """
 
+import warnings
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
-from .config import GPTConfig, inner_sizes
+from .config import GPTConfig
 from .embedding import NestedEmbedding
 from .generation.writing import generate
 from .nested import NestedLinear, NestedNorm, corner
+from .ranges import Between
 from .residual import NestedBlock
+from .sizes import inner_sizes
 
 
 class NestedGPT(nn.Module):
@@ -18,10 +23,12 @@ class NestedGPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
+        if not isinstance(config, GPTConfig):
+            raise ValueError(f"config={config!r:.60} must be a GPTConfig")
         self.config = config
         self.embedding = NestedEmbedding(config.vocab_size, config.block_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
-        inner = inner_sizes(config.n_inner, config.n_layer)
+        inner = inner_sizes(config.full.n_inner, config.n_layer)
         self.blocks = nn.ModuleList(NestedBlock(config, n_inner) for n_inner in inner)
         self.norm = NestedNorm(config.n_embd, config.bias)
 
@@ -33,43 +40,58 @@ class NestedGPT(nn.Module):
     def forward(self, idx, size=None):
         """Token ids (B, T), T up to block_size -> logits (B, T, V) of one doll.
 
-        size: a Size that fits, the width of one doll of the nesting, or None for the full size; or a list of
-        such that share a trunk (one of `trunks`), which gives a list of logits for the price of the deepest.
-        Raises ValueError for ids outside the vocabulary, a context too long, or a size that does not fit.
+        size: a Size that fits, the width of one doll of the nesting, or None for the full size. A list of
+            sizes that share a trunk (see `trunks`) gives a list of logits; the blocks run once for all.
+        Raises ValueError for ids outside the vocabulary, a context too long, or a size that does not fit. On
+        a GPU the ids are not checked here, since that would wait for the device at every step.
         """
         if isinstance(size, list):
             return [self.embedding.readout(x) for x in self._residuals(idx, size)]
         return self.embedding.readout(self.features(idx, size))
+
+    @contextmanager
+    def mode(self, training):
+        """Train (dropout is on) or evaluate inside the block; afterwards every module is as it was before."""
+        modes = {module: module.training for module in self.modules()}
+        self.train(training)
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
     def features(self, idx, size=None):
         """The final residual (B, T, d), after the last norm, that the readout turns into logits."""
         return self._residuals(idx, [size])[0]
 
     def trunk_size(self, size):
-        """The size at which the blocks run for `size`: all that the variants' forward differs in."""
+        """The Size at which the blocks run for `size`. Only this differs between the variants' forward."""
         return self.config.resolve(size)
 
     def trunks(self, sizes):
-        """`sizes` in lists, the largest first, of which the first size runs the blocks of all the others.
+        """`sizes` grouped into lists, the largest first, such that one pass of the first size serves its list.
 
         A shallow doll runs the first layers of a deep one of its width (2D Matryoshka, 2402.14776; LayerSkip,
-        2404.16710), so one pass of the deep one reads out both.
+        2404.16710), so a pass of the deep one can read out both.
         """
-        trunks, run = [], self.trunk_size
-        by_depth = sorted(sizes, key=lambda size: run(size).n_layer)
+        trunks = []
+        by_depth = sorted(sizes, key=lambda size: self.trunk_size(size).n_layer)
         for size in reversed(by_depth):
-            trunk = next((t for t in trunks if run(size).begins(run(t[0]))), None)
+            shape = self.trunk_size(size)
+            trunk = next((t for t in trunks if shape.begins(self.trunk_size(t[0]))), None)
             if trunk is None:
                 trunks.append(trunk := [])
             trunk.append(size)
         return trunks
 
     def _residuals(self, idx, sizes):
-        """The final residual (B, T, d) of each size of one trunk; the first one is the deepest."""
+        """The final residual (B, T, d) of each size of one trunk; the first size is the deepest."""
         self._check(idx)
+        if not sizes:
+            raise ValueError("size=[] names no doll: give at least one size")
         trunk, depths = self.trunk_size(sizes[0]), [self.trunk_size(size).n_layer for size in sizes]
         if not all(self.trunk_size(size).begins(trunk) for size in sizes):
-            raise ValueError(f"sizes {sizes} share no trunk: the blocks of each must be the first of {trunk}")
+            raise ValueError(f"sizes {sizes} share no trunk: each must run the first blocks of {trunk}")
         head_size = self.config.head_size_of(trunk)
         x, after = self.dropout(self.embedding(idx, trunk.n_embd)), {}
         inner = inner_sizes(trunk.n_inner, trunk.n_layer)
@@ -84,20 +106,23 @@ class NestedGPT(nn.Module):
             raise ValueError(f"idx must be a tensor of token ids, (B, T), not {type(idx).__name__}")
         T, most = idx.size(-1) if idx.dim() else 0, self.config.block_size
         if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or T == 0:
-            found = f"{tuple(idx.shape)} {idx.dtype}"
-            raise ValueError(f"idx must be (B, T) int64 or int32 with T of at least 1, not {found}")
+            raise ValueError(
+                f"idx must be (B, T) int64 or int32 with T of at least 1, not {tuple(idx.shape)} {idx.dtype}"
+            )
         if most < T:
             raise ValueError(f"context of {T} tokens is longer than block_size={most}")
-        # on a GPU, looking would wait for it at every step; `generate`, `train` and `evaluate` look once
+        # a check on a GPU would wait for it at every step; `generate`, `train` and `evaluate` check once
         if not (idx.is_cuda or torch.compiler.is_compiling()):
             self.check_ids(idx)
 
     def check_ids(self, idx):
         """ValueError, naming the first one, if any token id lies outside the vocabulary."""
-        outside, last = (idx < 0) | (idx >= self.config.vocab_size), self.config.vocab_size - 1
+        outside = (idx < 0) | (idx >= self.config.vocab_size)
         if outside.any():
-            found = f"token id {idx[outside][0].item()} is outside the vocabulary"
-            raise ValueError(f"{found}: allowed are 0 to {last}")
+            raise ValueError(
+                f"token id {idx[outside][0].item()} is outside the vocabulary: "
+                f"allowed are 0 to {self.config.vocab_size - 1}"
+            )
 
     def num_params(self, size=None):
         """Parameters that the doll reads (the tied embedding counts once)."""
@@ -116,14 +141,17 @@ class MatryoshkaGPT(NestedGPT):
 
     @torch.no_grad()
     def slice(self, size=None):
-        """That doll as a MatryoshkaGPT of its own: one size, contiguous memory that it shares with nobody.
+        """The doll as a MatryoshkaGPT of its own, with a single size and memory of its own.
 
-        A slice of a slice is the slice of the whole, unless its heads are wider than those of the first cut:
-        that cut no longer has them, so there they stay as narrow.
+        A slice of a slice equals the slice of the whole, except where the whole has wider heads than the
+        first slice kept: those stay narrow. Warns if `size` lies outside the nesting, since no step trained
+        it. Raises ValueError for a size that does not fit.
         """
         size = self.config.resolve(size)
-        # first weights are drawn only to be overwritten; the "meta" device would draw none, but its first use
-        # costs seconds of imports
+        if not isinstance(self.config.nesting, Between) and size not in self.sizes:
+            warnings.warn(f"no step trained {size!r}: it is outside the nesting", stacklevel=2)
+        # the first weights are drawn only to be overwritten: the first use of the "meta" device, which would
+        # not draw any, takes seconds of imports
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             doll = MatryoshkaGPT(self.config.doll(size))
         weight = self.embedding.token
@@ -142,8 +170,8 @@ class MatryoshkaGPT(NestedGPT):
 class MatryoshkaEmbeddingsGPT(NestedGPT):
     """Output only: trunk and final norm run at full size, then residual and readout are cut to n_embd.
 
-    The other axes of a size have no meaning here. Every doll reads all weights, so `num_params` is the
-    same for each; what is small is its embeddings (Matryoshka Representation Learning, 2205.13147).
+    The other axes of a size have no meaning here. Every doll reads all weights, so `num_params` is the same
+    for each; only its embeddings are small (Matryoshka Representation Learning, 2205.13147).
     """
 
     def trunk_size(self, size):
@@ -152,6 +180,6 @@ class MatryoshkaEmbeddingsGPT(NestedGPT):
 
     def slice(self, size=None):
         raise ValueError(
-            f"size={size!r}: an output-only model has no dolls to slice out, since its trunk runs at "
-            "full size; use token_embeddings(size), or train a MatryoshkaGPT"
+            f"size={size!r}: an output-only model has no dolls to slice out, since its trunk runs at full size; "
+            "use token_embeddings(size), or train a MatryoshkaGPT"
         )

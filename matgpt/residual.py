@@ -8,7 +8,7 @@ from .nested import NestedNorm
 
 
 class NestedBlock(nn.Module):
-    """x + attention(norm(x)), then x + feedforward(norm(x)), at the width that x has."""
+    """x + attention(norm(x)), then x + feedforward(norm(x)), at the width of x."""
 
     def __init__(self, config, n_inner):
         super().__init__()
@@ -16,7 +16,7 @@ class NestedBlock(nn.Module):
         proj_std = 0.02 / (2 * config.n_layer) ** 0.5
         D, rest = config.n_embd, (config.dropout, config.bias, proj_std)
         self.norm1 = NestedNorm(D, config.bias)
-        self.attention = NestedAttention(D, config.n_head, config.head_size, *rest)
+        self.attention = NestedAttention(D, config.n_head, config.full_head_size, *rest)
         self.norm2 = NestedNorm(D, config.bias)
         self.feedforward = NestedFeedForward(D, n_inner, *rest)
 

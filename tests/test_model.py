@@ -55,7 +55,7 @@ def read_by_doll(model, size, idx):
 def reference(weights, idx, size, config):
     """GPT-2 by hand: one head, one query at a time. `weights` are those of the full model."""
     w = {name: p.detach() for name, p in weights.items()}
-    d, D, h, s = size.n_embd, config.n_embd, size.n_head, min(config.head_size, size.n_embd // size.n_head)
+    d, D, h, s = size.n_embd, config.n_embd, size.n_head, min(config.full_head_size, size.n_embd // size.n_head)
     inner = size.n_inner if isinstance(size.n_inner, tuple) else (size.n_inner,) * size.n_layer
     full_inner = config.n_inner if isinstance(config.n_inner, tuple) else (config.n_inner,) * config.n_layer
     bias = lambda name, n: w[name + ".bias"][:n] if config.bias else torch.zeros(n, dtype=torch.double)
@@ -77,7 +77,7 @@ def reference(weights, idx, size, config):
                 out = torch.stack(
                     [torch.softmax(k[: t + 1] @ q[t] / math.sqrt(s), 0) @ v[: t + 1] for t in range(len(ids))]
                 )
-                scale = math.sqrt(config.n_head * config.head_size / (h * s))
+                scale = math.sqrt(config.n_head * config.full_head_size / (h * s))
                 after = after + out @ (scale * w[block + "attention.proj.weight"][:d, head, :s]).T
             x = after
             y = (

@@ -614,7 +614,7 @@ def flops_of(model, step, kind):
             if i == 0:  # blocks run once, at the size that is first
                 run = config.full if isinstance(model, MatryoshkaEmbeddingsGPT) else size
                 d, h = run.n_embd, run.n_head
-                s = min(config.head_size, d // h)
+                s = min(config.full_head_size, d // h)
                 inner = run.n_inner if isinstance(run.n_inner, tuple) else [run.n_inner] * run.n_layer
                 for f in inner:
                     products = 3 * h * s * d + h * s * d + 2 * d * f + 2 * h * s * config.block_size

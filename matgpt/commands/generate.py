@@ -5,10 +5,9 @@ import sys
 
 import torch
 
-from ..config import parse_doll
 from ..files.checkpoint import load
 from ..generation.writing import stream
-from .parser import DOLL, Parser, printing, set_threads
+from .parser import DOLL, Parser, parse_doll, printing, set_threads
 
 
 def make_parser():

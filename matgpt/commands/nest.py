@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from ..config import parse_doll
 from ..files.checkpoint import check_vocabulary, load
 from ..files.gpt2 import import_gpt2, is_gpt2
 from ..files.gpt2_tokenizer import read_tokenizer
 from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens
 from ..training.nesting import nest
-from .parser import CORPUS, DOLL, Parser, add_run, printing
+from .parser import CORPUS, DOLL, Parser, add_run, parse_doll, printing
 from .train import begin, keep
 
 

@@ -7,8 +7,15 @@ import sys
 
 import torch
 
+from ..sizes import Size
+
 CORPUS = "a text that is known, a file, or a folder of the data command"
 DOLL = "a width, or width,heads,layers[,inner]"
+
+
+def parse_doll(text):
+    """A doll as command lines name it: a width, or what `Size.parse` reads."""
+    return int(text) if text.isdecimal() else Size.parse(text)
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from .. import plot
-from ..config import GPTConfig, Size, parse_doll
+from ..config import GPTConfig, Size
 from ..files.checkpoint import held, save
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..text.batches import bits_per_byte
@@ -17,7 +17,7 @@ from ..text.token_files import read_corpus
 from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
 from ..training.state import NAME
-from .parser import CORPUS, DOLL, Parser, add_run, make_device, printing, set_threads
+from .parser import CORPUS, DOLL, Parser, add_run, make_device, parse_doll, printing, set_threads
 
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}
 

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from ..config import positive
 from ..measure.shapes import flops_per_token
-from ..nested import evaluating
 from ..training.loop import follow
 from ..training.run import Run
 from ..training.settings import check
@@ -116,7 +115,7 @@ class ContrastiveRun(Run):
         """Of one batch each, always the same."""
         n, temperature = self.settings["batch_size"], self.settings["temperature"]
         some = [texts.batch(np.arange(len(texts.asks))[:n]) for texts in (self.ids, val_texts)]
-        with evaluating(self.model):
+        with self.model.mode(training=False):
             both = [contrastive_backward(self.model, *each, temperature) for each in some]
         return {size: [losses[size].item() for losses in both] for size in self.model.sizes}
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from ..config import positive
-from ..nested import evaluating
 
 
 def as_texts(ids_or_texts, tokenizer=None):
@@ -77,7 +76,7 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
     windows, owner = zip(*((window, i) for i, text in enumerate(texts) for window in text.split(T)))
     owner = torch.tensor(owner, device=device)
     total = torch.zeros(len(texts), d, dtype=torch.float32, device=device)
-    with evaluating(model):
+    with model.mode(training=False):
         for start in range(0, len(windows), batch_size):
             part = slice(start, start + batch_size)
             total.index_add_(0, owner[part], pooled(model, windows[part], size))

@@ -10,7 +10,6 @@ import torch
 
 from ..config import GPTConfig, Size
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
-from ..nested import plain
 from ..ranges import Between
 from ..text.tokenizer import load_tokenizer
 from .atomic import as_path, parsed, read, write_all
@@ -79,7 +78,7 @@ def digest(data):
 
 def unwrapped(model):
     """(model, {name: weight}) without what torch.compile puts around the model, or around parts of it."""
-    weights = {plain(name): p.detach() for name, p in model.state_dict().items()}
+    weights = {name.replace("_orig_mod.", ""): p.detach() for name, p in model.state_dict().items()}
     return getattr(model, "_orig_mod", model), weights
 
 

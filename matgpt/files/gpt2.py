@@ -63,10 +63,10 @@ def padded(doll):
     that writes to the residual; the readout would notice, and this GPT-2 has a `head` (V, n_embd) of its own.
     """
     config, weights = doll.config, unwrapped(doll)[1]
-    d, h, s = config.n_embd, config.n_head, config.head_size
+    d, h, s = config.n_embd, config.n_head, config.full_head_size
     fits = [n for n in range(h, d + 1) if d % n == 0 and d // n >= s]
     width, n_head = (d, fits[0]) if fits else (h * -(-d // h), h)
-    inner = max(inner_sizes(config.n_inner, config.n_layer))
+    inner = max(inner_sizes(config.full.n_inner, config.n_layer))
     shape = dict(n_embd=width, n_head=n_head, head_size=None, n_inner=inner, bias=True, nesting=None)
     wide = dataclasses.replace(config, **shape)
     shapes = on_meta(MatryoshkaGPT, wide).to(weights["embedding.token"].dtype).state_dict()

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 
 from ..config import inner_sizes
-from ..nested import evaluating
 
 
 class Reader:
@@ -44,7 +43,7 @@ class Reader:
         if start != self.start:  # the window slid: every position is another one
             self.start, self.length = start, 0
         if not self.use_cache:
-            with evaluating(self.model):
+            with self.model.mode(training=False):
                 x = self.model.features(out[:, start:end], self.size)
         else:
             x = self.features(out[:, start + self.length : end])

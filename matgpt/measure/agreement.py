@@ -6,7 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..nested import evaluating
 from .evaluation import BySize, blocks
 
 
@@ -27,7 +26,7 @@ def agreement(model, ids, max_blocks=256, batch_size=16):
     Raises ValueError for a text shorter than one block, or with ids outside the vocabulary.
     """
     total, read = {size: np.zeros(2) for size in model.sizes}, 0
-    with evaluating(model):
+    with model.mode(training=False):
         for idx, _ in blocks(model, ids, max_blocks, batch_size):
             full = model(idx).float().log_softmax(-1)  # (B, T, V)
             for size in model.sizes:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from ..model import MatryoshkaGPT, NestedGPT
-from ..nested import evaluating
 from ..ranges import Between
 from ..sizes import UNITS, Size, inner_sizes, positive
 from .evaluation import evaluate
@@ -56,7 +55,7 @@ def milliseconds(model, size):
     """Milliseconds of one forward pass of one token, the median of several, by the doll sliced out."""
     doll, size = (model.slice(size), None) if isinstance(model, MatryoshkaGPT) else (model, size)
     token = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.token.device)
-    with evaluating(doll):
+    with doll.mode(training=False):
         seconds = timeit.repeat(lambda: doll(token, size)[0, 0, 0].item(), number=1, repeat=15)
     return 1e3 * median(seconds)  # .item() waits for a GPU
 
@@ -169,5 +168,5 @@ def widest(config, fits):
     way = shares(max(widths, high.n_head - low.n_head) + 1)  # of width and heads together
     for layers in shares(high.n_layer - low.n_layer + 1):
         for ratio in np.linspace(*ratios, 3):
-            sizes = [config.nesting.at(config.head_size, t, t, layers, ratio) for t in way]
+            sizes = [config.nesting.at(config.full_head_size, t, t, layers, ratio) for t in way]
             yield sizes[max(0, bisect_left(sizes, True, key=lambda size: not fits(size)) - 1)]

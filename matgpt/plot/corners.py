@@ -33,8 +33,8 @@ def nesting(config, sizes=None, output_only=False):
     output_only: the drawing for MatryoshkaEmbeddingsGPT, which cuts the final residual and the readout alone.
     """
     sizes = list(config.sizes if sizes is None else sizes)
-    D, S, L = config.n_embd, config.head_size, config.n_layer
-    units = lambda s: max(inner_sizes(s.n_inner, s.n_layer)) / max(inner_sizes(config.n_inner, L))
+    D, S, L = config.n_embd, config.full_head_size, config.n_layer
+    units = lambda s: max(inner_sizes(s.n_inner, s.n_layer)) / max(inner_sizes(config.full.n_inner, L))
     columns, one = lambda s, i: (1, s.n_embd / D), [""]
     if output_only:
         rows, names = lambda s, i: (s.n_embd / D, 1), [f"first {s.n_embd} dimensions" for s in sizes]

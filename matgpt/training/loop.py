@@ -4,7 +4,6 @@ from contextlib import closing, nullcontext
 
 import torch
 
-from ..nested import in_mode
 from ..text.batches import as_ids
 from .progress import Progress
 from .run import Run
@@ -31,7 +30,7 @@ def follow(run, val_ids, progress, on_evaluation, checkpoint_dir=None, resume=Fa
         bar = Progress(total, progress and run.rank == 0, unit)
         gpu = [run.device] if run.device.type == "cuda" else []
         run.model.zero_grad()  # of another's backward pass
-        with bar, torch.random.fork_rng(gpu), in_mode(run.model, training=True), torch.enable_grad():
+        with bar, torch.random.fork_rng(gpu), run.model.mode(training=True), torch.enable_grad():
             try:
                 while True:
                     due = run.due()

@@ -10,7 +10,6 @@ from ..files.gpt2 import import_gpt2, is_gpt2
 from ..measure.evaluation import cross_entropy, precision
 from ..measure.shapes import flops_per_token
 from ..model import MatryoshkaGPT
-from ..nested import evaluating
 from ..text.batches import as_ids, batch
 from .loop import follow
 from .optimizer import default_lr
@@ -155,6 +154,6 @@ def nest(
     reorder(model, importance(model, train_ids, seed))
     run = Lesson(model, teacher, train_ids, settings)
     run.history.spent = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
-    with evaluating(teacher):
+    with teacher.mode(training=False):
         model.history = follow(run, val_ids, progress, on_evaluation)
     return model.eval()

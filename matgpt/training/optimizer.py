@@ -5,7 +5,7 @@ import math
 import torch
 from torch.optim.adamw import adamw
 
-from ..nested import NestedLinear, corner, plain
+from ..nested import NestedLinear, corner
 
 ITERATIONS = 3
 
@@ -72,7 +72,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, model, lr, weight_decay):
         layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, NestedLinear)]
-        self.layers = {plain(f"{name}.weight"): layer for name, layer in layers if layer.weight.requires_grad}
+        self.layers = {f"{name}.weight".replace('_orig_mod.', ''): layer for name, layer in layers if layer.weight.requires_grad}
         group = {"params": [layer.weight for layer in self.layers.values()]}  # none, if all are frozen
         super().__init__([group], dict(lr=lr, weight_decay=weight_decay, momentum=0.95))
 
@@ -182,7 +182,7 @@ def make_optimizers(kind, model, lr, weight_decay):
         raise ValueError(f'optimizer={kind!r} must be "muon" or "adamw"')
     optimizers = Optimizers([Muon(model, lr, weight_decay)] if kind == "muon" else [])
     taken = optimizers[0].layers if optimizers else {}
-    named = [(plain(name), p) for name, p in model.named_parameters()]
+    named = [(name.replace('_orig_mod.', ''), p) for name, p in model.named_parameters()]
     rest = [(name, p) for name, p in named if p.requires_grad and name not in taken]
     optimizers.append(AdamW(rest, lr, weight_decay))
     return optimizers

@@ -1,5 +1,6 @@
 """The state of a run on disk, from which it goes on as if it had never stopped."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -58,7 +59,7 @@ class RunState:
     def __init__(self, folder, resume, run, val_ids):
         settings = {**run.settings, "loss_weights": list(run.settings["loss_weights"].values())}
         corpus = {"train_ids": digest(run.ids), "val_ids": digest(val_ids)}
-        model = {"model": type(run.model).__name__, **vars(run.model.config)}
+        model = {"model": type(run.model).__name__, **dataclasses.asdict(run.model.config)}
         plain = lambda x: float(x) if isinstance(x, Number) else str(x)
         self.run = json.loads(json.dumps({"format": FORMAT, **model, **settings, **corpus}, default=plain))
         self.folder = as_path(folder)
