@@ -24,9 +24,8 @@ from .sizes import Size
 from .text.corpus import load_text, split
 from .text.tokenizer import BPETokenizer, CharTokenizer
 from .training.history import History
-from .training.loop import train
+from .training.loop import DivergedError, train
 from .training.loss import matryoshka_loss
 from .training.nesting import nest
-from .training.run import DivergedError
 
 __all__ = [name for name, value in globals().items() if callable(value)]  # not the rooms

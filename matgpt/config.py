@@ -135,7 +135,9 @@ class GPTConfig:
 
     def fit(self, size):
         """`size` itself, if the full model holds such a doll; else ValueError naming what does not fit."""
-        limits = [(name, getattr(size, name), getattr(self, name)) for name in ("n_embd", "n_head", "n_layer")]
+        limits = [
+            (name, getattr(size, name), getattr(self, name)) for name in ("n_embd", "n_head", "n_layer")
+        ]
         depth = min(size.n_layer, self.n_layer)
         inner = zip(inner_sizes(size.n_inner, depth), inner_sizes(self.full.n_inner, depth))
         limits += [(f"n_inner of layer {i}", f, F) for i, (f, F) in enumerate(inner)]

@@ -37,16 +37,18 @@ class NestedGPT(nn.Module):
         """The dolls that are trained, or a few of a range, smallest first; the last is the full size."""
         return self.config.sizes
 
-    def forward(self, idx, size=None):
+    def forward(self, idx, size=None, rows=None):
         """Token ids (B, T), T up to block_size -> logits (B, T, V) of one doll.
 
         size: a Size that fits, the width of one doll of the nesting, or None for the full size. A list of
             sizes that share a trunk (see `trunks`) gives a list of logits; the blocks run once for all.
+        rows: how many sequences each size of the list reads out, the first ones; None: all B.
         Raises ValueError for ids outside the vocabulary, a context too long, or a size that does not fit. On
         a GPU the ids are not checked here, since that would wait for the device at every step.
         """
         if isinstance(size, list):
-            return [self.embedding.readout(x) for x in self._residuals(idx, size)]
+            rows = [len(idx)] * len(size) if rows is None else rows
+            return [self.embedding.readout(x[:n]) for x, n in zip(self._residuals(idx, size), rows)]
         return self.embedding.readout(self.features(idx, size))
 
     @contextmanager

@@ -15,8 +15,8 @@ from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..text.batches import bits_per_byte
 from ..text.token_files import read_corpus
 from ..text.tokenizer import BPETokenizer
+from ..training.checkpoint import NAME
 from ..training.loop import train
-from ..training.state import NAME
 from .parser import CORPUS, DOLL, Parser, add_run, make_device, parse_doll, printing, set_threads
 
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}

@@ -1,17 +1,18 @@
 """What makes a language model an embedding model: a question comes to lie near its answer."""
 
 import math
+from dataclasses import asdict
 from numbers import Real
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..config import positive
 from ..measure.shapes import flops_per_token
-from ..training.loop import follow
-from ..training.run import Run
-from ..training.settings import check
+from ..sizes import positive
+from ..training.checkpoint import describe, digest
+from ..training.loop import Settings, loop, processes
+from ..training.optimizer import default_lr
 from .pairs import Pairs
 from .pooling import as_texts, pooled
 
@@ -29,37 +30,35 @@ def info_nce(queries, documents, alike, temperature):
     return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
 
 
-def contrastive_backward(model, rows, alike, temperature, micro_batch=None, seed=0):
-    """Add the gradient of the mean loss over the sizes of B pairs, and return {size: loss}.
+def contrastive_losses(model, rows, alike, temperature, micro_batch=None, seed=0):
+    """Yield losses to differentiate that add up to the mean over sizes of the InfoNCE of B pairs, with its value.
 
-    rows: 2 B rows of ids, questions first. micro_batch: gradient caching (2101.06983): all vectors without
-    graphs, the gradient of each, then so many texts at a time again, for it to go into. None: at once.
+    rows: 2 B rows of ids, questions first. micro_batch: gradient caching (2101.06983): compute all vectors
+        without graphs, then the gradient of each vector, then run so many texts at a time again to pass these
+        gradients on. None: everything at once.
+    Each item is (loss, {size: InfoNCE} or None).
     """
     trunks = list(dict.fromkeys(model.trunk_size(size) for size in model.sizes))
-    learns = torch.is_grad_enabled()
-    cached = learns and micro_batch is not None
-    order = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
-    parts = order.split(micro_batch if cached else PART)
+    by_length = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
+    parts = by_length.split(micro_batch or PART)
 
     def run(trunk, number):
         torch.manual_seed(seed + number)  # dropout is the same both times
         return pooled(model, [rows[i] for i in parts[number]], trunk)
 
-    with torch.set_grad_enabled(learns and not cached):
-        every = {t: torch.cat([run(t, n) for n in range(len(parts))])[order.argsort()] for t in trunks}
-    if cached:
-        every = {trunk: x.requires_grad_() for trunk, x in every.items()}
-    halves = {trunk: x.chunk(2) for trunk, x in every.items()}  # questions and documents, (B, D) each
-    losses = []
+    with torch.set_grad_enabled(torch.is_grad_enabled() and micro_batch is None):
+        vectors = {t: torch.cat([run(t, n) for n in range(len(parts))])[by_length.argsort()] for t in trunks}
+    if micro_batch is not None:
+        vectors = {trunk: x.requires_grad_() for trunk, x in vectors.items()}
+    losses = {}
     for size in model.sizes:
-        both = (x[:, : size.n_embd] for x in halves[model.trunk_size(size)])
-        losses.append(info_nce(*both, alike, temperature))
-    if learns:
-        torch.stack(losses).mean().backward()
-    for trunk in trunks if cached else ():
+        queries, documents = vectors[model.trunk_size(size)][:, : size.n_embd].chunk(2)  # (B, d) each
+        losses[size] = info_nce(queries, documents, alike, temperature)
+    mean = torch.stack(list(losses.values())).mean()
+    yield mean, losses
+    for trunk in trunks if micro_batch is not None else ():
         for number, part in enumerate(parts):
-            (run(trunk, number) * every[trunk].grad[part]).sum().backward()
-    return {size: loss.detach() for size, loss in zip(model.sizes, losses)}
+            yield (run(trunk, number) * vectors[trunk].grad[part]).sum(), None
 
 
 class Texts:
@@ -73,13 +72,6 @@ class Texts:
         first = {}  # the same number for the same question
         self.asks = torch.tensor([first.setdefault(query, i) for i, query in enumerate(pairs.queries)])
         self.longest, self.device = model.config.block_size, model.embedding.token.device
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, part):
-        """Some of all ids, by which a run tells these texts from others."""
-        return self.ids[part].numpy()
 
     def draw(self, step, batch_size, seed):
         """Positions of a batch: each pair occurs once in an epoch; its last, incomplete batch is left out."""
@@ -96,30 +88,8 @@ class Texts:
         return rows, (asks[:, None] == asks).fill_diagonal_(False).to(self.device)
 
 
-class ContrastiveRun(Run):
-    """A run whose text is pairs, and whose loss is how well each question finds its document."""
-
-    def backward(self, spent, rng):
-        model, s = self.model, self.settings
-        rows, alike = self.ids.batch(self.ids.draw(self.done, s["batch_size"], s["seed"]), rng)
-        loss = dict(temperature=s["temperature"], micro_batch=s["micro_batch"])
-        losses = contrastive_backward(model, rows, alike, seed=int(rng.integers(2**31)), **loss)
-        trunks = {model.trunk_size(size) for size in model.sizes}
-        passes = 3 if s["micro_batch"] is None else 4  # forward, and twice as much backward
-        readout = 2 * model.config.vocab_size  # per dimension; no token is read out here
-        blocks = sum(flops_per_token(model.config, trunk) - readout * trunk.n_embd for trunk in trunks)
-        return losses, list(trunks), passes * blocks * sum(map(len, rows))
-
-    @torch.no_grad()
-    def losses(self, val_texts):
-        """Of one batch each, always the same."""
-        n, temperature = self.settings["batch_size"], self.settings["temperature"]
-        some = [texts.batch(np.arange(len(texts.asks))[:n]) for texts in (self.ids, val_texts)]
-        with self.model.mode(training=False):
-            both = [contrastive_backward(self.model, *each, temperature) for each in some]
-        return {size: [losses[size].item() for losses in both] for size in self.model.sizes}
-
-
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train_embeddings(
     model,
     pairs,
@@ -138,6 +108,7 @@ def train_embeddings(
     on_evaluation=None,
     checkpoint_dir=None,
     resume=False,
+    threads=None,
 ):
     """Teach every size which document answers which question; returns a `History` of losses in nats.
 
@@ -149,24 +120,58 @@ def train_embeddings(
     micro_batch: texts that are differentiated at once, for batches that do not fit in memory.
     All else, errors and Ctrl-C: as in `train`.
     """
-    budget = dict(steps=positive("steps", steps), flops=None, batch_size=batch_size, seed=seed)
-    moves = dict(lr=lr, optimizer=optimizer, dtype="float32", warmup=min(0.1, 20 / steps))
-    moves |= dict(weight_decay=0.1, grad_clip=1.0)
-    looks = dict(loss_weights=None, eval_interval=eval_interval, eval_blocks=1)
-    settings = check(model, {**budget, **moves, **looks})
+    steps, config = positive("steps", steps), model.config
+    settings = Settings(
+        steps,
+        None,
+        batch_size,
+        default_lr(config) if lr is None else lr,
+        seed,
+        optimizer,
+        "float32",
+        warmup=min(0.1, 20 / steps),
+        eval_interval=eval_interval,
+    )
     if micro_batch is not None:
         micro_batch = positive("micro_batch", micro_batch)
     if not isinstance(temperature, Real) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature!r} must be a number above 0")
-    given = {"pairs": pairs} if val_pairs is None else {"pairs": pairs, "val_pairs": val_pairs}
-    for name, some in given.items():
-        if not isinstance(some, Pairs):
-            raise ValueError(f"{name}={some!r:.40} must be Pairs, as load_pairs makes them")
-    settings |= dict(temperature=float(temperature), micro_batch=micro_batch)
+    if processes()[1] > 1:
+        raise ValueError("train_embeddings runs in one process: each batch is one set of counterexamples")
+    pairs, val_pairs = (
+        some if isinstance(some, Pairs | None) else Pairs(*some) for some in (pairs, val_pairs)
+    )
     if val_pairs is None:
         pairs, val_pairs = pairs.set_aside(min(batch_size, len(pairs) // 10), seed)
     if not 2 <= batch_size <= len(pairs):
         raise ValueError(f"batch_size={batch_size} must be from 2 to {len(pairs)}, the pairs to learn from")
-    run = ContrastiveRun(model, Texts(model, pairs, tokenizer), settings)
-    val_texts = Texts(model, val_pairs, tokenizer)
-    return follow(run, val_texts, progress, on_evaluation, checkpoint_dir, resume)
+    texts, val_texts = Texts(model, pairs, tokenizer), Texts(model, val_pairs, tokenizer)
+    trunks = {model.trunk_size(size) for size in model.sizes}
+    readout = 2 * config.vocab_size  # FLOPs per dimension; no token is read out here
+    blocks = sum(flops_per_token(config, trunk) - readout * trunk.n_embd for trunk in trunks)
+    passes = 3 if micro_batch is None else 4  # forward, and twice as much backward
+
+    def batch_loss(step, rng):
+        rows, alike = texts.batch(texts.draw(step, batch_size, seed), rng)
+        flops = passes * blocks * sum(map(len, rows))
+        dropout_seed = int(rng.integers(2**31))
+        for loss, _ in contrastive_losses(model, rows, alike, temperature, micro_batch, dropout_seed):
+            yield loss, flops
+            flops = 0
+
+    @torch.no_grad()
+    def evaluate():  # one batch of each, always the same
+        with model.mode(training=False):
+            both = []
+            for some in (texts, val_texts):
+                rows, alike = some.batch(np.arange(len(some.asks))[:batch_size])
+                ((_, losses),) = contrastive_losses(model, rows, alike, temperature)
+                both.append({size: loss.item() for size, loss in losses.items()})
+            return both
+
+    data = dict(pairs=digest(texts.ids.numpy()), val_pairs=digest(val_texts.ids.numpy()))
+    run = describe(model, **asdict(settings), **data, temperature=temperature, micro_batch=micro_batch)
+    follow = dict(
+        progress=progress, on_evaluation=on_evaluation, checkpoint_dir=checkpoint_dir, resume=resume
+    )
+    return loop(model, settings, batch_loss, evaluate, run, threads=threads, **follow)

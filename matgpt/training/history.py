@@ -3,9 +3,10 @@
 import json
 from dataclasses import dataclass, field
 
-from ..config import Size
+from .. import plot
 from ..files.atomic import as_path, parsed, write
 from ..measure.evaluation import BySize
+from ..sizes import Size
 
 
 @dataclass
@@ -13,9 +14,9 @@ class History:
     """What `train` measured: one entry an evaluation in `steps`, `flops` and each list of `train` and `val`.
 
     Losses are mean cross-entropies in nats per token, by Size (or by a width that names one). `flops` are
-    those of the steps until then: forward and backward passes and the optimizer's own; `spent` are those
-    until now. `seconds` are those spent in steps, evaluation left out; they are not kept, since no two runs
-    have the same.
+    those of the steps until then: forward and backward passes and the optimizer's own. `done` and `spent` are
+    the steps and FLOPs until now, `start` how much of the budget was spent before the run was extended.
+    `seconds` is the time spent in steps, evaluation left out; it is not saved, since no two runs agree.
     """
 
     sizes: tuple[Size, ...]
@@ -24,7 +25,9 @@ class History:
     train: dict[Size, list[float]] = None
     val: dict[Size, list[float]] = None
     lr: float = None
+    done: int = 0
     spent: int = 0
+    start: float = 0
     seconds: float = field(default=0.0, compare=False)
 
     def __post_init__(self):
@@ -32,38 +35,58 @@ class History:
             if getattr(self, name) is None:
                 setattr(self, name, BySize((size, []) for size in self.sizes))
 
-    def add(self, step, losses):
-        """An evaluation behind `step` steps; losses: {size: (training loss, validation loss)}."""
-        self.steps.append(step)
+    def add(self, train_losses, val_losses):
+        """Record an evaluation after `done` steps; losses: {size: nats}."""
+        self.steps.append(self.done)
         self.flops.append(self.spent)
-        for size, (train_loss, val_loss) in losses.items():
-            self.train[size].append(train_loss)
-            self.val[size].append(val_loss)
+        for losses, new in ((self.train, train_losses), (self.val, val_losses)):
+            for size in self.sizes:
+                losses[size].append(new[size])
+
+    def __str__(self):
+        """A table: a row for each evaluation, with the validation loss of every doll."""
+        rows = [["step", "FLOPs", *map(str, self.sizes)]]
+        for i, (step, flops) in enumerate(zip(self.steps, self.flops)):
+            rows.append([f"{step:,}", f"{flops:.2e}", *(f"{self.val[size][i]:.4f}" for size in self.sizes)])
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        return "\n".join("  ".join(cell.rjust(n) for cell, n in zip(row, widths)) for row in rows)
+
+    __repr__ = __str__
+
+    def plot(self, x="steps"):
+        """A figure of the losses against "steps" or "flops": see `matgpt.plot.losses`."""
+        return plot.losses(self, x)
 
     def as_dict(self):
         """Plain lists and numbers; a size is the text that `Size.parse` reads."""
-        by_text = lambda losses: {str(size): losses[size] for size in self.sizes}
-        numbers = {name: getattr(self, name) for name in ("lr", "steps", "flops", "spent")}
-        losses = {"train": by_text(self.train), "val": by_text(self.val)}
+        numbers = {name: getattr(self, name) for name in ("lr", "steps", "flops", "done", "spent", "start")}
+        losses = {
+            name: {str(size): getattr(self, name)[size] for size in self.sizes} for name in ("train", "val")
+        }
         return {"sizes": [str(size) for size in self.sizes], **numbers, **losses}
 
     @classmethod
-    def from_dict(cls, kept):
-        """The history of which that is the `as_dict`."""
-        sizes = tuple(Size.parse(text) for text in kept["sizes"])
-        losses = {name: BySize((size, kept[name][str(size)]) for size in sizes) for name in ("train", "val")}
-        return cls(sizes, kept["steps"], kept["flops"], **losses, lr=kept["lr"], spent=kept["spent"])
+    def from_dict(cls, record):
+        """The history that `as_dict` wrote. Raises ValueError where its columns do not fit together."""
+        sizes = tuple(Size.parse(text) for text in record["sizes"])
+        losses = {name: {size: record[name][str(size)] for size in sizes} for name in ("train", "val")}
+        columns = [record["flops"], *losses["train"].values(), *losses["val"].values()]
+        for column in columns:
+            if not isinstance(column, list) or len(column) != len(record["steps"]):
+                raise ValueError("its lists differ in length")
+            if not all(isinstance(x, (int, float)) for x in column):
+                raise ValueError("its lists hold something other than numbers")
+        last = {"done": record["steps"][-1:], "spent": record["flops"][-1:]}
+        numbers = {name: record.get(name, (last.get(name) or [0])[0]) for name in ("done", "spent", "start")}
+        losses = {name: BySize(by_size) for name, by_size in losses.items()}
+        return cls(sizes, record["steps"], record["flops"], **losses, lr=record["lr"], **numbers)
 
     def save(self, path):
-        """Keep it as JSON."""
+        """Write the history to `path` as JSON."""
         write(as_path(path), json.dumps(self.as_dict(), indent=1).encode())
 
     @classmethod
     def load(cls, path):
-        """What `save` kept. Raises ValueError, naming the file, if it is missing or holds no history."""
-        with parsed(as_path(path), "a history") as kept:
-            history = cls.from_dict(kept)
-            columns = [*history.train.values(), *history.val.values()]
-            if any(not isinstance(c, list) or len(c) != len(history.steps) for c in columns):
-                raise ValueError("it has not as many losses as steps")
-            return history
+        """Read what `save` wrote. Raises ValueError, naming the file, if it is missing or not a history."""
+        with parsed(as_path(path), "a history") as record:
+            return cls.from_dict(record)

@@ -1,58 +1,265 @@
-"""The training loop: check, prepare, then step after step until the budget is spent."""
+"""Training: one visible loop, and `train`, which prepares it."""
 
-from contextlib import closing, nullcontext
+import functools
+import math
+import numbers
+import os
+import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
+import torch.distributed as dist
 
-from ..text.batches import as_ids
+from ..files.checkpoint import unwrapped
+from ..measure.evaluation import evaluate_sizes, precision
+from ..sizes import positive
+from ..text.batches import as_ids, batch
+from .checkpoint import Checkpoint, describe, digest, uninterrupted
+from .cost import optimizer_flops, training_flops
+from .history import History
+from .loss import check_weights, step_losses
+from .optimizer import default_lr, learning_rate, make_optimizers
 from .progress import Progress
-from .run import Run
-from .settings import check
-from .state import RunState
-from .threads import slow_threads
+from .schedule import Schedule
+
+SHARE = 0.2  # of the price, for all smaller dolls together: the front in LOG.md
+THREADS_FROM = 256  # width from which on more threads than one pay (LOG.md, "threads")
 
 
-def follow(run, val_ids, progress, on_evaluation, checkpoint_dir=None, resume=False):
-    """Step after step until the budget is spent, or until it is interrupted; returns the history."""
+class DivergedError(FloatingPointError):
+    """A loss was not finite; `history` holds what was measured until then."""
+
+    def __init__(self, message, history=None):  # unpickling passes the message alone
+        super().__init__(message)
+        self.history = history
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was told, checked: see `train`. Raises ValueError, naming it, for a value out of range."""
+
+    steps: int | None
+    flops: float | None
+    batch_size: int
+    lr: float
+    seed: int
+    optimizer: str = "muon"
+    dtype: str | None = None
+    warmup: float = 0.05
+    weight_decay: float = 0.1
+    grad_clip: float = 1.0
+    share: float = SHARE
+    eval_interval: int | None = None
+    eval_blocks: int | None = None
+
+    def __post_init__(self):
+        if self.steps is not None and self.flops is not None:
+            raise ValueError(f"steps={self.steps!r} and flops={self.flops!r}: give one budget, not both")
+        if self.steps is None and self.flops is None:
+            object.__setattr__(self, "steps", 2000)
+        for name in ("steps", "batch_size", "eval_interval", "eval_blocks"):
+            if (value := getattr(self, name)) is not None or name == "batch_size":
+                object.__setattr__(self, name, positive(name, value))
+        object.__setattr__(self, "seed", positive("seed", self.seed, 0))
+        limits = dict(
+            lr=math.inf, weight_decay=math.inf, grad_clip=math.inf, warmup=1, share=1, flops=math.inf
+        )
+        for name, end in limits.items():
+            value = getattr(self, name)
+            if name == "flops" and value is None:
+                continue
+            if not isinstance(value, numbers.Real) or not 0 <= value < end:
+                below = "" if end == math.inf else f" and below {end:g}"
+                raise ValueError(f"{name}={value!r} must be a number of at least 0{below}")
+            object.__setattr__(self, name, float(value))  # a number of numpy could not be saved as JSON
+        if self.flops == 0:
+            raise ValueError(f"flops={self.flops!r} must be more than 0")
+        if self.dtype not in (None, "float32", "bfloat16"):
+            raise ValueError(f'dtype={self.dtype!r} must be "float32" or "bfloat16"')
+
+    @property
+    def budget(self):
+        """Which of the two limits the run: "steps" or "flops"."""
+        return "steps" if self.flops is None else "flops"
+
+    def progress(self, done, spent, start):
+        """The share of the budget that is spent, 0 to 1; of an extended run, the share of its extension."""
+        now, end = (done, self.steps) if self.flops is None else (spent, self.flops)
+        return min(1.0, (now - start) / (end - start))
+
+    def evaluation_due(self, history):
+        """Whether to evaluate now: at the beginning, at the end, and each interval or tenth of the budget."""
+        if not history.steps or history.done == history.steps[-1]:
+            return not history.steps
+        now = self.progress(history.done, history.spent, history.start)
+        if self.eval_interval:
+            return now == 1 or history.done % self.eval_interval == 0
+        last = self.progress(history.steps[-1], history.flops[-1], history.start)
+        return int(10 * now + 1e-6) > int(10 * last + 1e-6)
+
+
+def processes():
+    """(number of this process, number of processes) under torchrun, else (0, 1)."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def choose_threads(n_embd, cores=None):
+    """How many threads train a model of that width: one for small models, else all cores.
+
+    Each operation waits for the slowest of its threads, so on a busy machine two can be ten times slower than
+    one. The rule reads the width and the number of cores only, so that runs repeat.
+    """
+    return 1 if n_embd < THREADS_FROM else cores or os.cpu_count() or 1
+
+
+@contextmanager
+def using_threads(threads, model):
+    """Compute on so many threads of the CPU inside the block; None: as `choose_threads` says."""
+    before, on_cpu = torch.get_num_threads(), model.embedding.token.device.type == "cpu"
+    chosen = threads or min(before, choose_threads(model.config.n_embd))
+    if on_cpu and threads is None and chosen < before:
+        say_threads(chosen, before)
+    torch.set_num_threads(chosen if on_cpu else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@functools.cache  # once in a process
+def say_threads(chosen, before):
+    print(f"training on {chosen} of {before} threads, since the model is small (threads= overrides)")
+
+
+def loop(
+    model,
+    settings,
+    batch_loss,
+    evaluate,
+    run,
+    *,
+    progress=True,
+    on_evaluation=None,
+    checkpoint_dir=None,
+    resume=False,
+    threads=None,
+    fixed_flops=0,
+):
+    """Train until the budget is spent or the run is interrupted; returns the `History`.
+
+    batch_loss: function of (step, numpy Generator) that yields (loss to differentiate, FLOPs) once or more
+        for each step; this is all that `train`, `nest` and `train_embeddings` differ in.
+    evaluate: function that returns two dicts {size: loss}, on training and validation data.
+    run: what must be the same when the run resumes, from `describe`.
+    fixed_flops: what the run cost before its first step.
+    """
     if on_evaluation is not None and not callable(on_evaluation):
         raise ValueError(f"on_evaluation={on_evaluation!r} must be a function of the history")
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
-    kept = checkpoint_dir is not None and run.rank == 0 and RunState(checkpoint_dir, resume, run, val_ids)
-    with closing(kept) if kept else nullcontext():
-        if resume:
-            run.restore(kept and kept.restore())
-        heard = run.rank == 0 and (progress or on_evaluation)
-        if heard and run.device.type == "cpu" and (advice := slow_threads()):
-            print(advice)
-        steps, flops = run.settings["steps"], run.settings["flops"]
-        total, unit = (steps, "step") if flops is None else (max(1, round(flops / 1e9)), "GFLOP")
-        bar = Progress(total, progress and run.rank == 0, unit)
-        gpu = [run.device] if run.device.type == "cuda" else []
-        run.model.zero_grad()  # of another's backward pass
-        with bar, torch.random.fork_rng(gpu), run.model.mode(training=True), torch.enable_grad():
-            try:
-                while True:
-                    due = run.due()
-                    if due:
-                        run.evaluate(val_ids)
-                        bar.evaluated(run.history)
-                        if on_evaluation and run.rank == 0:
-                            on_evaluation(run.history)
-                    if kept and (due or kept.due()):
-                        kept.save(run)
-                    if run.spent() == 1:
-                        break
-                    run.step()
-                    bar.reached(round(run.spent() * total))
-            except KeyboardInterrupt:
-                if kept:
-                    kept.save(run)
-            finally:
-                run.model.zero_grad()
-    return run.history
+    model, (rank, world) = unwrapped(model)[0], processes()
+    device, flops_of_update = model.embedding.token.device, optimizer_flops(model, settings.optimizer)
+    optimizers = make_optimizers(settings.optimizer, model, settings.lr, settings.weight_decay)
+    history = History(model.sizes, lr=settings.lr, spent=fixed_flops)
+    checkpoint = Checkpoint(checkpoint_dir, resume, run) if checkpoint_dir is not None and rank == 0 else None
+    if resume:
+        history = restore(checkpoint, model, optimizers, settings.budget, world) or history
+    elif world > 1:
+        for p in model.state_dict().values():
+            dist.broadcast(p, 0)
+    limit = settings.steps or max(1, round(settings.flops / 1e9))
+    bar = Progress(limit, progress and rank == 0, "step" if settings.flops is None else "GFLOP")
+    modes = model.mode(training=True)
+    rng_state = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with checkpoint or nullcontext(), bar, rng_state, modes, using_threads(threads, model):
+        try:
+            while True:
+                due = settings.evaluation_due(history)
+                if due:
+                    losses = evaluate()
+                    if not np.isfinite([loss for part in losses for loss in part.values()]).all():
+                        raise diverged(history)
+                    with uninterrupted():
+                        history.add(*losses)
+                    bar.evaluated(history)
+                    if on_evaluation and rank == 0:
+                        on_evaluation(history)
+                if checkpoint and (due or checkpoint.due()):
+                    checkpoint.save(model, optimizers, history)
+                share_done = settings.progress(history.done, history.spent, history.start)
+                if share_done == 1:
+                    break
+                started = time.monotonic()
+                # everything random in a step follows from the seed and the step alone
+                rng = np.random.default_rng((settings.seed, history.done))
+                torch.manual_seed(int(rng.integers(2**31)) + rank)
+                model.train()  # on_evaluation may have changed the mode, gradients or grad mode
+                model.zero_grad()
+                flops, losses = flops_of_update, []
+                with torch.enable_grad():
+                    for loss, price in batch_loss(history.done, rng):
+                        if loss.requires_grad:  # not where everything that these dolls read is frozen
+                            loss.backward()
+                        losses.append(loss.detach())
+                        flops += price
+                if world > 1:
+                    sum_gradients(model)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
+                if not torch.stack([norm, *losses]).isfinite().all():
+                    raise diverged(history)
+                lr = learning_rate(share_done, settings.lr, settings.warmup)
+                with uninterrupted(), precision(device, settings.dtype):
+                    for optimizer in optimizers:
+                        for group in optimizer.param_groups:
+                            group["lr"] = lr
+                        optimizer.step()
+                    history.done, history.spent = history.done + 1, history.spent + flops
+                history.seconds += time.monotonic() - started
+                bar.reached(history.done if settings.flops is None else round(history.spent / 1e9))
+        except KeyboardInterrupt:
+            if checkpoint:
+                checkpoint.save(model, optimizers, history)
+        finally:
+            model.zero_grad()
+    return history
 
 
+def restore(checkpoint, model, optimizers, budget, world):
+    """Load the newest state into model and optimizers, in every process; returns its History, or None."""
+    state = checkpoint and checkpoint.restore(budget)
+    if world > 1:  # only the first process needs to see the folder
+        dist.broadcast_object_list(shared := [state])
+        state = shared[0]
+    if state is None:
+        return None
+    model.load_state_dict(state["model"])
+    for optimizer, own in zip(optimizers, state["optimizer"], strict=True):
+        optimizer.load_state_dict(own)
+    return History.from_dict(state["history"])
+
+
+def sum_gradients(model):
+    """Add the gradients of all processes; one that read nothing has zeros."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    for p in params:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    together = torch.cat([p.grad.flatten() for p in params])
+    dist.all_reduce(together)
+    for p, grad in zip(params, together.split([p.numel() for p in params])):
+        p.grad.copy_(grad.view_as(p))
+
+
+def diverged(history):
+    what = f"the loss is not finite with lr={history.lr:g}; try a smaller one"
+    return DivergedError(f"step {history.done}: {what}", history)
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     model,
     train_ids,
@@ -63,6 +270,7 @@ def train(
     seed=0,
     *,
     flops=None,
+    share=SHARE,
     loss_weights=None,
     optimizer="muon",
     dtype=None,
@@ -70,46 +278,92 @@ def train(
     weight_decay=0.1,
     grad_clip=1.0,
     eval_interval=None,
-    eval_blocks=256,
+    eval_blocks=None,
     progress=True,
     on_evaluation=None,
     checkpoint_dir=None,
     resume=False,
+    threads=None,
 ):
     """Train every doll of the nesting in one run; returns a `History`.
 
     A step trains the largest doll on batch_size x block_size tokens, and the others on as much text of their
-    own as the `Schedule` says; sizes whose blocks run together (one width, several depths) read the same.
-    Interrupting (Ctrl-C, or the notebook's stop button) returns the history so far. Where torch.distributed
-    is initialized, each process takes its share of the batch, and the first one writes.
+    own as `share` pays for: see `Schedule`. Interrupting (Ctrl-C, or the notebook's stop button) returns the
+    history so far. Under torchrun each process takes its share of the batch, and the first one writes.
 
+    train_ids, val_ids: token ids (N,), int.
     steps, flops: the budget, one of the two (2,000 steps if neither is given). FLOPs are those of forward and
-        backward passes and of the optimizer; the last step may go beyond them. Schedules follow the share
-        spent.
-    lr: peak learning rate, after the share `warmup` of the budget and before a linear fall to zero; None:
-        1.024 / n_embd.
+        backward passes and of the optimizer; the last step may go beyond them.
+    lr: peak learning rate, reached after the share `warmup` of the budget; then it falls linearly to zero, so
+        a finished run has a rate of zero. None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
-    loss_weights: what a token that it reads counts for, by size, smallest first; uniform if left out.
+    share: of the FLOPs of forward and backward passes, for all smaller dolls together.
+    loss_weights: how much a token counts in the loss, one number for each size, smallest first; None: alike.
     optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.
-    dtype: "float32" or "bfloat16", in which steps multiply matrices, Muon's too; all else is float32. Some
-        CPUs multiply bfloat16 several times as fast. None: "bfloat16" on a GPU that has it, else "float32";
-        so do evaluations, whatever dtype is.
+    dtype: "float32" or "bfloat16", in which steps multiply matrices, Muon's too; everything else is float32.
+        Some CPUs multiply bfloat16 several times as fast. None: "bfloat16" on a GPU that has it, else
+        "float32". Evaluations always use the default.
     grad_clip: largest norm of the gradient; 0 does not clip.
-    eval_interval: steps between evaluations (default: a tenth of the budget); each reads `eval_blocks` blocks
-        of train and val, always the same.
+    eval_interval: steps between evaluations (default: a tenth of the budget).
+    eval_blocks: blocks of train and val that each evaluation reads, always the same ones. None: as many as
+        take about a tenth of the run, from 16 to 256.
     on_evaluation: called with the history after each evaluation.
-    checkpoint_dir: folder that keeps the state of the run, written at evaluations, about once a minute
-        between them, and when interrupted.
-    resume: go on from the newest state in checkpoint_dir, if there is one; the run ends as if never stopped.
+    checkpoint_dir: folder for the state of the run, written at evaluations, about once a minute between them,
+        and when interrupted.
+    resume: continue from the newest state in checkpoint_dir, if there is one; the run ends as if it had never
+        stopped. A finished run that is given more steps or FLOPs is extended: the rate rises again over the
+        share `warmup` of what was added, and falls to zero.
+    threads: of the CPU; None: one for models under 256 wide, all cores for others.
     Raises ValueError for bad arguments before any work (also for a checkpoint_dir that holds another run),
     DivergedError when a loss is not finite, OSError when there is no room for the state.
     """
-    budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
-    moves = dict(lr=lr, optimizer=optimizer, dtype=dtype, warmup=warmup)
-    moves |= dict(weight_decay=weight_decay, grad_clip=grad_clip)
-    looks = dict(loss_weights=loss_weights, eval_interval=eval_interval, eval_blocks=eval_blocks)
-    settings = check(model, {**budget, **moves, **looks})
-    T, V = model.config.block_size, model.config.vocab_size
+    nested, (rank, world) = unwrapped(model)[0], processes()
+    config, device = nested.config, nested.embedding.token.device
+    settings = Settings(
+        steps, flops, batch_size, default_lr(config) if lr is None else lr, seed, optimizer, dtype, warmup,
+        weight_decay, grad_clip, share, eval_interval, eval_blocks,
+    )  # fmt: skip
+    weights = check_weights(loss_weights, nested.sizes)
+    if settings.batch_size % world:
+        raise ValueError(f"batch_size={batch_size} must be divisible by the number of processes, {world}")
+    T, V = config.block_size, config.vocab_size
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
-    run = Run(model, train_ids, settings)
-    return follow(run, val_ids, progress, on_evaluation, checkpoint_dir, resume)
+    schedule = Schedule(nested, settings.share, [size for size in nested.sizes if weights[size]])
+    blocks = settings.eval_blocks or blocks_for_a_tenth(settings, schedule)
+
+    def batch_loss(step, rng):
+        def read(n):
+            starts = rng.integers(len(train_ids) - T, size=n)[rank::world]
+            return batch(train_ids, starts, T, device)
+
+        passes = schedule.draw(settings.batch_size, rng)
+        return step_losses(model, passes, read, weight, settings.dtype, rank, world)
+
+    def weight(size):  # a Size drawn from a range counts as much as the average
+        return weights.get(size, 1 / len(weights))
+
+    def evaluate():
+        return [evaluate_sizes(nested, ids, max_blocks=blocks) for ids in (train_ids, val_ids)]
+
+    data = dict(train_ids=digest(train_ids), val_ids=digest(val_ids))
+    run = describe(nested, **asdict(settings), **data, loss_weights=list(weights.values()))
+    follow = dict(progress=progress, on_evaluation=on_evaluation, threads=threads)
+    return loop(
+        model, settings, batch_loss, evaluate, run, checkpoint_dir=checkpoint_dir, resume=resume, **follow
+    )
+
+
+def blocks_for_a_tenth(settings, schedule):
+    """Blocks of each text that an evaluation may read so that all evaluations take a tenth of the run."""
+    model, config = schedule.model, schedule.model.config
+    trunks = model.trunks(model.sizes)
+    step = (
+        training_flops(model, [schedule.full])
+        / (1 - settings.share)
+        * settings.batch_size
+        * config.block_size
+    )
+    budget = settings.flops or settings.steps * step
+    times = 11 if settings.eval_interval is None else budget / step / settings.eval_interval + 1
+    block = config.block_size * sum(training_flops(model, trunk) for trunk in trunks) / 3  # a forward pass
+    return int(min(256, max(16, budget / 10 / (2 * times * block))))

@@ -1,15 +1,16 @@
-"""The Matryoshka loss: the mean over the dolls of a step."""
+"""The Matryoshka loss: a weighted mean over the dolls of a step."""
 
 import math
-from contextlib import nullcontext
 
 import numpy as np
+import torch
 
 from ..measure.evaluation import cross_entropy, nats, precision
+from .cost import training_flops
 
 
 def check_weights(loss_weights, sizes):
-    """The weight of each size, summing to one. ValueError for a wrong number or sign."""
+    """The weight of each size, summing to one. Raises ValueError for a wrong number or sign."""
     try:
         weights = np.ones(len(sizes)) if loss_weights is None else np.atleast_1d(loss_weights).astype(float)
     except (TypeError, ValueError):
@@ -23,43 +24,36 @@ def check_weights(loss_weights, sizes):
 
 
 def matryoshka_loss(model, x, y, loss_weights=None):
-    """Weighted mean of the sizes' losses (2205.13147 equation 1), as one scalar to differentiate.
+    """Weighted mean of the losses of all sizes (2205.13147, equation 1), as one scalar to differentiate.
 
-    x, y: (B, T), which every size reads; `train` gives every trunk a batch of its own.
+    x, y: (B, T), which every size reads; `train` gives every trunk text of its own. loss_weights: one number
+    for each size, smallest first; None: all alike. Raises ValueError for a wrong number of weights.
     """
     weights = check_weights(loss_weights, model.sizes)
     return sum(weight * cross_entropy(model, x, y, size) for size, weight in weights.items())
 
 
-def weigh(weights, trunk):
-    """What a token counts for that these sizes read; a Size drawn from a range has no weight of its own."""
-    return sum(weights.get(size, 1 / len(weights)) for size in trunk)
+def step_losses(model, passes, read, weight, dtype=None, rank=0, world=1):
+    """Yield (loss to differentiate, FLOPs) for each pass of a step, the largest doll's first.
 
+    passes: what `Schedule.draw` returned: (sizes of one trunk, sequences that each of them reads).
+    read: function of a number n, called once for each pass, that returns x and y for n sequences, (n, T) each,
+        or for this process's part of them; y may also be a teacher's probabilities, (n, T, V).
+    weight: function of a size: how much a token counts in the loss.
+    rank, world: this process takes every world-th sequence, from number `rank` on.
 
-def matryoshka_backward(model, parts, weights, total=None, dtype=None):
-    """Add the gradient of the mean loss over tokens and sizes of a step; returns {size: cross-entropy}.
-
-    parts: (trunk, x, y) of each trunk, x and y of shape (B, T) with a B of its own; y may be a teacher's
-        probabilities, (B, T, V).
-    weights: what a token counts for, by size.
-    total: what all sequences count for together, where other processes read some of them.
-    dtype: of the products, as in `train`.
-
-    2205.13147 and 2310.07707 read one batch for all; where each trunk reads its own, the weights that dolls
-    share learn from more text. The graph of each trunk is freed before the next is built: with the largest
-    first, peak memory is that of the largest doll alone. With a model in DistributedDataParallel, processes
-    exchange gradients once.
+    The losses add up to the mean over all tokens and sizes of the step. Each can be differentiated, and its
+    graph freed, before the next one is computed, so memory is that of the largest doll.
     """
-    nested, losses = getattr(model, "module", model), {}
-    total = total or sum(weigh(weights, trunk) * len(x) for trunk, x, _ in parts)
-    with getattr(model, "no_sync", nullcontext)():
-        for trunk, x, y in parts:
+    total = sum(weight(size) * n for trunk, rows in passes for size, n in zip(trunk, rows))
+    for trunk, rows in passes:
+        x, y = read(max(rows))
+        own = [len(range(rank, n, world)) for n in rows]  # of these sequences
+        loss, flops = torch.zeros((), device=x.device), training_flops(model, trunk, rows) * x.size(1)
+        if len(x):  # another process may have all of it
             with precision(x.device, dtype):
-                found = {size: nats(logits, y) for size, logits in zip(trunk, nested(x, trunk))}
-            loss = sum(weigh(weights, [size]) * len(x) / total * loss for size, loss in found.items())
-            if loss.requires_grad:  # not where all that these dolls read is frozen
-                loss.backward()
-            losses.update({size: loss.detach() for size, loss in found.items()})
-    if nested is not model:  # a pass that adds nothing, at whose end processes exchange gradients
-        (0 * model(parts[0][1][:1, :1]).sum()).backward()
-    return losses
+                logits = model(x, trunk, own)
+                for size, n, each in zip(trunk, own, logits):
+                    if n:
+                        loss = loss + weight(size) * n / total * nats(each, y[:n])
+        yield loss, flops

@@ -1,4 +1,4 @@
-"""Nest a GPT-2 that is trained already: what matters moves to the front, then dolls learn from the whole."""
+"""Nest a trained GPT-2: move what matters to the front, then let the dolls learn from the whole model."""
 
 import dataclasses
 
@@ -7,22 +7,23 @@ import torch
 
 from ..files.checkpoint import load, unwrapped
 from ..files.gpt2 import import_gpt2, is_gpt2
-from ..measure.evaluation import cross_entropy, precision
+from ..measure.evaluation import cross_entropy, evaluate_sizes, precision
 from ..measure.shapes import flops_per_token
 from ..model import MatryoshkaGPT
 from ..text.batches import as_ids, batch
-from .loop import follow
+from .checkpoint import describe
+from .loop import Settings, loop, processes
+from .loss import step_losses
 from .optimizer import default_lr
-from .price import price
-from .run import Run
 from .schedule import Schedule
-from .settings import check
 
-SHARE = 0.3  # of the FLOPs of a step of the full doll, for each doll
-BATCHES = 16  # by which importance is measured, of 256 tokens or a block
+SHARE = 0.3  # of the price, for all smaller dolls together (LOG.md, "nesting a trained GPT-2")
+BATCHES = 16  # that measure importance, of 256 tokens or one block each
 
-AXES = {  # what each axis of a weight counts: d dimensions of the residual, h heads, f hidden units; . stays
-    "embedding.token": ".D",  # a capital: where the weight reads them
+# The meaning of each axis of a weight: d dimensions of the residual, h heads, f hidden units; "." is not
+# reordered. A capital letter says that the weight reads along this axis.
+AXES = {
+    "embedding.token": ".D",
     "embedding.position": ".d",
     "qkv.weight": ".h.D",
     "qkv.bias": ".h.",
@@ -34,80 +35,50 @@ AXES = {  # what each axis of a weight counts: d dimensions of the residual, h h
 
 
 def axes(name):
-    """(axis, key, whether it is read) for a parameter; keys of heads and units name their layer: "0.h"."""
+    """[(axis, key, whether the weight reads along it)] for a parameter; keys name the layer: "0.h", or "d"."""
     kinds = next((kinds for end, kinds in AXES.items() if name.endswith(end)), "d")
-    of = lambda kind: kind if kind == "d" else f"{name.split('.')[1]}.{kind}"
-    return [(i, of(kind.lower()), kind.isupper()) for i, kind in enumerate(kinds) if kind != "."]
+    keys = {
+        kind: kind if kind == "d" else f"{name.split('.')[1]}.{kind}"
+        for kind in "dhf"
+        if kind in kinds.lower()
+    }
+    return [(i, keys[kind.lower()], kind.isupper()) for i, kind in enumerate(kinds) if kind != "."]
 
 
 def importance(model, ids, seed=0):
-    """{"d": (D,), "0.h": (H,), "0.f": (F,), ...}: how the loss would move without each.
+    """Estimate how much the loss would change without each dimension, head and hidden unit.
 
-    The mean square, over small batches, of the first-order guess: the sum of weight x gradient over the
-    weights that read that dimension of the residual, head, or hidden unit (1906.10771).
+    Returns {"d": (D,), "0.h": (H,), "0.f": (F,), ...}: the mean square, over small batches, of the first-order
+    estimate, which is the sum of weight x gradient over the weights that read there (1906.10771).
     """
     T, scores, rng = model.config.block_size, {}, np.random.default_rng(seed)
     batch_size = max(1, 256 // T)
+    model.zero_grad()
     for _ in range(BATCHES):
         starts = rng.integers(len(ids) - T, size=batch_size)
         cross_entropy(model, *batch(ids, starts, T, model.embedding.token.device)).backward()
-        moved = {}
+        changes = {}
         for name, p in model.named_parameters():
             for axis, key, reads in axes(name):
                 if reads:
                     change = (p.detach() * p.grad).movedim(axis, 0).flatten(1).sum(1)
-                    moved[key] = moved.get(key, 0) + change
-        scores = {key: scores.get(key, 0) + change**2 / BATCHES for key, change in moved.items()}
+                    changes[key] = changes.get(key, 0) + change
+        scores = {key: scores.get(key, 0) + change**2 / BATCHES for key, change in changes.items()}
         model.zero_grad()
     return scores
 
 
 @torch.no_grad()
 def reorder(model, scores):
-    """Move what scores high to the front, in all weights at once: the full doll computes what it did."""
+    """Move what scores high to the front in all weights at once; the full doll computes the same as before."""
     orders = {key: score.argsort(descending=True, stable=True) for key, score in scores.items()}
     for name, p in model.named_parameters():
         for axis, key, _ in axes(name):
             p.copy_(p.index_select(axis, orders[key]))
 
 
-class Turns(Schedule):
-    """All dolls from the first step to the last, since the full one is grown.
-
-    Each gets the same FLOPs, SHARE of a step of the full one, or less where that is a whole batch, which the
-    cheapest always reads. From a range it draws as `train` does.
-    """
-
-    def share(self, trunk):
-        """The share of a batch that a trunk reads."""
-        return min(1, max(self.prices[0], SHARE * self.prices[-1]) / price(self.model, trunk))
-
-    def draw(self, spent, rng):
-        trunks = self.stand_in(rng) if self.of_range else self.trunks
-        return [(trunk, self.share(trunk)) for trunk in reversed(trunks)]
-
-
-class Lesson(Run):
-    """A run in which all dolls of a step read one batch, and learn what the teacher foretells there."""
-
-    def __init__(self, model, teacher, ids, settings):
-        super().__init__(model, ids, settings)
-        self.teacher, self.schedule = teacher, Turns(model, model.sizes)
-
-    def weights(self, counts):
-        """All dolls weigh alike, however much they read."""
-        return {size: 1 / self.schedule.share(trunk) for trunk, _ in counts for size in trunk}
-
-    def parts(self, counts, rng):
-        most = max(n for _, n in counts)
-        x, _ = self.read(most, rng)
-        with torch.no_grad(), precision(self.device, self.settings["dtype"]):
-            y = self.teacher(x).float().softmax(-1)
-        self.history.spent += flops_per_token(self.model.config) * most * x.size(1)
-        mine = [(trunk, len(range(self.rank, n, self.world))) for trunk, n in counts]
-        return [(trunk, x[:n], y[:n]) for trunk, n in mine if n]
-
-
+@torch.inference_mode(False)
+@torch.enable_grad()
 def nest(
     model_or_path,
     nesting,
@@ -119,41 +90,76 @@ def nest(
     batch_size=6,
     lr=None,
     seed=0,
+    share=SHARE,
     dtype=None,
     eval_interval=None,
     eval_blocks=256,
     progress=True,
     on_evaluation=None,
+    threads=None,
 ):
-    """A nested model whose full doll is the given GPT-2, nearly; its `history` is an attribute.
+    """Turn a trained GPT-2 into a nested model whose full doll is nearly the same; its `history` is an attribute.
 
-    model_or_path: a MatryoshkaGPT, which is left as it is; or a folder that `save` kept, or a GPT-2 of
-        transformers, as `import_gpt2` reads it. It is the teacher: what all dolls learn are its predictions.
-    nesting: the dolls, as in `GPTConfig`. They begin as corners of the model, once its heads, hidden units
-        and dimensions stand in the order of their importance. Dropout is 0.
-    steps, flops: the budget, as in `train`; the teacher's passes count.
+    The trained model is the teacher: in each step all dolls read the same text and learn its predictions.
+    Heads, hidden units and dimensions are first put in the order of their importance, so that the dolls begin
+    as the most important corners. Dropout is 0.
+
+    model_or_path: a MatryoshkaGPT, which is not changed; or a folder that `save` or transformers wrote.
+    nesting: the dolls, as in `GPTConfig`.
+    steps, flops: the budget, as in `train`; FLOPs include the teacher's passes and measuring importance.
     lr: peak learning rate of AdamW; None: a quarter of that of `train`.
-    All else is as in `train`, and so are the errors.
+    All other arguments are those of `train`. Raises ValueError for bad arguments, a budget that measuring
+    importance alone exceeds, or a model without dolls; DivergedError when a loss is not finite.
     """
     teacher = model_or_path
     if not isinstance(teacher, torch.nn.Module):
         teacher = import_gpt2(teacher) if is_gpt2(teacher) else load(teacher)[0]
-    teacher, weights = unwrapped(teacher)
+    teacher, trained = unwrapped(teacher)
     if not isinstance(teacher, MatryoshkaGPT):
         raise ValueError(f"model_or_path is a {type(teacher).__name__}: only a MatryoshkaGPT holds dolls")
-    config = dataclasses.replace(teacher.config, nesting=nesting, dropout=0.0)
+    config, (rank, world) = dataclasses.replace(teacher.config, nesting=nesting, dropout=0.0), processes()
     T, V = config.block_size, config.vocab_size
+    settings = Settings(
+        steps, flops, batch_size, default_lr(config) / 4 if lr is None else lr, seed, "adamw", dtype,
+        weight_decay=0.0, share=share, eval_interval=eval_interval, eval_blocks=eval_blocks,
+    )  # fmt: skip
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
+    importance_flops = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
+    if settings.flops and settings.flops <= importance_flops:
+        raise ValueError(
+            f"flops={flops:g} is too little: measuring importance alone takes {importance_flops:g}"
+        )
     model = MatryoshkaGPT(config).to(teacher.embedding.token)
-    model.load_state_dict(weights)
-    lr = default_lr(config) / 4 if lr is None else lr
-    budget = dict(steps=steps, flops=flops, batch_size=batch_size, seed=seed)
-    moves = dict(lr=lr, optimizer="adamw", dtype=dtype, warmup=0.05, weight_decay=0.0, grad_clip=1.0)
-    looks = dict(loss_weights=None, eval_interval=eval_interval, eval_blocks=eval_blocks)
-    settings = check(model, {**budget, **moves, **looks})
+    model.load_state_dict(trained)
     reorder(model, importance(model, train_ids, seed))
-    run = Lesson(model, teacher, train_ids, settings)
-    run.history.spent = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
+    device, schedule = model.embedding.token.device, Schedule(model, settings.share)
+
+    def batch_loss(step, rng):
+        passes = schedule.draw(settings.batch_size, rng)
+        n_most = max(n for _, rows in passes for n in rows)
+        x, _ = batch(train_ids, rng.integers(len(train_ids) - T, size=n_most)[rank::world], T, device)
+        with torch.no_grad(), precision(device, settings.dtype):
+            y = teacher(x).float().softmax(-1)
+        yield torch.zeros((), device=device), flops_per_token(config) * n_most * T
+
+        def read(n):
+            n = len(range(rank, n, world))
+            return x[:n], y[:n]
+
+        fraction = schedule.fraction([trunk for trunk, _ in passes])
+
+        def weight(size):  # all dolls weigh alike, however much they read
+            return 1 if size == schedule.full else 1 / fraction
+
+        yield from step_losses(model, passes, read, weight, settings.dtype, rank, world)
+
+    def evaluate():
+        return [evaluate_sizes(model, ids, max_blocks=settings.eval_blocks) for ids in (train_ids, val_ids)]
+
+    follow = dict(progress=progress, on_evaluation=on_evaluation, threads=threads)
+    run = describe(model, **dataclasses.asdict(settings))
     with teacher.mode(training=False):
-        model.history = follow(run, val_ids, progress, on_evaluation)
+        model.history = loop(
+            model, settings, batch_loss, evaluate, run, fixed_flops=importance_flops, **follow
+        )
     return model.eval()

@@ -1,46 +1,45 @@
-"""Which dolls a step trains, and on how much text: one idea for families, for ranges, and for growing."""
+"""Which dolls a step trains, and on how much text."""
 
 from ..ranges import Between
-from .price import price
+from .cost import training_flops
 
-FIRST, LAST = 0.04, 0.16  # of the largest doll's FLOPs, for each other doll: at the beginning, at the end
-GROWTH = 0.08  # a doll joins once this share of the price of the one below it, in the full one's, is spent
-DRAWN = 6  # Sizes of a range in a step, each for half of that share
+DRAWN = 6  # Sizes of a range in each step; fewer leave gaps between the shapes (LOG.md, "ranges")
 
 
 class Schedule:
-    """The trunks that a step trains: the largest that has joined on a whole batch, others on parts of one.
+    """All dolls train from the first step to the last; `share` of the price pays for the smaller ones.
 
-    Small dolls cost next to nothing, and teach the corner that the large ones start from: so the cheapest
-    starts alone, and each next one joins a little later. From then on it reads as much as a share of the
-    largest one's FLOPs pays for, at most a batch, a share that grows with the run: where the learning rate
-    ends, the dolls settle. Once the full doll of a range has joined, Sizes drawn from all of it stand in for
-    all but the smallest (1903.05134, section 3.2): of two drawn the cheaper one, since what small ones learn
-    the large ones read.
+    The largest doll reads a whole batch in each step. Every other doll reads the same number of sequences, as
+    many as the share pays for. Dolls of one trunk (one width, several depths) read the same sequences in one
+    pass; each trunk reads text of its own. Of a range, each step draws a few Sizes (1903.05134, section 3.2)
+    and trains them beside the smallest and the full one.
     """
 
-    def __init__(self, model, sizes):
-        self.model, self.of_range = model, isinstance(model.config.nesting, Between)
-        self.trunks = self.by_price(sizes)
-        self.prices = [price(model, trunk) for trunk in self.trunks]
-        self.joins = [GROWTH * below / self.prices[-1] for below in [0, *self.prices[:-1]]]
+    def __init__(self, model, share, sizes=None):
+        self.model, self.share = model, share
+        self.sizes = list(model.sizes if sizes is None else sizes)
+        self.full = max(self.sizes, key=lambda size: training_flops(model, [size]))
 
-    def by_price(self, sizes):
-        """Their trunks, cheapest first."""
-        return sorted(self.model.trunks(sizes), key=lambda trunk: price(self.model, trunk))
+    def draw(self, batch_size, rng):
+        """What one step trains: [(sizes of one trunk, sequences that each of them reads)], largest first.
 
-    def stand_in(self, rng):
-        """The trunks of the smallest doll of a range, of its full one, and of DRAWN Sizes between."""
-        pairs = [[self.model.config.draw(rng) for _ in range(2)] for _ in range(DRAWN)]
-        drawn = [min(pair, key=lambda size: price(self.model, [size])) for pair in pairs]
-        return self.by_price(dict.fromkeys([*self.trunks[0], *self.trunks[-1], *drawn]))
+        The first size of a trunk reads the most. A fraction of a sequence is one by chance.
+        """
+        sizes = self.sizes
+        if isinstance(self.model.config.nesting, Between):
+            drawn = [self.model.config.draw(rng) for _ in range(DRAWN)]
+            sizes = list(dict.fromkeys([self.sizes[0], *drawn, self.full]))
+        trunks = self.model.trunks(sizes)
+        fraction, passes = self.fraction(trunks), []
+        for trunk in trunks:
+            n = min(batch_size, int(fraction * batch_size + rng.random()))
+            rows = [batch_size if size == self.full else n for size in trunk]
+            if max(rows):
+                passes.append((trunk, rows))
+        return passes
 
-    def draw(self, spent, rng):
-        """[(trunk, share of a batch)], largest first, when the share `spent` of the budget is."""
-        trunks = [trunk for trunk, join in zip(self.trunks, self.joins) if join <= spent]
-        paid = (FIRST + (LAST - FIRST) * spent) * price(self.model, trunks[-1])
-        if self.of_range and len(trunks) == len(self.trunks):
-            trunks, paid = self.stand_in(rng), paid / 2
-        *others, largest = trunks
-        shares = [(trunk, min(1, paid / price(self.model, trunk))) for trunk in others]
-        return [(largest, 1), *reversed(shares)]
+    def fraction(self, trunks):
+        """The part of a batch that each smaller doll reads: what `share` pays for, at most all of it."""
+        full = training_flops(self.model, [self.full])
+        others = sum(training_flops(self.model, trunk) for trunk in trunks) - full
+        return min(1.0, self.share / (1 - self.share) * full / others) if others else 0.0

@@ -1,0 +1,170 @@
+"""The state of a run on disk, from which it resumes as if it had never stopped."""
+
+import hashlib
+import io
+import json
+import pickle
+import re
+import signal
+import threading
+import time
+import warnings
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import torch
+from filelock import FileLock, Timeout
+
+from ..files.atomic import as_path, write
+
+FORMAT = 2
+NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of its bytes
+TEMPORARY = re.compile(NAME.pattern + r"\.matgpt-\d+\.tmp")  # left by a process that was killed
+
+
+def digest(ids):
+    """Describe a corpus by the number of its tokens and a SHA-256, read in pieces."""
+    sha = hashlib.sha256()
+    for start in range(0, len(ids), 2**20):
+        sha.update(ids[start : start + 2**20].astype("<u4").tobytes())
+    return f"{len(ids)} tokens with SHA-256 {sha.hexdigest()[:16]}"
+
+
+def describe(model, **values):
+    """What must be the same when a run resumes: the model's shape and dtype, and `values`, as JSON."""
+    dtype = str(model.embedding.token.dtype)
+    run = {
+        "format": FORMAT,
+        "model": type(model).__name__,
+        **asdict(model.config),
+        "weights": dtype,
+        **values,
+    }
+    return json.loads(json.dumps(run, default=str))
+
+
+@contextmanager
+def uninterrupted():
+    """Delay Ctrl-C until the block is done, so that what changes together is never left half changed."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield  # nothing here would raise KeyboardInterrupt
+        return
+    pressed = []
+    signal.signal(signal.SIGINT, lambda *press: pressed.append(press))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        handler(*pressed[0])
+
+
+class Checkpoint:
+    """The states of one run in a folder: the newest two, as `step-<step>-<digest>.pt`.
+
+    A file's name holds the digest of its bytes, so one atomic rename completes both, and damage is noticed.
+    Files of other names are not touched. Until `close`, or the end of this process, the folder is locked
+    against other runs. Raises ValueError if the folder cannot be written, is in use, or holds a run and
+    `resume` is False.
+    """
+
+    def __init__(self, folder, resume, run):
+        self.folder, self.run = as_path(folder), run
+        self.lock = FileLock(self.folder / ".matgpt-lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"checkpoint_dir={str(folder)!r} is in use by another run") from None
+        except OSError as error:
+            raise ValueError(f"checkpoint_dir={str(folder)!r} cannot be written: {error.strerror}") from None
+        if self.files() and not resume:
+            self.close()
+            raise ValueError(
+                f"checkpoint_dir={str(folder)!r} already holds a run ({self.files()[-1].name}): resume it, "
+                "remove its files, or name another folder"
+            )
+        self.saved, self.cost = time.monotonic(), 0.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self):
+        """Let other runs use the folder."""
+        self.lock.release()
+
+    def files(self, name=NAME):
+        """The run's own files, by step."""
+        matches = [(name.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        return [path for _, path in sorted((int(m[1]), path) for m, path in matches if m and path.is_file())]
+
+    def due(self):
+        """Whether a minute of work could be lost, and saving costs less than a hundredth of the time."""
+        return time.monotonic() - self.saved > max(60, 100 * self.cost)
+
+    def save(self, model, optimizers, history):
+        """Write the state. OSError, with the last state intact, if there is no room."""
+        started, buffer, step = time.monotonic(), io.BytesIO(), history.done
+        optimizer = [each.state_dict() for each in optimizers]
+        state = {"model": model.state_dict(), "optimizer": optimizer, "history": history.as_dict()}
+        torch.save({"run": self.run, **state}, buffer)
+        data = buffer.getbuffer()
+        try:
+            write(self.folder / f"step-{step:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
+        except OSError as error:
+            intact = [f"{path.name} is intact: make room and resume" for path in self.files()]
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: the state of step {step} could not be written to {self.folder}; "
+                f"{intact[-1] if intact else 'no earlier state was written'}",
+            ) from None
+        for path in self.files()[:-2] + self.files(TEMPORARY):
+            path.unlink()
+        self.saved = time.monotonic()
+        self.cost = self.saved - started
+
+    def restore(self, budget):
+        """The newest intact state, on the CPU, or None if the folder has none yet.
+
+        A damaged file is reported, renamed, and the one before it taken. A finished run may be given a larger
+        budget ("steps" or "flops"); no other setting may differ. Raises ValueError, saying what differs, or
+        if every state is damaged; an OSError of the disk passes through.
+        """
+        damaged = []
+        for path in reversed(self.files()):
+            data = path.read_bytes()
+            try:
+                if hashlib.sha256(data).hexdigest()[:16] != NAME.fullmatch(path.name)[2]:
+                    raise EOFError("its bytes are not those that were written")
+                state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                was, history = dict(state["run"]), state["history"]
+            except (EOFError, pickle.UnpicklingError, LookupError) as error:
+                warnings.warn(f"{path} is damaged ({error}): taking the state before it", stacklevel=3)
+                damaged.append(path)
+                continue
+            self._compare(path, was, history, budget)
+            for path in damaged:
+                path.rename(f"{path}.damaged")
+            return state
+        if damaged:
+            self.close()
+            raise ValueError(
+                f"no state in {self.folder} is intact: {', '.join(path.name for path in damaged)}"
+            )
+        return None
+
+    def _compare(self, path, was, history, budget):
+        """ValueError unless the state is that of this run, or of a finished one that is to be extended."""
+        names = [name for name in {**was, **self.run} if was.get(name) != self.run.get(name)]
+        if names == [budget] and history["done" if budget == "steps" else "spent"] >= was[budget]:
+            if self.run[budget] > was[budget]:
+                history["start"] = was[budget]
+                return
+        if names:
+            self.close()
+            different = [f"{name} was {was.get(name)}, is {self.run.get(name)}" for name in names]
+            raise ValueError(f"{path} is the state of another run: " + "; ".join(different))

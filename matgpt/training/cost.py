@@ -1,0 +1,25 @@
+"""What training costs, in FLOPs."""
+
+from ..measure.shapes import flops_per_token
+from .optimizer import muon_flops, muon_layers
+
+
+def training_flops(model, trunk, rows=None):
+    """FLOPs of training one token (or a sequence of one token for each of `rows`) on the sizes of one trunk.
+
+    A backward pass costs two forward passes (2001.08361, section 2.1). The first size runs the blocks; each
+    other size only reads out. rows: how many sequences each size reads (default: one).
+    """
+    rows = [1] * len(trunk) if rows is None else rows
+    readouts = [2 * model.config.vocab_size * size.n_embd for size in trunk]
+    blocks = flops_per_token(model.config, trunk[0], model.trunk_size(trunk[0])) - readouts[0]
+    return 3 * (max(rows) * blocks + sum(n * readout for n, readout in zip(rows, readouts)))
+
+
+def optimizer_flops(model, kind):
+    """FLOPs of one step of the optimizer: Muon's matrix products, and about 15 for each number of AdamW's."""
+    numbers, flops = sum(p.numel() for p in model.parameters() if p.requires_grad), 0
+    for layer in muon_layers(model) if kind == "muon" else ():
+        numbers -= layer.weight.numel()
+        flops += muon_flops(layer)
+    return 15 * numbers + flops
