@@ -1,4 +1,4 @@
-"""What the benchmarks share: a corpus, runs that are kept, timings side by side, tables."""
+"""What the benchmarks share: results stored on disk, timings side by side, tables."""
 
 import hashlib
 import json
@@ -9,17 +9,16 @@ from pathlib import Path
 
 import torch
 
-from .. import plot
 from ..files.atomic import write
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def kept(folder, settings, compute):
-    """The result of `compute(state)`, a JSON object, or the one that an earlier run with these settings left.
+def stored(folder, settings, compute):
+    """The result of `compute(state)`, a JSON object, or the one that an earlier run with these settings stored.
 
-    Whoever calls names in `settings` all that the result depends on, the content of a corpus too. `state` is
-    a folder for what a run that was stopped goes on from; it goes when the result is there.
+    settings: everything that the result depends on, the digest of a corpus too. state: a folder for what an
+    interrupted run resumes from; it is removed once the result is there.
     """
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(folder) / "runs" / f"{name}.json"
@@ -67,10 +66,9 @@ def markdown(header, rows):
 
 
 def report(folder, name, text, figures=None):
-    """Print a result and keep it as NAME.md in the folder, and figures by their names."""
+    """Print a result; write it to NAME.md in the folder, and each figure under its name."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     print("\n" + text)
     for title, figure in (figures or {}).items():
         figure.savefig(f"{folder}/{title}.png", dpi=150)
-        plot.close(figure)

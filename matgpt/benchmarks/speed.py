@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from ..config import GPTConfig, Size
 from ..measure.evaluation import precision
 from ..model import MatryoshkaGPT
-from ..training.loss import check_weights, matryoshka_backward
+from ..training.cost import optimizer_flops, training_flops
+from ..training.loop import SHARE
+from ..training.loss import step_losses
 from ..training.optimizer import make_optimizers
-from ..training.price import price, union
 from ..training.schedule import Schedule
 from .common import DEVICE, markdown, medians, report
 
@@ -35,25 +36,28 @@ def add_arguments(parser):
 
 
 class Step:
-    """A training step of a model of ours, when a share `spent` of the budget is, or of all dolls at once."""
+    """A training step of a model of ours, as `train` draws it, or of all dolls on whole batches."""
 
-    def __init__(self, model, x, y, kind, dtype, spent=None):
-        self.model, self.weights, self.dtype = model, check_weights(None, model.sizes), dtype
+    def __init__(self, model, x, y, kind, dtype, whole=False):
+        self.model, self.x, self.y, self.dtype = model, x, y, dtype
         self.optimizers = make_optimizers(kind, model, 1e-4, 0.1)
-        drawn = [(trunk, 1) for trunk in model.trunks(model.sizes)]
-        if spent is not None:
-            drawn = Schedule(model, model.sizes).draw(spent, np.random.default_rng(0))
-        counts = [(trunk, round(share * len(x))) for trunk, share in drawn]
-        self.parts = [(trunk, x[:n], y[:n]) for trunk, n in counts if n]
-        self.read = union(model.config, [trunk[0] for trunk, _, _ in self.parts])
-        passes = sum(price(model, trunk) * x.numel() for trunk, x, _ in self.parts)
-        self.flops = passes + self.optimizers.flops(self.read)
+        schedule, trunks = Schedule(model, SHARE), model.trunks(model.sizes)
+        n = len(x) if whole else round(schedule.fraction(trunks) * len(x))
+        rows = [[len(x) if size == schedule.full else n for size in trunk] for trunk in trunks]
+        self.passes = [(trunk, each) for trunk, each in zip(trunks, rows) if max(each)]
+        passes = sum(training_flops(model, *each) for each in self.passes) * x.size(1)
+        self.flops = passes + optimizer_flops(model, kind)
 
     def __call__(self):
-        matryoshka_backward(self.model, self.parts, self.weights, dtype=self.dtype)
+        def read(n):
+            return self.x[:n], self.y[:n]
+
+        for loss, _ in step_losses(self.model, self.passes, read, lambda size: 1, self.dtype):
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         with precision(DEVICE, self.dtype):
-            self.optimizers.step(self.read)
+            for optimizer in self.optimizers:
+                optimizer.step()
         self.model.zero_grad()
 
 
@@ -113,8 +117,8 @@ def training(args, plain, family, x, y):
     steps = peers(args, x, y)
     for kind in ("adamw", "muon"):
         steps[f"plain, {kind}"] = Step(plain, x, y, kind, args.dtype)
-        steps[f"family, {kind}, in the middle of a run"] = Step(family, x, y, kind, args.dtype, 0.5)
-        steps[f"family, {kind}, all dolls on a whole batch"] = Step(family, x, y, kind, args.dtype)
+        steps[f"family, {kind}, as train draws it"] = Step(family, x, y, kind, args.dtype)
+        steps[f"family, {kind}, all dolls on a whole batch"] = Step(family, x, y, kind, args.dtype, True)
     seconds = medians(steps, args.rounds)
     base, rows = seconds[next(iter(steps))], []
     for name, step in steps.items():

@@ -5,8 +5,7 @@ import importlib
 from .parser import Parser, set_threads
 
 NAMES = {
-    "quality": "what the full model loses when it is nested, at the same price",
-    "anywhere": "what a Size costs that nobody named, out of a range",
+    "quality": "one nested run beside the full model alone and the family apart, at one price",
     "speed": "time and memory of training, forward and generation",
     "generate": "tokens per second: cached, drafted, and beside transformers",
     "embeddings": "finding functions by what they do, with embeddings cut at every size",
