@@ -1,4 +1,4 @@
-"""A nesting without names: every Size that lies between two."""
+"""A range: a nesting of every Size that lies between two."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from .sizes import Size, heads_fit, positive
 
 
 def pick(values, share, step=1):
-    """The value at that share, 0 to 1, of the way along `values`; over random shares each comes as often."""
+    """Return the value at the share (0 to 1) of the way along `values`; a random share picks all alike."""
     place = values[0] - step / 2 + share * (values[-1] - values[0] + step)
     return min(values, key=lambda value: abs(value - place))
 
@@ -17,8 +17,9 @@ def pick(values, share, step=1):
 class Between:
     """A nesting of every Size from one to another: `matgpt.between(Size(32, 1, 1), Size(128, 4, 4))`.
 
-    Width, a multiple of `multiple_of`, heads and layers lie between those of the two. The feedforward is
-    2 to 4 times as wide as the residual, or as far beyond that as theirs, up to that of the largest.
+    Width (a multiple of `multiple_of`), heads and layers lie between those of the two. The feedforward is 2
+    to 4 times as wide as the residual (further, if theirs are), and at most that of the largest. Raises
+    ValueError, naming the value, where the smallest is larger than the largest on an axis.
     """
 
     smallest: Size
@@ -35,31 +36,31 @@ class Between:
                 raise ValueError(f"{name}={size!r}: n_embd must be a multiple of multiple_of={multiple}")
         for axis, least in vars(self.smallest).items():
             if least > (most := getattr(self.largest, axis)):
-                found = f"smallest={self.smallest!r} has more {axis} than the largest"
-                raise ValueError(f"{found}: at most {most}")
+                raise ValueError(f"smallest={self.smallest!r} may have at most {axis}={most}, as the largest")
 
     @property
     def inner_ratios(self):
-        """How many times as wide as the residual the feedforward is, at least and at most."""
+        """The least and the largest ratio of feedforward to residual width."""
         ratios = [size.n_inner / size.n_embd for size in (self.smallest, self.largest)]
         return min(2, *ratios), max(4, *ratios)
 
     def at(self, head_size, width, heads, layers, inner_ratio):
         """The Size at these shares, each from 0 to 1, of the way from the smallest to the largest."""
-        low, high = self.smallest, self.largest
-        fitting = lambda d: [h for h in range(low.n_head, high.n_head + 1) if heads_fit(d, h, head_size)]
-        widths = range(low.n_embd, high.n_embd + 1, self.multiple_of)
-        d = pick([d for d in widths if fitting(d)], width, self.multiple_of)
+        low, high, step = self.smallest, self.largest, self.multiple_of
+
+        def fitting(d):  # numbers of heads
+            return [h for h in range(low.n_head, high.n_head + 1) if heads_fit(d, h, head_size)]
+
+        d = pick([d for d in range(low.n_embd, high.n_embd + 1, step) if fitting(d)], width, step)
         n_layer = pick(range(low.n_layer, high.n_layer + 1), layers)
-        f = max(1, min(round(inner_ratio * d), high.n_inner))
-        return Size(d, pick(fitting(d), heads), n_layer, f)
+        return Size(d, pick(fitting(d), heads), n_layer, max(1, min(round(inner_ratio * d), high.n_inner)))
 
     def landmarks(self, head_size, cost):
         """A few sizes from the smallest to the largest, evenly spread over the logarithm of their `cost`."""
         first, last = (size.n_inner / size.n_embd for size in (self.smallest, self.largest))
-        way = [self.at(head_size, t, t, t, first + t * (last - first)) for t in np.linspace(0, 1, 101)]
-        costs = np.log([cost(size) for size in way])
-        return {way[abs(costs - c).argmin()] for c in np.linspace(costs[0], costs[-1], 5)}
+        path = [self.at(head_size, t, t, t, first + t * (last - first)) for t in np.linspace(0, 1, 101)]
+        costs = np.log([cost(size) for size in path])
+        return {path[abs(costs - c).argmin()] for c in np.linspace(costs[0], costs[-1], 5)}
 
 
-between = Between  # as `range` is: a class with the name of what it makes
+between = Between  # lower case, as for `range`: the class bears the name of what it makes

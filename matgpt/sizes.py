@@ -1,4 +1,4 @@
-"""What a doll is: a `Size`, the leading corner that it reads of every weight."""
+"""A doll is a `Size`: it reads the leading corner of that shape from every weight."""
 
 import numbers
 from dataclasses import dataclass
@@ -8,25 +8,25 @@ UNITS = dict(params="parameters", flops="FLOPs per token", ms="milliseconds a to
 
 
 def positive(name, value, least=1):
-    """`value` as an int; ValueError, naming it, unless it is a whole number of at least `least`."""
+    """Return `value` as an int; ValueError, naming it, unless it is a whole number of at least `least`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if whole and least <= value < 2**63:
         return int(value)
-    most = ", below 2**63" if whole and value > 0 else ""
-    raise ValueError(f"{name}={value!r} must be a whole number of at least {least}{most}")
+    limit = ", below 2**63" if whole and value > 0 else ""
+    raise ValueError(f"{name}={value!r} must be a whole number of at least {least}{limit}")
 
 
 def inner_sizes(n_inner, n_layer):
-    """Feedforward widths, one int or one per layer, as a tuple with one entry per layer."""
+    """Return feedforward widths, given as one int or one per layer, as a tuple with one per layer."""
     return n_inner if isinstance(n_inner, tuple) else (n_inner,) * n_layer
 
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of one doll.
+    """The shape of one doll. Raises ValueError, naming the value, for anything but whole numbers from 1 on.
 
     `n_inner`, the hidden units of the feedforward, is an int or a tuple with one entry per layer
-    (MatFormer's Mix'n'Match, 2310.07707 section 3.3); left out it is 4 * n_embd, as in GPT-2.
+    (MatFormer's Mix'n'Match, 2310.07707 section 3.3). None: 4 * n_embd, as in GPT-2.
     """
 
     n_embd: int
@@ -35,47 +35,46 @@ class Size:
     n_inner: int | tuple[int, ...] | None = None
 
     def __post_init__(self):
-        put = lambda name, value: object.__setattr__(self, name, value)
         for name in ("n_embd", "n_head", "n_layer"):
-            put(name, positive(name, getattr(self, name)))
+            object.__setattr__(self, name, positive(name, getattr(self, name)))
         inner = 4 * self.n_embd if self.n_inner is None else self.n_inner
-        if not isinstance(inner, (tuple, list)):  # no tuple of n_layer, which a damaged file may have huge
-            put("n_inner", positive("n_inner", inner))
-            return
-        if len(inner) != self.n_layer:
-            found = f"n_inner={inner!r} has {len(inner)} entries"
-            raise ValueError(f"{found}; it needs one for each of {self.n_layer} layers")
-        inner = tuple(positive("n_inner", f) for f in inner)
-        put("n_inner", inner[0] if len(set(inner)) == 1 else inner)  # one number where all are alike
+        if isinstance(inner, (tuple, list)):
+            if len(inner) != self.n_layer:
+                raise ValueError(f"n_inner={inner!r} needs one entry for each of {self.n_layer} layers")
+            inner = tuple(positive("n_inner", f) for f in inner)
+            inner = inner[0] if len(set(inner)) == 1 else inner  # one number where all layers are alike
+        else:
+            inner = positive("n_inner", inner)
+        object.__setattr__(self, "n_inner", inner)
 
     def __str__(self):
-        """As `--nesting` and `--size` take it: "64,2,2", with n_inner behind it if that is not 4 * n_embd."""
+        """As `--nesting` and `--size` take it: "64,2,2", and n_inner after it unless that is 4 * n_embd."""
         inner = "/".join(map(str, inner_sizes(self.n_inner, 1)))
         shape = f"{self.n_embd},{self.n_head},{self.n_layer}"
         return shape if self.n_inner == 4 * self.n_embd else f"{shape},{inner}"
 
     @classmethod
     def parse(cls, text):
-        """The Size that `str` writes: "64,2,2", "64,2,2,128" or "64,2,2,128/256"; else ValueError."""
+        """Read what `str` writes: "64,2,2", "64,2,2,128" or "64,2,2,128/256". ValueError for other text."""
         try:
             shape = [[int(number) for number in part.split("/")] for part in text.split(",")]
             (n_embd,), (n_head,), (n_layer,), inner = shape if len(shape) == 4 else (*shape, [None])
         except (ValueError, AttributeError):
-            form = "width,heads,layers or width,heads,layers,inner"
-            raise ValueError(f"{text!r} is no size: write {form}") from None
+            raise ValueError(f"{text!r} must be width,heads,layers or width,heads,layers,inner") from None
         return cls(n_embd, n_head, n_layer, inner if len(inner) > 1 else inner[0])
 
     def covers(self, other):
-        """Whether the `other` is no larger on any axis."""
-        axes = lambda s: (s.n_embd, s.n_head, s.n_layer, *inner_sizes(s.n_inner, s.n_layer))
-        return all(mine >= theirs for mine, theirs in zip(axes(self), axes(other)))
+        """Whether `other` is larger on no axis."""
+        inner = zip(inner_sizes(self.n_inner, self.n_layer), inner_sizes(other.n_inner, other.n_layer))
+        axes = [(getattr(self, name), getattr(other, name)) for name in ("n_embd", "n_head", "n_layer")]
+        return all(mine >= theirs for mine, theirs in [*axes, *inner])
 
     def begins(self, other):
-        """Whether the blocks of this size are the first blocks of the `other`, at the same width."""
-        mine, theirs = (inner_sizes(s.n_inner, s.n_layer) for s in (self, other))
+        """Whether the blocks of this size are the first blocks of `other`, at the same width."""
+        mine, theirs = (inner_sizes(size.n_inner, size.n_layer) for size in (self, other))
         return (self.n_embd, self.n_head) == (other.n_embd, other.n_head) and mine == theirs[: self.n_layer]
 
 
 def heads_fit(n_embd, n_head, head_size):
-    """Whether heads are whole, or else narrower ones that divide the width."""
+    """Whether the width has room for `n_head` whole heads, or divides into narrower ones."""
     return n_embd // n_head >= head_size or n_embd % n_head == 0
