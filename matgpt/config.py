@@ -87,7 +87,7 @@ class GPTConfig:
         return self.fit(doll) if isinstance(doll, Size) else self.width(doll)
 
     def in_order(self, sizes):
-        """`sizes` and the full one, smallest first; shapes break ties, so that the order is always the same."""
+        """`sizes` and the full one, smallest first; shapes break ties, so the order is always the same."""
 
         def key(size):
             inner = inner_sizes(size.n_inner, size.n_layer)
@@ -117,7 +117,7 @@ class GPTConfig:
         return self.nesting.at(self.full_head_size, *rng.random(3), rng.uniform(*self.nesting.inner_ratios))
 
     def sample(self, n, seed=0):
-        """Up to n random Sizes of the range, and the full one, smallest first: what `frontier` may measure."""
+        """Up to n random Sizes of the range and the full one, smallest first, for `frontier` to measure."""
         rng = np.random.default_rng(seed)
         return self.in_order([self.draw(rng) for _ in range(positive("n", n))])
 

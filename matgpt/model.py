@@ -71,7 +71,7 @@ class NestedGPT(nn.Module):
         return self.config.resolve(size)
 
     def trunks(self, sizes):
-        """`sizes` grouped into lists, the largest first, such that one pass of the first size serves its list.
+        """`sizes` in lists, the largest first, such that one pass of the first size serves its list.
 
         A shallow doll runs the first layers of a deep one of its width (2D Matryoshka, 2402.14776; LayerSkip,
         2404.16710), so a pass of the deep one can read out both.
@@ -182,6 +182,6 @@ class MatryoshkaEmbeddingsGPT(NestedGPT):
 
     def slice(self, size=None):
         raise ValueError(
-            f"size={size!r}: an output-only model has no dolls to slice out, since its trunk runs at full size; "
-            "use token_embeddings(size), or train a MatryoshkaGPT"
+            f"size={size!r}: an output-only model has no dolls to slice out, since its trunk runs at "
+            "full size; use token_embeddings(size), or train a MatryoshkaGPT"
         )

@@ -1,11 +1,13 @@
 """Dolls are what they claim: equal to their slices, isolated from the rest, and plain GPT-2s."""
 
 import math
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
 
 same = dict(rtol=1e-9, atol=1e-9)  # of two ways to compute one thing in double precision
@@ -17,7 +19,7 @@ def read_by_doll(model, size, idx):
     output_only = isinstance(model, MatryoshkaEmbeddingsGPT)
     trunk = c.full if output_only else size
     d, h, l = trunk.n_embd, trunk.n_head, trunk.n_layer
-    s = min(c.head_size, d // h)
+    s = min(c.full_head_size, d // h)
     for name, p in model.named_parameters():
         mask, layer = torch.zeros_like(p, dtype=torch.bool), 0
         if name.startswith("blocks."):
@@ -55,9 +57,15 @@ def read_by_doll(model, size, idx):
 def reference(weights, idx, size, config):
     """GPT-2 by hand: one head, one query at a time. `weights` are those of the full model."""
     w = {name: p.detach() for name, p in weights.items()}
-    d, D, h, s = size.n_embd, config.n_embd, size.n_head, min(config.full_head_size, size.n_embd // size.n_head)
+    d, D, h, s = (
+        size.n_embd,
+        config.n_embd,
+        size.n_head,
+        min(config.full_head_size, size.n_embd // size.n_head),
+    )
     inner = size.n_inner if isinstance(size.n_inner, tuple) else (size.n_inner,) * size.n_layer
-    full_inner = config.n_inner if isinstance(config.n_inner, tuple) else (config.n_inner,) * config.n_layer
+    full_inner = config.full.n_inner
+    full_inner = full_inner if isinstance(full_inner, tuple) else (full_inner,) * config.n_layer
     bias = lambda name, n: w[name + ".bias"][:n] if config.bias else torch.zeros(n, dtype=torch.double)
     norm = lambda x, name: F.layer_norm(x, (d,), w[name + ".weight"][:d], bias(name, d))
 
@@ -298,7 +306,7 @@ def small(variant):
 @pytest.mark.parametrize(
     "size, message",
     [
-        (5, "size=5 names no doll: the nesting is .*n_embd=4"),
+        (5, r"size=5 names no doll \(config.width\(5\) is one.*the nesting is .*n_embd=4"),
         (16, "size=16 names no doll: the nesting is"),
         ("4", "size='4' names no doll"),
         (4, "size=4 names 2 dolls; give the Size"),
@@ -402,3 +410,50 @@ def test_dropout_is_in_four_places(place, monkeypatch):
         assert torch.equal(model.train()(idx), plain) and asked[-1] == 0.5
     else:
         assert not torch.allclose(model.train()(idx), plain)
+
+
+def test_slicing_what_no_step_trained_warns(variant=MatryoshkaGPT):
+    model = variant(GPTConfig(11, 8, 16, 2, 2, nesting=(8,)))
+    with pytest.warns(UserWarning, match="no step trained Size"):
+        model.slice(Size(4, 1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.slice(8)
+        variant(GPTConfig(11, 8, 16, 2, 2, nesting=matgpt.between(Size(8, 1, 1), Size(16, 2, 2)))).slice(
+            Size(8, 2, 1)
+        )
+
+
+def test_rows_of_a_trunk_read_out_their_part_of_the_batch(variant):
+    sizes = [Size(16, 2, 2), Size(16, 2, 1)]
+    model, idx = variant(GPTConfig(11, 8, 16, 2, 2, nesting=sizes)), torch.arange(15).view(3, 5) % 11
+    deep, shallow = model(idx, sizes, rows=[3, 1])
+    assert torch.equal(deep, model(idx)) and len(shallow) == 1
+    torch.testing.assert_close(shallow, model(idx, sizes[1])[:1])
+
+
+def test_mode_is_restored_also_after_an_error(variant):
+    model = variant(GPTConfig(11, 8, 16, 2, 2, dropout=0.5))
+    model.blocks[0].eval()
+    before = [module.training for module in model.modules()]
+    with pytest.raises(KeyError), model.mode(training=False):
+        assert not any(module.training for module in model.modules())
+        raise KeyError
+    assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("bad", [{}, None, 65])
+def test_a_model_takes_a_config(variant, bad):
+    with pytest.raises(ValueError, match="config=.* must be a GPTConfig"):
+        variant(bad)
+
+
+def test_no_size_at_all_is_refused(variant):
+    with pytest.raises(ValueError, match="names no doll"):
+        variant(GPTConfig(11, 8, 16, 2, 2))(torch.zeros(1, 1, dtype=torch.long), [])
+
+
+def test_layers_say_their_shape():
+    text = repr(MatryoshkaGPT(GPTConfig(11, 8, 16, 2, 1)))
+    for part in ("(16,) -> (3, 2, 8), bias=True", "11 tokens, 8 positions, 16 dimensions", "NestedNorm(16"):
+        assert part in text
