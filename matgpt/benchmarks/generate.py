@@ -7,7 +7,7 @@ import torch
 
 from ..files.checkpoint import load
 from ..files.gpt2 import export_gpt2
-from ..measure.agreement import agreement
+from ..measure.evaluation import agreement
 from ..text.corpus import load_text, split
 from .common import markdown, medians, report
 
