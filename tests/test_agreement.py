@@ -84,7 +84,6 @@ def test_the_plot_shows_every_doll():
     assert [bar.get_height() for bar in same.patches] == [100 * found[size].same for size in found]
     assert [bar.get_height() for bar in kl.patches] == [found[size].kl for size in found]
     assert [tick.get_text() for tick in kl.get_xticklabels()] == [str(size) for size in found]
-    plot.close(figure)
 
 
 def test_half_precision_is_measured_as_finely_as_single():

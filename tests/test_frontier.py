@@ -149,7 +149,6 @@ def test_the_picture_holds_every_family_however_many():
         assert len(ax.lines) == 2 * len(families) + 1 and all(
             line.get_xdata()[0] == cheapest for line in ax.lines
         )
-        plot.close(figure)
 
 
 # ---- the best size of a range

@@ -65,20 +65,19 @@ def blocks(model, ids, max_blocks, batch_size, n_sizes=1):
         yield batch(ids, chunk, T, model.embedding.token.device, config.vocab_size)
 
 
-@torch.no_grad()
 def passes(model, ids, sizes, max_blocks, batch_size):
     """Yield each size, its logits (B, T, V) and the targets (B, T), batch by batch, the full size first.
 
     One pass of the model reads out all sizes that share a trunk.
     """
     trunks = model.trunks(sizes)
-    with model.mode(training=False):
-        for x, y in blocks(model, ids, max_blocks, batch_size, max(map(len, trunks), default=1)):
-            for trunk in trunks:
-                for size, logits in zip(trunk, model(x, trunk)):
-                    yield size, logits, y
+    for x, y in blocks(model, ids, max_blocks, batch_size, max(map(len, trunks), default=1)):
+        for trunk in trunks:
+            for size, logits in zip(trunk, model(x, trunk)):
+                yield size, logits, y
 
 
+@torch.no_grad()
 def evaluate_sizes(model, ids, sizes=None, max_blocks=None, batch_size=64):
     """Return {size: mean cross-entropy} of several dolls (default: the nesting) on `ids`, in nats per token.
 
@@ -86,7 +85,7 @@ def evaluate_sizes(model, ids, sizes=None, max_blocks=None, batch_size=64):
     """
     sizes = [model.config.resolve(size) for size in (model.sizes if sizes is None else sizes)]
     losses = {size: [] for size in sizes}
-    with precision(model.embedding.token.device):
+    with precision(model.embedding.token.device), model.mode(training=False):
         for size, logits, y in passes(model, ids, list(losses), max_blocks, batch_size):
             losses[size] += [nats(logits, y).item()] * len(y)
     return BySize((size, sum(each) / len(each)) for size, each in losses.items())
@@ -109,6 +108,7 @@ class Agreement(NamedTuple):
     kl: float
 
 
+@torch.no_grad()
 def agreement(model, ids, max_blocks=256, batch_size=16):
     """Return {size: Agreement} of every doll with the full one on a text (MatFormer, 2310.07707, 4.1).
 
@@ -116,11 +116,12 @@ def agreement(model, ids, max_blocks=256, batch_size=16):
     Reads blocks and raises errors as `evaluate` does.
     """
     totals, n_tokens = BySize((size, np.zeros(2)) for size in model.sizes), 0
-    for size, logits, y in passes(model, ids, model.sizes, max_blocks, batch_size):
-        doll = logits.float().log_softmax(-1)  # (B, T, V)
-        if size == model.config.full:
-            full, n_tokens = doll, n_tokens + y.numel()
-        same = (doll.argmax(-1) == full.argmax(-1)).sum()
-        kl = F.kl_div(doll, full, reduction="sum", log_target=True)
-        totals[size] += [same.item(), kl.item()]
+    with model.mode(training=False):
+        for size, logits, y in passes(model, ids, model.sizes, max_blocks, batch_size):
+            doll = logits.float().log_softmax(-1)  # (B, T, V)
+            if size == model.config.full:
+                full, n_tokens = doll, n_tokens + y.numel()
+            same = (doll.argmax(-1) == full.argmax(-1)).sum()
+            kl = F.kl_div(doll, full, reduction="sum", log_target=True)
+            totals[size] += [same.item(), kl.item()]
     return BySize((size, Agreement(*(total / n_tokens).tolist())) for size, total in totals.items())
