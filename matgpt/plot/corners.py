@@ -27,7 +27,7 @@ def _shares(config, size, output_only):
     """Return what a doll reads, for each panel and each matrix in it: the share of its rows and columns."""
     d = size.n_embd / config.n_embd
     if output_only:
-        return [[(1, 1)] * (size == config.full)], [(1, d)], [(d, 1)]
+        return [(1, 1)] * (size == config.full), [(1, d)], [(d, 1)]
     s = config.head_size_of(size) / config.full_head_size
     most = max(inner_sizes(config.full.n_inner, config.n_layer))
     f = max(inner_sizes(size.n_inner, size.n_layer)) / most

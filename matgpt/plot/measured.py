@@ -107,7 +107,7 @@ def baselines(params, families, title="What nesting costs and gains"):
             [m - min(runs[s]) for s, m in zip(sizes, means)],
             [max(runs[s]) - m for s, m in zip(sizes, means)],
         )
-        marker = dict(marker=MARKERS[i % 7], ms=5) if len(sizes) > 1 else dict(marker="*", ms=13)
+        marker = dict(marker=MARKERS[i % 7], ms=5) if len(sizes) > 1 else dict(marker="*", ms=12, ls="")
         ax.errorbar(counts, means, bars, color=f"C{i}", capsize=3, label=name, **marker)
         numbers += zip(means, counts, [f"C{i}"] * len(sizes))
     names = [f"{n:,}\n" + label(s, params).replace(", ", "\n") for s, n in params.items()]
@@ -119,10 +119,10 @@ def baselines(params, families, title="What nesting costs and gains"):
     figure.draw_without_rendering()  # places everything, so that a number knows whether it covers another
     taken = []
     for loss, n, color in sorted(numbers):
-        place = dict(xytext=(7, 2), textcoords="offset points", fontsize=8, color=color)
+        place = dict(xytext=(8, 2), textcoords="offset points", fontsize=8, color=color)
         number = ax.annotate(f"{loss:.3f}", (n, loss), **place)
         while any(number.get_window_extent().overlaps(box) for box in taken):
-            number.xyann = 7, number.xyann[1] + 1
+            number.xyann = 8, number.xyann[1] + 1
         taken.append(number.get_window_extent().padded(1))
     return figure
 
