@@ -62,9 +62,9 @@ def frontier(groups, x="params", twins=()):
     """
     figure, ax = _cost_axes("Which shape for which budget?", x)
     for i, (name, points) in enumerate(groups.items()):
+        ax.plot(*_at(points, x), MARKERS[i % 7], color=f"C{i}", label=name)
         front = sorted((p for p in points if p.on_front), key=lambda p: getattr(p, x))
         ax.plot(*_at(front, x), "-", color=f"C{i}", alpha=0.7)
-        ax.plot(*_at(points, x), MARKERS[i % 7], color=f"C{i}", label=name)
     if twins:
         ax.plot(*_at(twins, x), "x", color="black", label="twins trained alone")
     ax.legend(fontsize=8, frameon=False)
