@@ -1,5 +1,6 @@
 """Figures show the numbers that they are given, once; the slider starts at full size."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -90,14 +91,16 @@ def test_baselines_show_every_family_and_no_number_covers_another():
         name: {s: [a - i, a - i + 0.2] for i, s in enumerate(PARAMS)}
         for name, a in (("nested", 9), ("apart", 9.01))
     }
-    figure = plot.baselines(PARAMS, losses | {"alone": {CONFIG.full: [4.4]}})
+    figure = plot.baselines(
+        PARAMS, losses | {"alone": {CONFIG.full: [4.4]}, "lost": {CONFIG.full: [math.nan]}}
+    )
     (ax,) = figure.axes
     drawn = {bars.get_label(): bars.lines[0].get_xydata() for bars in ax.containers}
-    assert list(drawn) == ["nested", "apart", "alone"]
+    assert list(drawn) == ["nested", "apart", "alone", "lost"]
     assert drawn["nested"].ravel().tolist() == pytest.approx(
         [number for i, n in enumerate(sorted(PARAMS.values())) for number in (n, 9.1 - i)]
     )
-    assert [bars.lines[0].get_marker() for bars in ax.containers] == ["o", "s", "*"]
+    assert [bars.lines[0].get_marker() for bars in ax.containers] == ["o", "s", "*", "*"]
     ends = ax.containers[0].lines[2][0].get_segments()[0][:, 1]
     assert ends.tolist() == pytest.approx([9, 9.2]), "bars reach from the lowest to the highest seed"
     figure.canvas.draw()

@@ -1,5 +1,6 @@
 """The losses of dolls: over a run, against their cost, and beside those of the full one."""
 
+import math
 from statistics import mean
 
 from matplotlib.ticker import AutoLocator, EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
@@ -109,7 +110,7 @@ def baselines(params, families, title="What nesting costs and gains"):
         )
         marker = dict(marker=MARKERS[i % 7], ms=5) if len(sizes) > 1 else dict(marker="*", ms=12, ls="")
         ax.errorbar(counts, means, bars, color=f"C{i}", capsize=3, label=name, **marker)
-        numbers += zip(means, counts, [f"C{i}"] * len(sizes))
+        numbers += [(m, n, f"C{i}") for m, n in zip(means, counts) if math.isfinite(m)]
     names = [f"{n:,}\n" + label(s, params).replace(", ", "\n") for s, n in params.items()]
     ax.set_xscale("log")
     ax.set_xticks(list(params.values()), names, fontsize=8)

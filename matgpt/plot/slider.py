@@ -1,5 +1,7 @@
 """Sliders for a notebook."""
 
+from collections.abc import Iterable
+
 STATIC = "A slider: run this cell in a live notebook to move it."
 
 
@@ -16,7 +18,9 @@ def slider(show, options, description=""):
     axes = options if isinstance(options, dict) else {description: options}
     sliders = {}
     for name, values in axes.items():
-        choices = dict(options=list(values), index=len(values) - 1, description=name)
+        if not isinstance(values, Iterable) or not (values := list(values)):
+            raise ValueError(f"options={values!r} of a slider must hold at least one value")
+        choices = dict(options=values, index=len(values) - 1, description=name)
         sliders[name] = ipywidgets.SelectionSlider(
             **choices, continuous_update=False, layout=dict(width="60%")
         )
