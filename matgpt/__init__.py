@@ -14,8 +14,7 @@ from .embeddings.searching import search
 from .files.checkpoint import load, save
 from .files.gpt2 import export_gpt2, import_gpt2
 from .generation.writing import stream
-from .measure.agreement import agreement
-from .measure.evaluation import evaluate
+from .measure.evaluation import agreement, evaluate
 from .measure.shapes import best_size, frontier, lattice
 from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from .plot.slider import slider

@@ -3,9 +3,6 @@
 import numbers
 from dataclasses import dataclass
 
-# what each cost of a doll counts
-UNITS = dict(params="parameters", flops="FLOPs per token", ms="milliseconds a token", bytes="bytes")
-
 
 def positive(name, value, least=1):
     """Return `value` as an int; ValueError, naming it, unless it is a whole number of at least `least`."""

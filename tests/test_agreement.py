@@ -1,17 +1,19 @@
-import matplotlib
+"""Losses of dolls on a text, and how well they agree with the full one."""
+
 import pytest
 import torch
 
-from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, agreement, evaluate, plot
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, agreement, evaluate
 from matgpt.measure import evaluation
+from matgpt.measure.evaluation import BySize, evaluate_sizes
 
-matplotlib.use("agg")
 SIZES = (Size(8, 1, 1), Size(16, 2, 2))
+TEXT = torch.randint(13, (8 * 21 + 5,), generator=torch.Generator().manual_seed(0))
 
 
-def make(kind=MatryoshkaGPT, **options):
+def make(kind=MatryoshkaGPT, nesting=SIZES, **options):
     torch.manual_seed(0)
-    model = kind(GPTConfig(13, 8, 32, 2, 3, nesting=SIZES, **options))
+    model = kind(GPTConfig(13, 8, 32, 2, 3, nesting=nesting, **options))
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2)
     return model
@@ -20,88 +22,62 @@ def make(kind=MatryoshkaGPT, **options):
 @pytest.mark.parametrize("kind", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
 @torch.no_grad()
 def test_agreement_by_its_definition(kind):
-    model, ids = make(kind, dropout=0.5), torch.randint(13, (8 * 20 + 5,))
-    found = agreement(model, ids.tolist(), max_blocks=None, batch_size=7)
-    assert model.training and list(found) == list(model.sizes)
-    model.eval()
-    idx = ids[:160].view(20, 8)
-    p = model(idx).softmax(-1)
+    model = make(kind, dropout=0.5)
+    result = agreement(model, TEXT.tolist(), max_blocks=None, batch_size=7)
+    assert model.training and list(result) == list(model.sizes)
+    idx = TEXT[: 8 * 21].view(21, 8)
+    p = model.eval()(idx).softmax(-1)
     for size in model.sizes:
         q = model(idx, size).softmax(-1)
-        assert found[size].same == pytest.approx(
-            (q.argmax(-1) == p.argmax(-1)).double().mean().item(), abs=1e-12
-        )
-        assert found[size].kl == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), abs=1e-5)
-    assert found[32] == (1.0, 0.0)
-    assert 0 < found[8].same < 1 and found[8].kl > 0.01
-    assert found[8] != found[16]
+        assert result[size].same == pytest.approx((q.argmax(-1) == p.argmax(-1)).double().mean().item())
+        assert result[size].kl == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), abs=1e-5)
+    assert result[32] == (1.0, 0.0) and result[8].same < 1 and result[8].kl > 0.01
 
 
-@torch.no_grad()
-def test_a_doll_that_lacks_nothing_agrees_fully():
+def test_max_blocks_reads_evenly_spaced_blocks_and_checks_no_others():
     model = make()
-    for name, p in model.blocks[2].named_parameters():
-        if ".proj." in name:
-            p.zero_()
-    model = MatryoshkaGPT.slice(model)
-    model.config = GPTConfig(13, 8, 32, 2, 3, nesting=(Size(32, 2, 2),))
-    same, kl = agreement(model, torch.randint(13, (100,)))[Size(32, 2, 2)]
-    assert same == 1 and kl == pytest.approx(0, abs=1e-6)
+    first_and_last = torch.cat([TEXT[:8], TEXT[20 * 8 : 21 * 8 + 1]])
+    assert agreement(model, TEXT, max_blocks=2)[8] == pytest.approx(agreement(model, first_and_last)[8])
+    damaged = torch.cat([TEXT[:9], torch.full((100,), 13)])
+    assert agreement(model, damaged, max_blocks=1) == agreement(model, TEXT[:9])
 
 
-def test_max_blocks_reads_evenly_spaced_blocks():
-    model, ids = make(), torch.randint(13, (8 * 21,))
-    first_and_last = torch.cat([ids[:8], ids[19 * 8 : 20 * 8], ids[:1]])  # the last token is only a target
-    assert agreement(model, ids, max_blocks=2)[8] == pytest.approx(
-        agreement(model, first_and_last, None)[8], abs=1e-6
-    )
-
-
-@pytest.mark.parametrize(
-    "ids, options, names",
-    [
-        (list(range(8)), {}, "ids has shape"),
-        ([0] * 16 + [13], {}, "token id 13"),
-        ([0] * 20, dict(max_blocks=0), "max_blocks=0"),
-    ],
-)
-def test_bad_arguments(ids, options, names):
-    with pytest.raises(ValueError, match=names):
-        agreement(make(), ids, **options)
-
-
-def test_of_a_long_text_only_what_is_read_is_looked_at():
-    ids = torch.cat([torch.randint(13, (9,)), torch.full((100,), 13)])
-    assert agreement(make(), ids, max_blocks=1) == agreement(make(), ids[:9])
-    with pytest.raises(ValueError, match="token id 13"):
-        agreement(make(), ids, max_blocks=2)
-
-
-def test_the_plot_shows_every_doll():
-    found = agreement(make(), torch.randint(13, (100,)))
-    figure = plot.agreement(found)
-    same, kl = figure.axes
-    assert [bar.get_height() for bar in same.patches] == [100 * found[size].same for size in found]
-    assert [bar.get_height() for bar in kl.patches] == [found[size].kl for size in found]
-    assert [tick.get_text() for tick in kl.get_xticklabels()] == [str(size) for size in found]
-    plot.close(figure)
+@pytest.mark.parametrize("function", [agreement, evaluate])
+def test_bad_arguments_are_named(function):
+    for message, ids, options in (
+        ("ids has shape", TEXT[:8], {}),
+        ("token id 13", [0] * 16 + [13], {}),
+        ("max_blocks=0", TEXT, dict(max_blocks=0)),
+        ("batch_size=0", TEXT, dict(batch_size=0)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            function(make(), ids, **options)
 
 
 def test_half_precision_is_measured_as_finely_as_single():
     """A mean over bfloat16 losses would be rounded to 1/64 nat."""
-    model, ids = make().bfloat16(), torch.randint(13, (8 * 40 + 1,))
-    logits = model.eval()(ids[:-1].view(40, 8)).flatten(0, 1)
-    exact = torch.nn.functional.cross_entropy(logits.double(), ids[1:].view(40, 8).flatten()).item()
-    assert evaluate(model, ids) == pytest.approx(exact, abs=1e-5)
+    model = make().bfloat16()
+    logits = model.eval()(TEXT[: 8 * 21].view(21, 8)).flatten(0, 1)
+    exact = torch.nn.functional.cross_entropy(logits.double(), TEXT[1 : 8 * 21 + 1]).item()
+    assert evaluate(model, TEXT) == pytest.approx(exact, abs=1e-5)
 
 
-def test_a_large_vocabulary_is_read_in_smaller_batches(monkeypatch):
-    """The same loss, with no more logits at once than allowed."""
-    model, ids, read = make(), torch.randint(13, (8 * 21,)), []
-    whole = evaluate(model, ids)
-    monkeypatch.setattr(evaluation, "MOST_LOGITS", 3 * 8 * 13 + 1)
-    model.register_forward_pre_hook(lambda model, args: read.append(len(args[0])))
-    assert evaluate(model, ids) == pytest.approx(whole, abs=1e-6) and max(read) == 3 and sum(read) == 20
-    assert agreement(model, ids)[8].kl > 0 and max(read) == 3
-    with pytest.raises(ValueError, match="batch_size=0 must be"):
-        agreement(model, ids, batch_size=0)
+@pytest.mark.parametrize("kind, batch", [(MatryoshkaGPT, 6), (MatryoshkaEmbeddingsGPT, 2)])
+def test_dolls_of_a_trunk_share_its_pass_and_its_logits_fit_in_memory(kind, batch, monkeypatch):
+    """The losses stay the same, with no more logits at once than allowed: here those of six blocks."""
+    model, batches = make(kind, nesting=(8, 16)), []
+    losses = [evaluate(model, TEXT, size) for size in model.sizes]
+    monkeypatch.setattr(evaluation, "MOST_LOGITS", 6 * 8 * 13 + 1)
+    model.register_forward_pre_hook(lambda model, args: batches.append(len(args[0])))
+    assert list(evaluate_sizes(model, TEXT).values()) == pytest.approx(losses, abs=1e-6)
+    assert max(batches) == batch and sum(batches) == 21 * (3 if kind is MatryoshkaGPT else 1)
+    agreement(model, TEXT)
+    assert max(batches) == batch
+
+
+def test_by_size_takes_a_width_that_names_one_size():
+    losses = BySize({Size(8, 1, 1): 3.0, Size(16, 1, 1): 2.0, Size(16, 2, 1): 1.0})
+    assert losses[8] == losses.get(8) == losses.get(Size(8, 1, 1)) == 3.0 and 8 in losses
+    assert losses.get(16) is None and losses.get(9, 0) == 0 and 16 not in losses and 9 not in losses
+    with pytest.raises(KeyError, match="16 names 2 of"):
+        losses[16]

@@ -33,6 +33,10 @@ RUN_ALL = """() => {
     window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.all_ran = true; });
 }"""
 CELLS = "() => window.jupyterapp.shell.currentWidget.content.model.toJSON().cells"
+# the area of the slider shows something else than before
+CHANGED = (
+    "([area, before]) => area.innerHTML != before && (area.innerText.trim() || area.querySelector('img'))"
+)
 
 
 def free_port():
@@ -142,16 +146,14 @@ def test_all_cells_run_and_the_slider_shows_what_it_is_moved_to(name, lab, brows
     slider.scroll_into_view_if_needed()
     cell = page.locator(".jp-CodeCell", has=slider)
     written = cell.locator(".widget-output")
-    assert not written.inner_text().strip() and not written.locator("img").count()  # nothing before a move
-    seen = [written.inner_html()]
-    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+    largest = cell.locator(".widget-readout").first.inner_text()
+    shown = written.inner_html()
+    assert written.inner_text().strip() or written.locator("img").count()  # the full size, before any move
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowRight"):
         slider.focus()
         slider.press(key)
-        page.wait_for_function(
-            "([area, before]) => area.innerHTML != before && (area.innerText.trim() || "
-            "area.querySelector('img'))",
-            arg=[written.element_handle(), seen[-1]],
-        )
-        seen.append(written.inner_html())
+        page.wait_for_function(CHANGED, arg=[written.element_handle(), shown])
+        assert cell.locator(".widget-readout").first.inner_text() != largest
+        shown = written.inner_html()
     assert errors(page.evaluate(CELLS)) == [] and "Traceback" not in written.inner_text()
     page.close()

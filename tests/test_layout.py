@@ -16,11 +16,12 @@ PUBLIC = {name: getattr(matgpt, name) for name in matgpt.__all__}
 # from the ground up; a room imports from those before it, and from itself
 FLOORS = [
     ("sizes", "ranges", "config", "nested", "embedding", "attention", "feedforward", "residual"),
-    ("generation", "plot"),
+    ("generation",),
     ("model",),
     ("files.atomic",),
     ("text",),
     ("files", "measure"),
+    ("plot",),
     ("training",),
     ("embeddings",),
     ("benchmarks",),

@@ -137,4 +137,3 @@ def test_every_figure_of_the_readme_is_drawn_by_code(tmp_path):
     assert len(figure.axes[0].patches) == len(config.sizes)
     # layer 2 is read by two of the three
     assert len(figure.axes[7].patches) == 3 + 2
-    plot.close(figure)

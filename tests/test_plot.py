@@ -1,81 +1,130 @@
-"""Figures show the numbers that they were given."""
+"""Figures show the numbers that they are given, once; the slider starts at full size."""
 
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import IPython.display
+import ipywidgets
 import matplotlib
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
+import matgpt
 from matgpt import GPTConfig, History, Size, between, plot
+from matgpt.measure.evaluation import Agreement
 from matgpt.measure.shapes import Point, mark_front
 
 matplotlib.use("agg")
+ROOT = Path(matgpt.__file__).parent.parent
 CONFIG = GPTConfig(11, 8, 32, 4, 3, nesting=between(Size(8, 1, 1), Size(32, 4, 3)))
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    matplotlib.pyplot.close("all")
+PARAMS = {size: CONFIG.num_params(size) for size in CONFIG.sizes}
 
 
 def history():
-    found = History(CONFIG.sizes, steps=[0, 5, 10], flops=[0, 300, 900])
-    for i, size in enumerate(found.sizes):
-        found.val[size] += [4.0, 3.0 - 0.1 * i, 2.0 - 0.1 * i]
-        found.train[size] += [4.1, 2.5 - 0.1 * i, 1.5 - 0.1 * i]
-    return found
-
-
-@pytest.mark.parametrize("x", ["steps", "flops"])
-def test_losses_are_lines_over_validation_and_dots_over_training(x):
-    found = history()
-    (ax,) = plot.losses(found, x).axes
-    lines = [line for line in ax.lines if len(line.get_xdata())]
-    assert all(list(line.get_xdata()) == getattr(found, x) for line in lines)
-    drawn = {style: [list(l.get_ydata()) for l in lines if l.get_linestyle() == style] for style in "-:"}
-    assert drawn["-"] == list(found.val.values()) and drawn[":"] == list(found.train.values())
-    assert ax.get_xlabel() == {"steps": "training step", "flops": "training FLOPs"}[x]
-    assert [t.get_text().split(": ")[1] for t in ax.get_legend().get_texts()[:-1]] == [
-        f"{found.val[size][-1]:.3f}" for size in found.sizes
-    ]
+    result = History(CONFIG.sizes, steps=[0, 5, 10], flops=[0, 300, 900])
+    for i, size in enumerate(result.sizes):
+        result.val[size] += [4.0, 3.0 - 0.1 * i, 2.0 - 0.1 * i]
+        result.train[size] += [4.1, 2.5 - 0.1 * i, 1.5 - 0.1 * i]
+    return result
 
 
 def points(shift=0.0):
-    cost = CONFIG.num_params
-    return mark_front([Point(s, cost(s), 2 * cost(s), 9 + shift - i) for i, s in enumerate(CONFIG.sizes)])
+    return mark_front([Point(s, n, 2 * n, 9 + shift - i) for i, (s, n) in enumerate(PARAMS.items())])
+
+
+def test_importing_matgpt_loads_nothing_that_draws():
+    code = "import sys, matgpt; print({'matplotlib', 'ipywidgets'} & set(sys.modules), dir(matgpt.plot))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("set()") and "losses" in run.stdout
+    assert all(callable(getattr(plot, name)) for name in dir(plot))
+    with pytest.raises(AttributeError, match="no attribute 'pie'"):
+        plot.pie  # noqa: B018
+
+
+@pytest.mark.parametrize("x", ["steps", "flops"])
+def test_losses_are_lines_over_validation_and_dots_over_training_from_the_first_on(x):
+    run = history()
+    (ax,) = plot.losses(run, x).axes
+    lines = [line for line in ax.lines if len(line.get_xdata())]
+    assert all(list(line.get_xdata()) == getattr(run, x) for line in lines)
+    drawn = {style: [list(l.get_ydata()) for l in lines if l.get_linestyle() == style] for style in "-:"}
+    assert drawn["-"] == list(run.val.values()) and drawn[":"] == list(run.train.values())
+    low, high = ax.get_ylim()
+    assert low < 1.2 and high > 4.1, "the first losses are inside the picture"
+    assert ax.get_xlabel() == {"steps": "training step", "flops": "training FLOPs"}[x]
+    assert [t.get_text().split(": ")[1] for t in ax.get_legend().get_texts()[:-1]] == [
+        f"{run.val[size][-1]:.3f}" for size in run.sizes
+    ]
 
 
 @pytest.mark.parametrize("x", ["params", "flops"])
-def test_slices_show_every_doll_the_named_ones_and_those_alone(x):
-    everywhere, named, twins = points(), points()[::2], points(0.5)
-    ax, bar = plot.slices(everywhere, named, twins, x).axes
+def test_slices_show_every_doll_those_listed_and_those_trained_alone(x):
+    everywhere, listed, twins = points(), points()[::2], points(0.5)
+    ax, bar = plot.slices(everywhere, listed, twins, x).axes
     offsets = [part.get_offsets().tolist() for part in ax.collections]
-    at = lambda some: [[getattr(p, x), p.loss] for p in some]
-    assert offsets == [at([*everywhere, *named]), at(named), at(twins)]
-    assert ax.collections[0].get_array().tolist() == [p.size.n_embd for p in [*everywhere, *named]]
+    values = [[[getattr(p, x), p.loss] for p in some] for some in ([*everywhere, *listed], listed, twins)]
+    assert offsets == values
+    assert ax.collections[0].get_array().tolist() == [p.size.n_embd for p in [*everywhere, *listed]]
     assert ax.get_xscale() == "log" and bar.get_ylabel() == "width"
-    (ax, _) = plot.slices(everywhere).axes
-    assert len(ax.collections) == 1
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["sliced out of it", "listed in model.sizes", "trained alone"]
 
 
-def test_losses_against_parameters_of_dolls_and_twins():
-    params = {size: CONFIG.num_params(size) for size in CONFIG.sizes}
-    doll, twin = ({size: [loss, loss + 0.2] for size in params} for loss in (2.0, 3.0))
-    (ax,) = plot.loss_against_params(params, doll, twin).axes
-    found = {bars.get_label(): bars.lines[0].get_xydata().tolist() for bars in ax.containers}
-    expected = lambda loss: [[n, pytest.approx(loss)] for n in sorted(params.values())]
-    assert found == {"twins trained alone": expected(3.1), "dolls of one nested model": expected(2.1)}
-    assert {text.get_text() for text in ax.texts} == {"3.100", "2.100"}
-    (ax,) = plot.loss_against_params(params, doll).axes
-    assert len(ax.containers) == 1
+def test_every_family_is_drawn_with_a_line_along_its_front():
+    families = {f"family {i}": points(i) for i in range(9)}
+    families["family 0"] = mark_front([*points(), Point(Size(8, 1, 1), 10**6, 10**7, 9.5)])
+    for x in ("params", "flops"):
+        (ax,) = plot.frontier(families, x, twins=points()).axes
+        names = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert names == [*families, "twins trained alone"]
+        n = len(PARAMS)
+        assert [len(line.get_xdata()) for line in ax.lines] == [n + 1, n] + [n, n] * 8 + [n]
+        assert {line.get_xdata()[0] for line in ax.lines} == {getattr(points()[0], x)}
+
+
+def test_baselines_show_every_family_and_no_number_covers_another():
+    losses = {
+        name: {s: [a - i, a - i + 0.2] for i, s in enumerate(PARAMS)}
+        for name, a in (("nested", 9), ("apart", 9.01))
+    }
+    figure = plot.baselines(
+        PARAMS, losses | {"alone": {CONFIG.full: [4.4]}, "lost": {CONFIG.full: [math.nan]}}
+    )
+    (ax,) = figure.axes
+    drawn = {bars.get_label(): bars.lines[0].get_xydata() for bars in ax.containers}
+    assert list(drawn) == ["nested", "apart", "alone", "lost"]
+    assert drawn["nested"].ravel().tolist() == pytest.approx(
+        [number for i, n in enumerate(sorted(PARAMS.values())) for number in (n, 9.1 - i)]
+    )
+    assert [bars.lines[0].get_marker() for bars in ax.containers] == ["o", "s", "*", "*"]
+    ends = ax.containers[0].lines[2][0].get_segments()[0][:, 1]
+    assert ends.tolist() == pytest.approx([9, 9.2]), "bars reach from the lowest to the highest seed"
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 2 * len(PARAMS) + 1
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    labels = [text.get_text() for text in ax.get_xticklabels()]
+    assert labels[0] == f"{min(PARAMS.values()):,}\n8 wide\n1 head\n1 layer"
+
+
+def test_agreement_shows_every_doll():
+    agreements = {size: Agreement(0.1 * i, 1 / (1 + i)) for i, size in enumerate(CONFIG.sizes)}
+    same, kl = plot.agreement(agreements).axes
+    assert [bar.get_height() for bar in same.patches] == [100 * a.same for a in agreements.values()]
+    assert [bar.get_height() for bar in kl.patches] == [a.kl for a in agreements.values()]
+    assert [tick.get_text() for tick in kl.get_xticklabels()] == [str(size) for size in agreements]
 
 
 @pytest.mark.slow
 def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
     """Read as mathtext, "$^$" is an error at the moment of drawing."""
-    params = {CONFIG.full: 10}
     for figure in (
         plot.frontier({"$^$": points()}),
-        plot.loss_against_params(params, {CONFIG.full: [1.0]}, title="$^$"),
+        plot.baselines(PARAMS, {"$^$": {CONFIG.full: [1.0]}}, title="$^$"),
         plot.retrieval([4], {"$^$": [[0.5]]}),
         plot.neighbours({0: {4: ([1], [0.5])}}, ["a", "$^$"]),
         plot.heat_maps(torch.ones(2, 4), {"$^$": [0, 1]}, [4]),
@@ -84,37 +133,69 @@ def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
     assert matplotlib.rcParams["text.parse_math"], "the user's figures stay as they were"
 
 
-def test_a_cost_that_was_not_measured_is_named():
+def test_an_axis_that_is_unknown_or_was_not_measured_is_named():
     for draw in (plot.slices, lambda some, x: plot.frontier({"a": some}, x)):
-        with pytest.raises(ValueError, match=r"x='ms': points hold no ms; frontier\(..., latency=True\)"):
+        with pytest.raises(ValueError, match="x='ms': points hold no ms"):
             draw(points(), x="ms")
-
-
-def test_an_axis_that_is_not_known_is_named():
-    for draw in (
-        lambda: plot.losses(history(), "time"),
-        lambda: plot.frontier({"a": points()}, "time"),
-        lambda: plot.slices(points(), x="time"),
-    ):
+    for draw in (lambda: plot.losses(history(), "time"), lambda: plot.slices(points(), x="time")):
         with pytest.raises(ValueError, match="x='time' must be one of"):
             draw()
 
 
 def test_which_corner_each_doll_reads_is_drawn_to_scale():
     size, full = Size(8, 2, 1, 32), CONFIG.full
+
+    def area(ax):
+        return [p.get_width() * p.get_height() for p in ax.patches]
+
     axes = plot.nesting(CONFIG, [size, full]).axes
-    area = lambda ax: [p.get_width() * p.get_height() for p in ax.patches]
-    heads = [p.get_width() for p in axes[2].patches]
-    assert heads == [1, 0.25, 1, 0.25, 1, 1], "two of four heads, a quarter of the width"
+    assert [p.get_width() for p in axes[2].patches] == [1, 1, 1, 1, 0.25, 0.25], "two of four heads"
     assert area(axes[0]) == [1, 0.25] and area(axes[4]) == [1, 0.25 * 0.25]
     assert [len(ax.patches) for ax in axes] == [2, 2, 6, 6, 2, 2, 2, 4]
     trunk, residual, readout = plot.nesting(CONFIG, [size, full], output_only=True).axes
     assert area(residual) == area(readout) == [1, 0.25] and area(trunk) == [1]
 
 
-def test_a_label_says_what_tells_sizes_apart():
-    name = lambda *sizes: plot.label(Size(8, 4, 1), [Size(8, 4, 1), *sizes])
-    assert name() == name(Size(16, 4, 1)) == "8 wide"
+def test_a_label_gives_the_width_alone_only_where_nothing_else_differs():
+    def name(*sizes):
+        return plot.label(Size(8, 4, 1), [Size(8, 4, 1), *sizes])
+
     whole = "8 wide, 4 heads, 1 layer"
+    assert name() == name(Size(16, 4, 1)) == "8 wide"
     assert name(Size(16, 2, 1)) == name(Size(8, 4, 2)) == name(Size(8, 4, 1, 9)) == whole
-    assert plot.label(Size(8, 4, 1)) == whole
+    assert plot.label(Size(8, 4, 1)) == whole and plot.label(Size(8, 4, 1, 9)) == f"{whole}, 9 inner"
+
+
+def test_a_slider_calls_at_once_with_the_last_options_and_again_at_each_move(monkeypatch):
+    calls, boxes = [], []
+    monkeypatch.setattr(IPython.display, "display", lambda *shown, **options: None)
+    monkeypatch.setattr(
+        ipywidgets, "VBox", lambda children: boxes.append(children) or ipywidgets.Box(children)
+    )
+    matgpt.slider(
+        lambda *values: calls.append(values), {"width": [8, 16], "layers": [("one", 1), ("two", 2)]}
+    )
+    width, layers, _ = boxes[0]
+    assert (width.description, layers.description) == ("width", "layers")
+    assert calls == [(16, 2)]
+    layers.value = 1
+    width.value = 8
+    assert calls[1:] == [(16, 1), (8, 1)]
+
+
+@pytest.mark.slow
+def test_in_a_kernel_a_figure_is_shown_once_and_a_slider_says_what_it_is(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cells = [
+        "import matgpt\nmatgpt.plot.nesting(matgpt.GPTConfig(9))",
+        "matgpt.slider(print, [('small', 8), ('large', 16)], 'size')",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    figure, slider = ([o.data for o in cell.outputs] for cell in notebook.cells)
+    assert ["image/png" in data for data in figure] == [True]
+    assert [data["text/plain"] for data in slider] == [
+        "A slider: run this cell in a live notebook to move it."
+    ]
+    widgets = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    assert [w["state"]["outputs"][0]["text"] for w in widgets if "outputs" in w["state"]] == ["16\n"]

@@ -5,37 +5,6 @@ from matgpt.training import progress
 from matgpt.training.progress import Progress
 
 
-def test_a_slider_shows_what_it_is_moved_to_and_nothing_before(monkeypatch):
-    shown, displayed = [], []
-    monkeypatch.setattr(IPython.display, "display", displayed.append)
-    matgpt.slider(shown.append, [("small", 8), ("large", 16)], "size")
-    choice, output = displayed[0].children
-    assert shown == [] and choice.value == 8
-    choice.value = 16
-    choice.value = 8
-    assert shown == [16, 8]
-
-
-def test_sliders_of_several_axes_show_the_values_of_all(monkeypatch):
-    shown, displayed = [], []
-    monkeypatch.setattr(IPython.display, "display", displayed.append)
-    matgpt.slider(lambda *values: shown.append(values), {"width": [8, 16], "layers": [1, 2]})
-    width, layers, _ = displayed[0].children
-    assert (width.description, layers.description) == ("width", "layers") and shown == []
-    layers.value = 2
-    width.value = 16
-    assert shown == [(8, 2), (16, 2)]
-
-
-def test_a_page_without_widgets_shows_a_sentence_in_the_sliders_place(monkeypatch):
-    displayed = []
-    monkeypatch.setattr(IPython.display, "display", displayed.append)
-    matgpt.slider(print, [8, 16])
-    formats, _ = IPython.core.formatters.DisplayFormatter().format(displayed[0])
-    assert formats["text/plain"] == "A slider: run this cell in a live notebook to move it."
-    assert "model_id" in formats["application/vnd.jupyter.widget-view+json"]
-
-
 def test_the_bar_counts_to_the_end_and_shows_the_loss_of_every_size(capsys):
     history = matgpt.History((matgpt.Size(8, 1, 1), matgpt.Size(16, 1, 1)))
     with Progress(3, unit="GFLOP") as bar:

@@ -80,4 +80,3 @@ def test_figures_draw_what_they_are_given(tmp_path):
     ) == [90, 200]
     for i, drawing in enumerate((figure, other)):
         drawing.savefig(tmp_path / f"{i}.png")
-        plot.close(drawing)

@@ -17,4 +17,3 @@ def test_figures_draw_what_they_are_given(tmp_path):
     ] * sum(3 in others for others, _ in found[0].values())
     for i, figure in enumerate(figures):
         figure.savefig(tmp_path / f"{i}.png")
-        plot.close(figure)

@@ -1,6 +1,7 @@
-"""The loss of a doll over a text."""
+"""The loss of each doll on a text, and how often a smaller doll predicts what the full one predicts."""
 
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,21 +10,27 @@ import torch.nn.functional as F
 from ..config import positive
 from ..text.batches import as_row, batch
 
-MOST_LOGITS = 2**26  # at once: a quarter of a gigabyte in float32
+MOST_LOGITS = 2**26  # held at once: a quarter of a gigabyte in float32
 
 
 class BySize(dict):
-    """A dict keyed by Size that also answers to a width that names one of them."""
+    """A dict whose keys are Sizes; the width of exactly one of them also works as a key."""
 
     def __missing__(self, key):
-        found = [s for s in self if s.n_embd == key]
-        if len(found) != 1:
-            raise KeyError(f"{key!r} names {len(found)} of {list(self)}")
-        return self[found[0]]
+        sizes = [size for size in self if size.n_embd == key]
+        if len(sizes) != 1:
+            raise KeyError(f"{key!r} names {len(sizes)} of {list(self)}")
+        return self[sizes[0]]
+
+    def __contains__(self, key):
+        return super().__contains__(key) or sum(size.n_embd == key for size in self) == 1
+
+    def get(self, key, default=None):
+        return self[key] if key in self else default  # noqa: SIM401, which would call this function again
 
 
 def precision(device, dtype=None):
-    """Matrix products of float32 in that dtype; None: in bfloat16 on a GPU that has it, else as they are."""
+    """Return a context for float32 matrix products in `dtype`; None means bfloat16 on a GPU that has it."""
     gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if dtype is None and not gpu:
         return nullcontext()
@@ -31,53 +38,90 @@ def precision(device, dtype=None):
 
 
 def nats(logits, y):
-    """Mean cross-entropy, taken in float32 where logits (B, T, V) are shorter; y: (B, T), or like logits."""
+    """Return the mean cross-entropy of logits (B, T, V) on targets (B, T), computed in float32 or finer."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits.flatten(0, 1), y.flatten(0, 1))
 
 
 def cross_entropy(model, x, y, size=None):
-    """Mean cross-entropy of one doll, nats per token."""
+    """Return the mean cross-entropy of one doll, in nats per token; x and y are (B, T)."""
     with precision(x.device):
         return nats(model(x, size), y)
 
 
-def blocks(model, ids, max_blocks, batch_size):
-    """Inputs and targets (B, T), of blocks of `ids` that do not overlap: all, or some evenly spaced."""
+def blocks(model, ids, max_blocks, batch_size, n_sizes=1):
+    """Yield inputs and targets (B, T) of blocks of `ids` that do not overlap: all, or some evenly spaced.
+
+    B is at most batch_size, and smaller where the logits of `n_sizes` dolls would exceed MOST_LOGITS.
+    """
     config, T = model.config, model.config.block_size
     ids = as_row(ids, T)
     starts = np.arange(0, len(ids) - T, T)
     if max_blocks is not None and positive("max_blocks", max_blocks) < len(starts):
         starts = starts[np.linspace(0, len(starts) - 1, max_blocks).astype(int)]
-    # with a large vocabulary, logits of fewer texts at once
-    B = min(positive("batch_size", batch_size), max(1, MOST_LOGITS // (T * config.vocab_size)))
-    for some in np.split(starts, range(B, len(starts), B)):
-        yield batch(ids, some, T, model.embedding.token.device, config.vocab_size)
+    most = MOST_LOGITS // (n_sizes * T * config.vocab_size)
+    B = min(positive("batch_size", batch_size), max(1, most))
+    for chunk in np.split(starts, range(B, len(starts), B)):
+        yield batch(ids, chunk, T, model.embedding.token.device, config.vocab_size)
+
+
+def passes(model, ids, sizes, max_blocks, batch_size):
+    """Yield each size, its logits (B, T, V) and the targets (B, T), batch by batch, the full size first.
+
+    One pass of the model reads out all sizes that share a trunk.
+    """
+    trunks = model.trunks(sizes)
+    for x, y in blocks(model, ids, max_blocks, batch_size, max(map(len, trunks), default=1)):
+        for trunk in trunks:
+            for size, logits in zip(trunk, model(x, trunk)):
+                yield size, logits, y
 
 
 @torch.no_grad()
 def evaluate_sizes(model, ids, sizes=None, max_blocks=None, batch_size=64):
-    """{size: mean cross-entropy} of several dolls (default: the nesting) over `ids`, in nats per token.
+    """Return {size: mean cross-entropy} of several dolls (default: the nesting) on `ids`, in nats per token.
 
-    Dolls that share a trunk are read out of one pass, so this is cheaper than `evaluate` for each.
+    Dolls that share a trunk share its pass. Raises the same errors as `evaluate`.
     """
     sizes = [model.config.resolve(size) for size in (model.sizes if sizes is None else sizes)]
-    totals, n_blocks = dict.fromkeys(sizes, 0.0), 0
-    with model.mode(training=False):
-        for x, y in blocks(model, ids, max_blocks, batch_size):
-            for trunk in model.trunks(list(totals)):
-                with precision(x.device):
-                    logits = model(x, trunk)
-                for size, each in zip(trunk, logits):
-                    totals[size] += nats(each, y).item() * len(x)
-            n_blocks += len(x)
-    return BySize((size, totals[size] / n_blocks) for size in sizes)
+    losses = {size: [] for size in sizes}
+    with precision(model.embedding.token.device), model.mode(training=False):
+        for size, logits, y in passes(model, ids, list(losses), max_blocks, batch_size):
+            losses[size] += [nats(logits, y).item()] * len(y)
+    return BySize((size, sum(each) / len(each)) for size, each in losses.items())
 
 
 def evaluate(model, ids, size=None, max_blocks=None, batch_size=64):
-    """Mean cross-entropy of one doll over `ids`, in nats per token.
+    """Return the mean cross-entropy of one doll on `ids`, in nats per token.
 
     Reads blocks of block_size tokens that do not overlap: all of them, or `max_blocks` evenly spaced.
-    Raises ValueError for a text shorter than one block or a size that does not fit.
+    Raises ValueError for a text shorter than one block, an id outside the vocabulary, or a size that does not
+    fit.
     """
     return evaluate_sizes(model, ids, [size], max_blocks, batch_size)[model.config.resolve(size)]
+
+
+class Agreement(NamedTuple):
+    """`same`: share of positions where the likeliest token is the full doll's. `kl`: nats per token."""
+
+    same: float
+    kl: float
+
+
+@torch.no_grad()
+def agreement(model, ids, max_blocks=256, batch_size=16):
+    """Return {size: Agreement} of every doll with the full one on a text (MatFormer, 2310.07707, 4.1).
+
+    `kl` is the mean of KL(full || doll): the smaller it is, the more tokens of a draft the full doll accepts.
+    Reads blocks and raises errors as `evaluate` does.
+    """
+    totals, n_tokens = BySize((size, np.zeros(2)) for size in model.sizes), 0
+    with model.mode(training=False):
+        for size, logits, y in passes(model, ids, model.sizes, max_blocks, batch_size):
+            doll = logits.float().log_softmax(-1)  # (B, T, V)
+            if size == model.config.full:
+                full, n_tokens = doll, n_tokens + y.numel()
+            same = (doll.argmax(-1) == full.argmax(-1)).sum()
+            kl = F.kl_div(doll, full, reduction="sum", log_target=True)
+            totals[size] += [same.item(), kl.item()]
+    return BySize((size, Agreement(*(total / n_tokens).tolist())) for size, total in totals.items())

@@ -1,67 +1,71 @@
-"""What a doll costs, and the best shape for a budget."""
+"""What each doll costs, and which is the best within a budget."""
 
-import functools
+import itertools
 import math
 import timeit
-from bisect import bisect_left
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from numbers import Real
 from statistics import median
 
-import numpy as np
 import torch
 
-from ..model import MatryoshkaGPT, NestedGPT
-from ..ranges import Between
-from ..sizes import UNITS, Size, inner_sizes, positive
-from .evaluation import evaluate
+from ..model import MatryoshkaGPT
+from ..sizes import Size, inner_sizes, positive
+from .evaluation import evaluate_sizes
+
+# the unit of each cost of a doll
+UNITS = dict(params="parameters", flops="FLOPs per token", ms="milliseconds per token", bytes="bytes")
 
 
 def lattice(n_embd, n_layer, head_size, n_inner_ratio=(4,)):
-    """A Size for every width, depth and feedforward ratio; heads keep their size, so w has w // head_size.
+    """Return a Size for each combination of width, depth and feedforward ratio, all with heads of one size.
 
     Raises ValueError if an axis is empty or a width is not a multiple of head_size.
     """
     for name, axis in (("n_embd", n_embd), ("n_layer", n_layer), ("n_inner_ratio", n_inner_ratio)):
         if not isinstance(axis, (tuple, list)) or not axis:
-            raise ValueError(f"{name}={axis!r} is empty or no tuple: name at least one value")
+            raise ValueError(f"{name}={axis!r} must be a tuple or list of at least one number")
     for d in n_embd:
         if positive("n_embd", d) % positive("head_size", head_size):
             raise ValueError(f"n_embd={d} is not a multiple of head_size={head_size}")
-    shapes = ((d, l, positive("n_inner_ratio", r)) for d in n_embd for l in n_layer for r in n_inner_ratio)
-    return tuple(Size(d, d // head_size, l, d * ratio) for d, l, ratio in shapes)
+    shapes = itertools.product(n_embd, n_layer, n_inner_ratio)
+    return tuple(Size(d, d // head_size, l, d * positive("n_inner_ratio", r)) for d, l, r in shapes)
 
 
 def flops_per_token(config, size=None, trunk=None):
-    """FLOPs of one forward pass per token, at full context: 2 per weight of every matrix product.
+    """Return the FLOPs per token of one forward pass at full context: 2 per weight of every matrix product.
 
-    trunk: the size at which the blocks run, if it is another (that of an output-only model is the full one).
-
-    Counted as in PaLM (2204.02311, appendix B): causal masking is not taken off, embedding look-ups,
-    norms and softmax are left out, the tied readout counts.
+    trunk: the size at which the blocks run, if it differs (an output-only model runs them at full size).
+    Counts as PaLM does (2204.02311, appendix B): the tied readout counts, and so does attention without its
+    causal mask; embedding look-ups, norms and softmax do not.
     """
     weights = config.vocab_size * config.resolve(size).n_embd
     trunk = config.resolve(size if trunk is None else trunk)
     d, a = trunk.n_embd, trunk.n_head * config.head_size_of(trunk)
     for f in inner_sizes(trunk.n_inner, trunk.n_layer):
-        # the last: q·k and the weighted sum of v
-        weights += 4 * a * d + 2 * d * f + 2 * a * config.block_size
+        weights += (
+            4 * a * d + 2 * d * f + 2 * a * config.block_size
+        )  # the last: q·k and the weighted sum of v
     return 2 * weights
 
 
 @torch.no_grad()
 def milliseconds(model, size):
-    """Milliseconds of one forward pass of one token, the median of several, by the doll sliced out."""
-    doll, size = (model.slice(size), None) if isinstance(model, MatryoshkaGPT) else (model, size)
+    """Return the median time of a forward pass of one token, by the doll sliced out if that is possible."""
+    doll = model
+    if isinstance(model, MatryoshkaGPT):
+        with warnings.catch_warnings(action="ignore"):  # the size need not be a trained one
+            doll, size = model.slice(size), None
     token = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.token.device)
-    with doll.mode(training=False):
+    with doll.mode(training=False):  # .item() waits for a GPU
         seconds = timeit.repeat(lambda: doll(token, size)[0, 0, 0].item(), number=1, repeat=15)
-    return 1e3 * median(seconds)  # .item() waits for a GPU
+    return 1e3 * median(seconds)
 
 
 def costs(model, size, latency=False):
-    """What a doll costs, as a `Point` names it; milliseconds only where asked for."""
+    """Return what a doll costs, by the names of UNITS; `ms` is None unless latency is True."""
     params, flops = model.num_params(size), flops_per_token(model.config, size, model.trunk_size(size))
     memory = params * model.embedding.token.element_size()
     return dict(params=params, flops=flops, bytes=memory, ms=milliseconds(model, size) if latency else None)
@@ -69,10 +73,7 @@ def costs(model, size, latency=False):
 
 @dataclass(frozen=True)
 class Point:
-    """One doll measured: parameters, FLOPs per token, validation loss (nats), whether nothing beats it.
-
-    Where it was measured on a model, also the bytes of its weights and, if asked for, `milliseconds`.
-    """
+    """One doll as measured: its costs, its validation loss in nats, and whether no other point beats it."""
 
     size: Size
     params: int
@@ -82,91 +83,69 @@ class Point:
     bytes: int | None = None
     ms: float | None = None
 
-    def beats(self, other):
-        """No dearer in parameters or FLOPs, no worse in loss, and better in one of them."""
-        mine, theirs = (self.params, self.flops, self.loss), (other.params, other.flops, other.loss)
-        return mine != theirs and all(a <= b for a, b in zip(mine, theirs))
+    def __str__(self):
+        ms = "" if self.ms is None else f", {self.ms:.2f} ms"
+        price = f"{self.params:>11,} parameters, {self.flops:>13,} FLOPs{ms} per token"
+        return f"{self.size!s:<14}{price}, loss {self.loss:.3f}{', on the front' * self.on_front}"
+
+
+class Points(list):
+    """A list of points that prints as a table, a row for each."""
+
+    def __repr__(self):
+        return "\n".join(map(str, self))
 
 
 def mark_front(points):
-    """The same points, smallest first, with `on_front` set for those that no other point beats."""
-    on_front = lambda p: not (math.isnan(p.loss) or any(q.beats(p) for q in points))
-    return [replace(p, on_front=on_front(p)) for p in sorted(points, key=lambda p: (p.params, p.flops))]
+    """Return the points, smallest first, with `on_front` set for those that no other point beats.
+
+    A point beats another if it has no more parameters or FLOPs and no higher loss, and one of them is lower.
+    """
+
+    def beaten(p):
+        mine = p.params, p.flops, p.loss
+        rivals = [(q.params, q.flops, q.loss) for q in points]
+        return any(rival != mine and all(a <= b for a, b in zip(rival, mine)) for rival in rivals)
+
+    points = sorted(points, key=lambda p: (p.params, p.flops))
+    return Points(replace(p, on_front=not (math.isnan(p.loss) or beaten(p))) for p in points)
 
 
 def frontier(model, val_ids, sizes=None, max_blocks=None, latency=False):
-    """Measure dolls: a `Point` for each of `sizes` (default: the nesting), smallest first.
+    """Return a list of Points, smallest first, that prints as a table: one for each of `sizes`.
 
-    sizes may name any Size that fits, trained or not. max_blocks: as for `evaluate`. latency: measure `ms`.
+    sizes: default the nesting; any Size that fits, trained or not, such as `model.config.sample(100)` of a
+        range. max_blocks: see `evaluate`. latency: whether to measure milliseconds per token, too.
     """
     if not isinstance(sizes, Iterable | None):
         raise ValueError(f"sizes={sizes!r} must be several sizes, or None for those of the nesting")
-    sizes = [model.config.resolve(s) for s in (model.sizes if sizes is None else sizes)]
-    losses = [evaluate(model, val_ids, s, max_blocks) for s in sizes]
-    return mark_front([Point(s, loss=loss, **costs(model, s, latency)) for s, loss in zip(sizes, losses)])
+    losses = evaluate_sizes(model, val_ids, sizes, max_blocks)
+    return mark_front([Point(s, loss=loss, **costs(model, s, latency)) for s, loss in losses.items()])
 
 
-def best_size(points, max_params=None, max_flops=None, max_ms=None, max_bytes=None, val_ids=None):
-    """The Size with the lowest loss within a budget: of parameters, FLOPs or milliseconds a token, bytes.
+def best_size(points, max_params=None, max_flops=None, max_ms=None, max_bytes=None):
+    """Return the Size with the lowest loss among the points within every limit that is given.
 
-    points: what `frontier` measured; or a model, of which a few dolls are measured on the text `val_ids`.
-    Raises ValueError, naming the least that a doll takes, if none fits.
+    points: what `frontier` measured. max_flops and max_ms are per token, max_bytes is for the weights.
+    Raises ValueError if `points` holds anything else, lacks a cost that has a limit, or has none that fits.
     """
-    points = getattr(points, "_orig_mod", points)
+    if not isinstance(points, (list, tuple)) or not all(isinstance(p, Point) for p in points):
+        what = f"what frontier(model, val_ids) measures, not a {type(points).__name__}"
+        raise ValueError(f"points must be {what}: call frontier first")
+    points = fitting = [p for p in points if not math.isnan(p.loss)]
     limits = dict(params=max_params, flops=max_flops, ms=max_ms, bytes=max_bytes)
     limits = {name: most for name, most in limits.items() if most is not None}
     for name, most in limits.items():
         if not isinstance(most, Real):
             raise ValueError(f"max_{name}={most!r} must be a number of {UNITS[name]}")
-    points = search(points, val_ids, limits) if isinstance(points, NestedGPT) else points
-    points = [p for p in points if not math.isnan(p.loss)]
-    if not points:
-        raise ValueError("points is empty, or no loss is a number: measure some dolls with frontier first")
-    for name, most in limits.items():
         if any(getattr(p, name) is None for p in points):
-            raise ValueError(
-                f"max_{name}={most}: points hold no {name}; frontier(..., latency=True) measures it"
-            )
-    fitting = [p for p in points if all(getattr(p, name) <= most for name, most in limits.items())]
+            remedy = f"frontier(..., latency={name == 'ms'}) measures it"
+            raise ValueError(f"max_{name}={most}: points hold no {name}; {remedy}")
+        fitting = [p for p in fitting if getattr(p, name) <= most]
+    if not points:
+        raise ValueError("points is empty, or every loss is NaN: measure dolls with frontier first")
     if not fitting:
         asked = ", ".join(f"max_{name}={most}" for name, most in limits.items())
         least = ", ".join(f"{min(getattr(p, name) for p in points)} {UNITS[name]}" for name in limits)
         raise ValueError(f"no doll fits {asked}: the least is {least}")
     return min(fitting, key=lambda p: p.loss).size
-
-
-def search(model, val_ids, limits):
-    """Points of the dolls that promise most within `limits`; if none fits, of small ones, without a loss.
-
-    Of all that fit the better half is measured on twice as much text, until two are left. In a range, those
-    that count are the widest of each depth and feedforward: a doll is no better than one that contains it.
-    """
-    cost = functools.cache(lambda size: costs(model, size, "ms" in limits))
-    fits = lambda size: all(cost(size)[name] <= most for name, most in limits.items())
-    found = widest(model.config, fits) if isinstance(model.config.nesting, Between) else model.sizes
-    found = {(model.trunk_size(size), size.n_embd): size for size in found}.values()  # each forward once
-    sizes, blocks = [size for size in found if fits(size)], 16
-    if not sizes:
-        return [Point(s, loss=math.inf, **cost(s)) for s in found]
-    while True:
-        points = [Point(s, loss=evaluate(model, val_ids, s, blocks), **cost(s)) for s in sizes]
-        points.sort(key=lambda p: math.inf if math.isnan(p.loss) else p.loss)
-        if len(points) <= 2:
-            return points
-        sizes, blocks = [p.size for p in points[: (len(points) + 1) // 2]], 2 * blocks
-
-
-def widest(config, fits):
-    """For each depth and three feedforward ratios of a range, the widest Size that fits, or the narrowest.
-
-    Before them the ends of the range, and the full one.
-    """
-    low, high, ratios = config.nesting.smallest, config.nesting.largest, config.nesting.inner_ratios
-    yield from (low, high, config.full)
-    shares = lambda n: [(i + 0.5) / n for i in range(n)]
-    widths = (high.n_embd - low.n_embd) // config.nesting.multiple_of
-    way = shares(max(widths, high.n_head - low.n_head) + 1)  # of width and heads together
-    for layers in shares(high.n_layer - low.n_layer + 1):
-        for ratio in np.linspace(*ratios, 3):
-            sizes = [config.nesting.at(config.full_head_size, t, t, layers, ratio) for t in way]
-            yield sizes[max(0, bisect_left(sizes, True, key=lambda size: not fits(size)) - 1)]

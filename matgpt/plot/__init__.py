@@ -1,10 +1,20 @@
-"""Figures. Each function returns a matplotlib Figure; a notebook shows it, a program saves it."""
-# ruff: noqa: F401
+"""Figures. Each function returns a closed matplotlib Figure: a notebook shows it once, a program saves it."""
 
-from matplotlib.pyplot import close  # so that a notebook does not draw again what was shown
+import importlib
 
-from .corners import nesting
-from .embeddings import heat_maps, neighbours, retrieval, searches
-from .shapes import frontier, slices
-from .style import colors, label
-from .training import agreement, loss_against_params, losses
+HOMES = dict(
+    **dict.fromkeys(("agreement", "baselines", "frontier", "losses", "slices"), "measured"),
+    **dict.fromkeys(("heat_maps", "neighbours", "retrieval", "searches"), "embeddings"),
+    **dict.fromkeys(("colors", "label", "new_axes"), "style"),
+    nesting="corners",
+)
+
+
+def __getattr__(name):  # at the first figure rather than with `import matgpt`, since matplotlib takes a while
+    if name in HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(HOMES)

@@ -1,34 +1,29 @@
 """Sliders for a notebook."""
 
+from collections.abc import Iterable
+
+STATIC = "A slider: run this cell in a live notebook to move it."
+
 
 def slider(show, options, description=""):
-    """A slider over `options`, (label, value) pairs or values, in a notebook: a move calls show(value).
+    """Show a slider over `options`, values or (label, value) pairs, and call show(value) at every move.
 
-    options: or a dict of them by description, a slider each: a move of one calls show with the values of all.
-    What `show` prints or draws takes the place of what it showed before. Nothing runs until a first move,
-    so that a notebook executed without a browser has nothing to wait for: put the static figure above.
-    A page that has no widgets shows a sentence in the slider's place.
+    options: or a dict {description: options}, a slider each; show then takes the values of all in that order.
+    The first call is made at once with the last option of each, the full size. What `show` prints or draws
+    replaces what it showed before. A page without a kernel shows a sentence in the slider's place.
     """
     import ipywidgets
     from IPython.display import display
 
-    class Slider(ipywidgets.VBox):
-        def __repr__(self):  # what a page without widgets shows
-            return "A slider: run this cell in a live notebook to move it."
-
     axes = options if isinstance(options, dict) else {description: options}
-    choices = [
-        ipywidgets.SelectionSlider(options=values, description=name, continuous_update=False)
-        for name, values in axes.items()
-    ]
-    output = ipywidgets.Output()
-
-    def moved(_):
-        with output:
-            output.clear_output(wait=True)
-            show(*(choice.value for choice in choices))
-
-    for choice in choices:
-        choice.layout.width = "60%"
-        choice.observe(moved, "value")
-    display(Slider([*choices, output]))
+    sliders = {}
+    for name, values in axes.items():
+        if not isinstance(values, Iterable) or not (values := list(values)):
+            raise ValueError(f"options={values!r} of a slider must hold at least one value")
+        choices = dict(options=values, index=len(values) - 1, description=name)
+        sliders[name] = ipywidgets.SelectionSlider(
+            **choices, continuous_update=False, layout=dict(width="60%")
+        )
+    output = ipywidgets.interactive_output(lambda **values: show(*values.values()), sliders)
+    box = ipywidgets.VBox([*sliders.values(), output])
+    display(box._repr_mimebundle_() | {"text/plain": STATIC}, raw=True)

@@ -55,7 +55,6 @@ class Progress:
                 self.figure = display(figure, display_id=True)
             else:
                 self.figure.update(figure)
-            plot.close(figure)
 
     def __exit__(self, *error):
         if self.bar:
