@@ -13,7 +13,7 @@ from .embeddings.pooling import embed
 from .embeddings.searching import search
 from .files.checkpoint import load, save
 from .files.gpt2 import export_gpt2, import_gpt2
-from .generation.writing import stream
+from .generation.writing import stream, write
 from .measure.evaluation import agreement, evaluate
 from .measure.shapes import best_size, frontier, lattice
 from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT

@@ -1,4 +1,4 @@
-"""A model comes back from its folder as it was, or the load says what is wrong."""
+"""A model comes back from its folder as it was, or the error says what is wrong."""
 
 import dataclasses
 import json
@@ -17,6 +17,7 @@ from matgpt import (
     MatryoshkaEmbeddingsGPT,
     MatryoshkaGPT,
     Size,
+    between,
     export_gpt2,
     import_gpt2,
     load,
@@ -25,18 +26,132 @@ from matgpt import (
 from matgpt.files import atomic
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
-CONFIG = GPTConfig(
-    5,
-    7,
-    12,
-    2,
-    3,
-    nesting=(6, Size(6, 1, 2, (5, 7)), Size(9, 1, 3, (5, 6, 7))),
-    head_size=5,
-    n_inner=(20, 30, 10),
-    dropout=0.1,
-    bias=False,
+NESTING = (6, Size(6, 1, 2, (5, 7)), Size(9, 1, 3, (5, 6, 7)))
+CONFIG = GPTConfig(5, 7, 12, 2, 3, NESTING, (20, 30, 10), head_size=5, dropout=0.1, bias=False)
+RANGE = GPTConfig(5, 7, 16, 2, 3, between(Size(8, 1, 1), Size(16, 2, 3)))
+LETTERS = CharTokenizer("abcde")
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "config", [CONFIG, RANGE, GPTConfig(5, 7, 12, 2, 1)], ids=["dolls", "range", "plain"]
 )
+def test_round_trip(variant, config, build, tmp_path):
+    model = build(variant, config)
+    save(model, tmp_path / "a" / "b")
+    loaded, tokenizer = load(tmp_path / "a" / "b")
+    assert type(loaded) is variant and loaded.config == config and tokenizer is None and not loaded.training
+    for (name, p), (name2, q) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+        assert name == name2 and torch.equal(p, q) and p.dtype == q.dtype == torch.double
+    idx = torch.tensor([[0, 1, 2, 3, 4]])
+    for size in config.sizes:
+        assert torch.equal(loaded(idx, size), model.eval()(idx, size))
+
+
+def test_folders_of_older_versions_load(tmp_path):
+    """These wrote the derived fields, every doll as a Size, and at first no digests."""
+    model = MatryoshkaGPT(CONFIG)
+    save(model, tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    saved["config"]["nesting"] = [dataclasses.asdict(size) for size in CONFIG.sizes]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    loaded = load(tmp_path)[0]
+    assert loaded.sizes == model.sizes and torch.equal(loaded.embedding.token, model.embedding.token)
+
+
+def test_a_doll_takes_the_room_of_a_doll(build, tmp_path):
+    size = CONFIG.sizes[0]
+    save(build(MatryoshkaGPT, CONFIG).slice(size), tmp_path)
+    assert 0 < (tmp_path / "model.safetensors").stat().st_size - 8 * CONFIG.num_params(size) < 5000
+
+
+@pytest.mark.filterwarnings("ignore:the vocabulary has")
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_tokenizer(kind, tmp_path):
+    tokenizer = CharTokenizer("abcd\n") if kind == "char" else BPETokenizer.train("aaaa äöü")
+    model = MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 4, 4, 1, 1))
+    save(model, tmp_path, tokenizer)
+    assert load(tmp_path)[1] == tokenizer
+    with pytest.raises(ValueError, match="has 2 tokens, the model vocab_size="):
+        save(model, tmp_path, CharTokenizer("ab"))
+    with pytest.raises(ValueError, match="tokenizer='abcd' must be a CharTokenizer"):
+        save(model, tmp_path, "abcd")
+    CharTokenizer("ab").save(tmp_path)
+    for call in (lambda: load(tmp_path), lambda: save(model, tmp_path, overwrite=True)):
+        with pytest.raises(ValueError, match="has 2 tokens, the model vocab_size="):
+            call()
+    assert load_tokenizer(tmp_path) == CharTokenizer("ab")
+    save(model, tmp_path, tokenizer, overwrite=True)
+    save(model, tmp_path)  # without one, the tokenizer stays
+    assert load(tmp_path)[1] == tokenizer
+
+
+def edit(old, new):
+    def damage(folder):
+        text = (folder / "config.json").read_text()
+        assert old in text
+        (folder / "config.json").write_text(text.replace(old, new))
+
+    return damage
+
+
+def cut(name, length):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+
+def other_weights(change):
+    def damage(folder):
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        safetensors.torch.save_file(change(weights), folder / "model.safetensors")
+
+    return damage
+
+
+def cast(dtype, of=""):
+    return other_weights(lambda w: {name: p.to(dtype) if of in name else p for name, p in w.items()})
+
+
+DAMAGE = [
+    ("config.json cannot be read", lambda folder: (folder / "config.json").unlink()),
+    ("model.safetensors cannot be read", lambda folder: (folder / "model.safetensors").unlink()),
+    ("config.json is not JSON", cut("config.json", 60)),
+    ("model.safetensors is truncated", cut("model.safetensors", 0)),
+    ("model.safetensors is truncated", cut("model.safetensors", -1)),
+    ("config.json: .*format 7", edit('"format": 1', '"format": 7')),
+    ("config.json: .*model 'Other'", edit("MatryoshkaGPT", "Other")),
+    ("config.json is not a configuration.*block_sizes", edit("block_size", "block_sizes")),
+    ("config.json: .*dropout=3", edit('"dropout": 0.1', '"dropout": 3')),
+    ("does not hold.*size mismatch", edit('"vocab_size": 5', '"vocab_size": 6')),
+    ("does not hold.*position", other_weights(lambda w: {n: p for n, p in w.items() if "position" not in n})),
+    ("does not hold.*unknown", other_weights(lambda w: w | {"unknown": torch.zeros(2)})),
+    ("model.safetensors has weights of type torch.float16, torch.float32", cast(torch.float16, "norm")),
+    ("model.safetensors has weights of type torch.float8_e4m3fn", cast(torch.float8_e4m3fn)),
+    ("model.safetensors has weights of type torch.int64", cast(torch.int64)),
+    ("tokenizer.json", lambda folder: (folder / "tokenizer.json").write_text("{")),
+]
+
+
+@pytest.mark.parametrize("message, damage", DAMAGE)
+@pytest.mark.parametrize("relative", [False, True])
+def test_damage_is_named(message, damage, relative, tmp_path, monkeypatch):
+    save(MatryoshkaGPT(CONFIG), tmp_path, LETTERS)
+    damage(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        load("." if relative else tmp_path)
+
+
+def test_a_missing_folder_and_a_folder_of_transformers(tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        load(tmp_path / "nowhere")
+    export_gpt2(MatryoshkaGPT(CONFIG), tmp_path)
+    with pytest.raises(ValueError, match="import_gpt2"):
+        load(tmp_path)
 
 
 class Touch:
@@ -49,205 +164,115 @@ class Touch:
         return open, (str(self.path), "w")
 
 
-def test_round_trip(variant, build, tmp_path):
-    model = build(variant, CONFIG)
-    save(model, tmp_path / "a" / "b")
-    loaded, tokenizer = load(tmp_path / "a" / "b")
-    assert type(loaded) is variant and loaded.config == CONFIG and tokenizer is None and not loaded.training
-    for (name, p), (name2, q) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
-        assert name == name2 and torch.equal(p, q) and p.dtype == q.dtype == torch.double
-    idx = torch.tensor([[0, 1, 2, 3, 4]])
-    loaded(idx, CONFIG.sizes[0]).sum().backward()  # it can be trained
-    assert loaded.embedding.token.grad is not None
-    for size in CONFIG.sizes:
-        assert torch.equal(loaded(idx, size), model.eval()(idx, size))
-
-
-def test_doll_takes_the_room_of_a_doll(build, tmp_path):
-    size = CONFIG.sizes[0]
-    save(build(MatryoshkaGPT, CONFIG).slice(size), tmp_path)
-    assert 0 < (tmp_path / "model.safetensors").stat().st_size - 8 * CONFIG.num_params(size) < 5000
-
-
-@pytest.mark.parametrize(
-    "tokenizer", [CharTokenizer("abcd\n"), BPETokenizer.train("aaaa äöü")], ids=["char", "bpe"]
-)
-def test_tokenizer(tokenizer, tmp_path):
-    model = MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 4, 4, 1, 1))
-    save(model, tmp_path, tokenizer)
-    assert load(tmp_path)[1] == tokenizer
-    with pytest.raises(ValueError, match="vocab_size"):
-        save(model, tmp_path, CharTokenizer("ab"))
-    CharTokenizer("ab").save(tmp_path)
-    with pytest.raises(ValueError, match="has 2 tokens, the model vocab_size="):
-        load(tmp_path)
-    with pytest.raises(ValueError, match="has 2 tokens, the model vocab_size="):
-        save(model, tmp_path, overwrite=True)
-    assert load_tokenizer(tmp_path) == CharTokenizer("ab")
-    save(model, tmp_path, tokenizer, overwrite=True)
-    save(model, tmp_path)  # without one it stays
-    assert load(tmp_path)[1] == tokenizer
-
-
-def edit(name, old, new):
-    def damage(folder):
-        text = (folder / name).read_text()
-        assert old in text
-        (folder / name).write_text(text.replace(old, new))
-
-    return damage
-
-
-def cut(name, length):
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
-
-
-def other_weights(change):
-    def damage(folder):
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
-        change(weights)
-        safetensors.torch.save_file(weights, folder / "model.safetensors")
-
-    return damage
-
-
-DAMAGE = [
-    ("config.json cannot be read", lambda folder: (folder / "config.json").unlink()),
-    ("model.safetensors cannot be read", lambda folder: (folder / "model.safetensors").unlink()),
-    ("config.json is not JSON", cut("config.json", 60)),
-    ("config.json is not JSON", cut("config.json", 0)),
-    ("model.safetensors is truncated", cut("model.safetensors", 0)),
-    ("model.safetensors is truncated", cut("model.safetensors", 100)),
-    ("model.safetensors is truncated", cut("model.safetensors", -1)),
-    ("config.json has format version 7", edit("config.json", '"format": 1', '"format": 7')),
-    ("config.json names the model 'Other'", edit("config.json", "MatryoshkaGPT", "Other")),
-    ("config.json is not a configuration.*block_sizes", edit("config.json", "block_size", "block_sizes")),
-    ("config.json is not a configuration", lambda folder: (folder / "config.json").write_text("[1]")),
-    ("config.json is not a configuration", lambda folder: (folder / "config.json").write_text("null")),
-    ("config.json.*dropout=3", edit("config.json", '"dropout": 0.1', '"dropout": 3')),
-    (
-        "model.safetensors does not hold.*size mismatch",
-        edit("config.json", '"vocab_size": 5', '"vocab_size": 6'),
-    ),
-    (
-        "model.safetensors does not hold.*blocks.3",
-        edit("config.json", '"n_layer": 3,\n    "nesting"', '"n_layer": 4,\n    "nesting"'),
-    ),
-    ("model.safetensors does not hold.*position", other_weights(lambda w: w.pop("embedding.position"))),
-    ("model.safetensors does not hold.*unknown", other_weights(lambda w: w.update(unknown=torch.zeros(2)))),
-    ("tokenizer.json", lambda folder: (folder / "tokenizer.json").write_text("{")),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("message, damage", DAMAGE)
-def test_damage_is_named(message, damage, tmp_path):
-    config = CONFIG if "blocks.3" not in message else GPTConfig(5, 7, 12, 2, 3, dropout=0.1)
-    save(MatryoshkaGPT(config), tmp_path, CharTokenizer("abcde"))
-    load(tmp_path)
-    damage(tmp_path)
-    with pytest.raises(ValueError, match=f"(?s){message}"):
-        load(tmp_path)
-
-
-def test_missing_folder(tmp_path):
-    with pytest.raises(ValueError, match="nowhere"):
-        load(tmp_path / "nowhere")
-
-
 def test_no_code_is_run(tmp_path):
     save(MatryoshkaGPT(CONFIG), tmp_path)
     (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Touch(tmp_path / "touched")))
     with pytest.raises(ValueError, match="model.safetensors"):
         load(tmp_path)
     assert not (tmp_path / "touched").exists()
-    pickle.loads(pickle.dumps(Touch(tmp_path / "touched")))  # what would have happened
-    assert (tmp_path / "touched").exists()
 
 
-def kept(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize("at", range(5))
-def test_a_failed_write_leaves_what_was_there(at, tmp_path, monkeypatch):
-    """Whichever of the files the disk has no room for."""
-    save(MatryoshkaGPT(CONFIG), tmp_path, CharTokenizer("abcde"))
-    before, real, calls = kept(tmp_path), os.fsync, count()
+@pytest.mark.parametrize("full_at", range(3))
+def test_a_full_disk_leaves_what_was_there(full_at, tmp_path, monkeypatch):
+    """Whichever of the three files does not fit."""
+    save(MatryoshkaGPT(CONFIG), tmp_path, LETTERS)
+    before, fsync, calls = bytes_of(tmp_path), os.fsync, count()
 
     def full(descriptor):
-        if next(calls) == at:
+        if next(calls) == full_at:
             raise OSError(28, "No space left on device")
-        real(descriptor)
+        fsync(descriptor)
 
     monkeypatch.setattr(atomic.os, "fsync", full)
     other = MatryoshkaGPT(dataclasses.replace(CONFIG, dropout=0.5)), tmp_path, CharTokenizer("vwxyz")
-    if at < 3:
-        with pytest.raises(OSError, match="No space"):
-            save(*other, overwrite=True)
-        assert kept(tmp_path) == before
-    elif at == 4:
+    with pytest.raises(OSError, match="No space"):
         save(*other, overwrite=True)
-        assert load(tmp_path)[0].config.dropout == 0.5 and len(kept(tmp_path)) == 3
+    assert bytes_of(tmp_path) == before
+    save(*other, overwrite=True)
+    assert load(tmp_path)[0].config.dropout == 0.5 and len(bytes_of(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_files_of_two_models_are_not_mixed(name, tmp_path):
-    """As a process leaves them that was killed between two renames; all shapes agree."""
-    save(MatryoshkaGPT(CONFIG), tmp_path / "a", CharTokenizer("abcde"))
+    """As a process that was killed between two renames leaves them; all shapes agree."""
+    save(MatryoshkaGPT(CONFIG), tmp_path / "a", LETTERS)
     save(MatryoshkaGPT(dataclasses.replace(CONFIG, dropout=0.5)), tmp_path / "b", CharTokenizer("vwxyz"))
     (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
     with pytest.raises(ValueError, match="is not the file that was saved with model.safetensors"):
         load(tmp_path / "a")
 
 
-def test_a_folder_without_digests_is_still_read(tmp_path):
-    save(MatryoshkaGPT(CONFIG), tmp_path)
-    other_weights(lambda weights: None)(tmp_path)
-    assert load(tmp_path)[0].config == CONFIG
-
-
-def test_nothing_else_is_replaced_unless_told(tmp_path):
+def test_nothing_is_replaced_without_permission(tmp_path):
     model, other = MatryoshkaGPT(CONFIG), MatryoshkaEmbeddingsGPT(CONFIG)
-    save(model, tmp_path, CharTokenizer("abcde"))
-    before = kept(tmp_path)
-    for write in (
-        lambda **told: save(other, tmp_path, **told),
-        lambda **told: save(model, tmp_path, CharTokenizer("vwxyz"), **told),
-        lambda **told: export_gpt2(model, tmp_path, tokenizer=None, **told),
-    ):
-        with pytest.raises(
-            ValueError, match=r"MatryoshkaGPT \(config.json, .*overwrite|not a tokenizer of GPT-2"
-        ):
-            write()
-        assert kept(tmp_path) == before
-    save(model, tmp_path)  # the same again
-    assert kept(tmp_path) == before
-    save(other, tmp_path, overwrite=True)
-    found, tokenizer = load(tmp_path)
-    assert type(found) is MatryoshkaEmbeddingsGPT and tokenizer == CharTokenizer("abcde")
-    CharTokenizer("vwxyz").save(tmp_path / "tokens")  # as beside token files
-    save(model, tmp_path / "tokens")
-    assert load_tokenizer(tmp_path / "tokens") == CharTokenizer("vwxyz")
-    export_gpt2(model, tmp_path / "gpt2")
-    with pytest.raises(ValueError, match=r"gpt2 \(config.json, model.safetensors\).*overwrite=True"):
-        save(model, tmp_path / "gpt2")
-    with pytest.raises(ValueError, match="gpt2 .*overwrite=True"):
-        export_gpt2(other, tmp_path / "gpt2")
-    export_gpt2(other, tmp_path / "gpt2", overwrite=True)
-
-
-def test_files_of_the_user_stay(tmp_path):
-    names = ("config.json.tmp", "model.safetensors.tmp", "notes.txt", "vocab.json")
-    for name in names:
+    mine = "config.json.tmp", "notes.txt", "vocab.json", "step-00000001-0123456789abcdef.pt"
+    for name in mine:
         (tmp_path / name).write_text("mine")
-    save(MatryoshkaGPT(CONFIG), tmp_path)
-    assert all((tmp_path / name).read_text() == "mine" for name in names)
+    save(model, tmp_path, LETTERS)
+    before = bytes_of(tmp_path)
+    for message, call in (
+        ("already holds config.json, model.safetensors: .*overwrite=True", lambda: save(other, tmp_path)),
+        ("already holds tokenizer.json", lambda: save(model, tmp_path, CharTokenizer("vwxyz"))),
+        ("already holds config.json", lambda: export_gpt2(model, tmp_path, tokenizer=LETTERS)),
+        ("tokenizer.json is not a tokenizer of transformers", lambda: export_gpt2(model, tmp_path)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+        assert bytes_of(tmp_path) == before
+    save(model, tmp_path)  # the same content may be written again
+    save(other, tmp_path, overwrite=True)
+    loaded, tokenizer = load(tmp_path)
+    assert type(loaded) is MatryoshkaEmbeddingsGPT and tokenizer == LETTERS
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)
+
+
+def test_the_current_folder_is_never_meant_by_an_empty_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in (save, export_gpt2):
+        with pytest.raises(ValueError, match="'' is not a path"):
+            call(MatryoshkaGPT(CONFIG), "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_finite_or_of_two_types_are_not_written(tmp_path):
+    for value, message in (
+        (torch.nan, "blocks.1.*NaN"),
+        (torch.inf, "blocks.1.*NaN"),
+        (None, "float16.*float32"),
+    ):
+        model = MatryoshkaGPT(CONFIG)
+        if value is None:
+            model.norm.half()
+        else:
+            model.blocks[1].attention.qkv.weight.data[0, 0, 0, 0] = value
+        for call in (save, export_gpt2):
+            with pytest.raises(ValueError, match=message):
+                call(model, tmp_path / "new")
+    for other in (None, torch.nn.Linear(2, 2), type("Own", (MatryoshkaGPT,), {})(CONFIG)):
+        for call in (save, export_gpt2):
+            with pytest.raises(
+                ValueError, match="must be a MatryoshkaGPT or a .*, not a (NoneType|Linear|Own)"
+            ):
+                call(other, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_models_that_load_in_any_grad_mode_can_be_trained(mode, tmp_path):
+    torch.manual_seed(0)
+    with mode():
+        save(MatryoshkaGPT(CONFIG), tmp_path / "own")
+        export_gpt2(load(tmp_path / "own")[0], tmp_path / "gpt2", CONFIG.sizes[0])
+        state = torch.get_rng_state()
+        models = load(tmp_path / "own")[0], import_gpt2(tmp_path / "gpt2")
+        assert torch.equal(torch.get_rng_state(), state) and not torch.is_grad_enabled()
+    for model in models:
+        model(torch.tensor([[0, 1]])).sum().backward()
+        assert model.embedding.token.grad is not None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [torch.compile, lambda model: model.compile() or model])
-def test_a_compiled_model_is_kept_as_it_is(compiled, tmp_path):
+def test_a_compiled_model_is_saved_as_it_is(compiled, tmp_path):
     model = MatryoshkaGPT(CONFIG)
     save(compiled(model), tmp_path / "own")
     export_gpt2(compiled(model), tmp_path / "gpt2")
@@ -257,96 +282,48 @@ def test_a_compiled_model_is_kept_as_it_is(compiled, tmp_path):
     assert torch.equal(import_gpt2(tmp_path / "gpt2").embedding.token, model.embedding.token)
 
 
-def test_no_model_is_refused(tmp_path):
-    for other in (torch.nn.Linear(2, 2), type("Own", (MatryoshkaGPT,), {})(CONFIG)):
-        with pytest.raises(ValueError, match="not a (Linear|Own)"):
-            save(other, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-
-
 def test_scalars_of_numpy(tmp_path):
     config = GPTConfig(5, 7, np.int64(12), 2, 1, dropout=np.float32(0.25), bias=np.bool_(False))
     save(MatryoshkaGPT(config), tmp_path)
     assert load(tmp_path)[0].config == config == GPTConfig(5, 7, 12, 2, 1, dropout=0.25, bias=False)
 
 
-DEEP = "[" * 100_000 + "]" * 100_000
-
-
 @pytest.mark.parametrize("reader", [load, import_gpt2, lambda folder: History.load(folder / "config.json")])
 @pytest.mark.parametrize(
-    "text",
-    [DEEP, '{"a":' * 50_000, "1" * 5000, '"\\ud800"', "\xff", "[]", "3", "null", '{"sizes": 5}', "NaN"],
+    "text", ["[" * 9000, '"\\ud800"', "\xff", "[]", "null", '{"sizes": 5}', "NaN", "1" * 5000]
 )
-def test_no_json_does_more_than_raise_value_error(reader, text, tmp_path):
+def test_json_of_any_content_raises_value_error(reader, text, tmp_path):
     save(MatryoshkaGPT(CONFIG), tmp_path)
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match="config.json"):
         reader(tmp_path)
 
 
-HOSTILE = (10**6, 10**9, 10**18, 10**30, -1, 0, False, 1e400, "3", [3], {})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("value", HOSTILE)
-@pytest.mark.parametrize(
-    "entry", ["n_layer", "vocab_size", "block_size", "n_embd", "n_head", "n_inner", "head_size", "nesting"]
-)
+@pytest.mark.parametrize("value", [10**9, 10**18, 10**30, -1, False, 1e400, "3", [3], None, {}])
+@pytest.mark.parametrize("entry", ["n_layer", "vocab_size", "n_embd", "n_inner", "nesting"])
 def test_sizes_are_compared_with_the_weights_before_anything_is_built(entry, value, tmp_path):
-    config = GPTConfig(5, 7, 12, 2, 3)
+    config = GPTConfig(5, 7, 12, 2, 3, n_inner=40, nesting=[6])
     save(MatryoshkaGPT(config), tmp_path / "own")
     export_gpt2(MatryoshkaGPT(config), tmp_path / "gpt2")
     if entry == "nesting" and value == [3]:
         value = [dict(n_embd=3, n_head=1, n_layer=10**12, n_inner=4)]
-    theirs = {"block_size": "n_positions"}.get(entry, entry)
-    for folder, reader, name in ((tmp_path / "own", load, entry), (tmp_path / "gpt2", import_gpt2, theirs)):
-        found = json.loads((folder / "config.json").read_text())
-        found.get("config", found)[name] = value
-        (folder / "config.json").write_text(json.dumps(found))
-        if reader is load or name not in ("head_size", "nesting"):  # which GPT-2 has not
-            with pytest.raises(ValueError, match="config.json|model.safetensors"):
+    for folder, reader in ((tmp_path / "own", load), (tmp_path / "gpt2", import_gpt2)):
+        content = json.loads((folder / "config.json").read_text())
+        content.get("config", content)[entry] = value
+        (folder / "config.json").write_text(json.dumps(content))
+        if not (entry == "nesting" and (reader is import_gpt2 or value is None)):  # GPT-2 does not have it
+            with pytest.raises(ValueError, match="config.json|gpt2|model.safetensors"):
                 reader(folder)
 
 
-def test_hostile_weights(tmp_path):
-    save(MatryoshkaGPT(CONFIG), tmp_path)
-    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
-    for dtype in (torch.int64, torch.bool, torch.complex64):
-        file = {name: p.to(dtype) for name, p in weights.items()}
-        safetensors.torch.save_file(file, tmp_path / "model.safetensors")
-        with pytest.raises(ValueError, match="model.safetensors"):
-            load(tmp_path)
-    header = b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
-    for data in (b"\xff" * 64, len(header).to_bytes(8, "little") + header, bytes(8) + b"{}"):
-        (tmp_path / "model.safetensors").write_bytes(data)
-        with pytest.raises(ValueError, match="model.safetensors is truncated or damaged"):
-            load(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    (tmp_path / "model.safetensors").mkdir()
-    with pytest.raises(ValueError, match="model.safetensors cannot be read"):
-        load(tmp_path)
-
-
-def test_loading_leaves_the_global_random_state(tmp_path):
-    save(MatryoshkaGPT(CONFIG), tmp_path / "own")
-    state = torch.get_rng_state()
-    export_gpt2(load(tmp_path / "own")[0], tmp_path / "gpt2", CONFIG.sizes[0])
-    import_gpt2(tmp_path / "gpt2")
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def test_history(tmp_path):
-    history = History(CONFIG.sizes, [0, 10], lr=1e-3, seconds=3.0)
+    history = History(CONFIG.sizes, [0, 10], [0.0, 5.0], lr=1e-3)
     for i, size in enumerate(CONFIG.sizes):
         history.train[size] += [1 / 3 + i, 0.1]
         history.val[size] += [2 / 3 + i, 0.2]
     history.save(tmp_path / "history.json")
     loaded = History.load(tmp_path / "history.json")
-    assert (
-        loaded == history and loaded.val[CONFIG.sizes[1]] == [2 / 3 + 1, 0.2] and loaded.sizes == CONFIG.sizes
-    )
-    assert json.loads((tmp_path / "history.json").read_text())["steps"] == [0, 10]
+    assert loaded.val[CONFIG.sizes[1]] == [2 / 3 + 1, 0.2] and loaded.as_dict() == history.as_dict()
     short = json.dumps(history.as_dict() | {"steps": [0]})
     for text in ("", "[]", '{"sizes": [1]}', "{}", short, short.replace("[0]", "5")):
         (tmp_path / "other.json").write_text(text)

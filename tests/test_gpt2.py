@@ -109,6 +109,10 @@ def test_there_and_back(tmp_path):
         torch.testing.assert_close(back(IDX), model(IDX), rtol=1e-5, atol=1e-5)
     assert {size.n_embd for size in back.sizes} == {8, 12, 24}
     assert back.config.dropout == 0.25 and back.config.n_inner == 50
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["resid_pdrop"]  # GPT2Config's default
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert import_gpt2(tmp_path).config.dropout == transformers.GPT2Config().resid_pdrop == 0.1
 
 
 @pytest.mark.slow
@@ -171,7 +175,7 @@ def test_masks_of_old_checkpoints_and_half_precision(tmp_path):
         (dict(n_embd=20), r"wte.weight has shape \(13, 24\).*\(13, 20\)"),
         (dict(n_positions=9), r"wpe.weight has shape \(7, 24\)"),
         (dict(n_inner=7), "c_fc.weight has shape"),
-        (dict(n_head=5), "n_embd=24 is not divisible by n_head=5"),
+        (dict(n_head=5), "n_embd=24 must be a multiple of n_head=5"),
         (dict(n_layer=4), "h.3.*is missing"),
         (dict(n_layer=2), "h.2"),
         (dict(vocab_size=None), "vocab_size=None"),
@@ -190,24 +194,55 @@ def test_folders_that_hold_no_gpt2(tmp_path):
         import_gpt2(tmp_path / "nowhere")
     export_gpt2(make(), tmp_path)
     file = tmp_path / "model.safetensors"
-    whole = file.read_bytes()
-    weights = safetensors.torch.load(whole)
-    file.write_bytes(whole[:-8])
-    with pytest.raises(ValueError, match="model.safetensors is truncated"):
-        import_gpt2(tmp_path)
-    safetensors.torch.save_file(weights | {"lm_head.weight": torch.randn(13, 24)}, file)
-    with pytest.raises(ValueError, match="lm_head.weight"):
-        import_gpt2(tmp_path)
-    safetensors.torch.save_file(weights | {"transformer.h.0.extra": torch.randn(3)}, file)
-    with pytest.raises(ValueError, match="h.0.extra"):
-        import_gpt2(tmp_path)
-    file.rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="pickle"):
-        import_gpt2(tmp_path)
-    for text, names in (("{", "config.json"), ("[]", "config.json"), ("{}", "vocab_size")):
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=names):
+    weights = safetensors.torch.load(file.read_bytes())
+    for name, weight in (
+        ("lm_head.weight", torch.randn(13, 24)),
+        ("transformer.h.0.extra", torch.randn(3)),
+        ("transformer.ln_f.bias", torch.zeros(24, dtype=torch.float8_e4m3fn)),
+    ):
+        safetensors.torch.save_file(weights | {name: weight}, file)
+        with pytest.raises(
+            ValueError, match="float8" if "ln_f" in name else name.removeprefix("transformer.")
+        ):
             import_gpt2(tmp_path)
+    file.rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin is a pickle, which can run code"):
+        import_gpt2(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="vocab_size"):
+        import_gpt2(tmp_path)
+
+
+def test_a_gpt2_in_several_files(tmp_path):
+    model = make()
+    export_gpt2(model, tmp_path / "one")
+    gpt2 = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "one", local_files_only=True)
+    gpt2.save_pretrained(tmp_path / "many", max_shard_size="10KB")
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+    with torch.no_grad():
+        assert torch.equal(import_gpt2(tmp_path / "many")(IDX), model(IDX))
+    next((tmp_path / "many").glob("*.safetensors")).unlink()
+    with pytest.raises(ValueError, match="model-0000.*cannot be read"):
+        import_gpt2(tmp_path / "many")
+
+
+def test_files_that_other_libraries_read_are_replaced_or_named(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 5, "do_sample": true}')
+    with pytest.raises(ValueError, match="already holds generation_config.json"):
+        export_gpt2(make(), tmp_path)
+    export_gpt2(make(), tmp_path, overwrite=True)
+    gpt2 = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, local_files_only=True)
+    assert gpt2.generation_config.eos_token_id is None and not gpt2.generation_config.do_sample
+    for name in (
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "adapter_config.json",
+    ):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(ValueError, match=f"holds {name} of another model"):
+            export_gpt2(make(seed=1), tmp_path, overwrite=True)
+        (tmp_path / name).unlink()
 
 
 HOSTILE = [
@@ -248,11 +283,27 @@ def test_autotokenizer_encodes_as_the_bpe_tokenizer(tmp_path, special):
         export_gpt2(make(), tmp_path, overwrite=True)  # but not beside a model that it does not fit
 
 
-def test_a_tokenizer_of_another_vocabulary(tmp_path):
-    with pytest.raises(ValueError, match="vocab_size=13"):
+def test_autotokenizer_encodes_as_the_character_tokenizer(tmp_path):
+    tokenizer = CharTokenizer("".join(sorted({*"abc XYZ\n\t\r\x00é日🙂\u0301\u2581\u0120#<|>\u00a0'.,"})))
+    model = make(vocab_size=tokenizer.vocab_size)
+    export_gpt2(model, tmp_path, tokenizer=tokenizer)
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert len(auto) == tokenizer.vocab_size
+    rng = random.Random(0)
+    for text in ("".join(rng.choices(tokenizer.characters, k=n)) for n in range(200)):
+        ids = tokenizer.encode(text)
+        assert auto(text)["input_ids"] == ids and auto.decode(ids) == text
+    with pytest.raises(Exception, match="Missing"):
+        auto("?")  # as CharTokenizer does, and not another character in its place
+    export_gpt2(model, tmp_path)  # without one, the tokenizer stays
+
+
+def test_a_tokenizer_of_another_vocabulary_or_kind(tmp_path):
+    with pytest.raises(ValueError, match="has 2 tokens, the model vocab_size=13"):
         export_gpt2(make(), tmp_path, tokenizer=CharTokenizer("ab"))
-    export_gpt2(make(), tmp_path, tokenizer=CharTokenizer("abcdefghijklm"))
-    assert not (tmp_path / "tokenizer.json").exists()
+    with pytest.raises(ValueError, match="must be a CharTokenizer or a BPETokenizer"):
+        export_gpt2(make(), tmp_path, tokenizer=type("Own", (), {"vocab_size": 13})())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -263,14 +314,19 @@ def test_a_tokenizer_of_another_vocabulary(tmp_path):
         ("pre_tokenizer", {"type": "Whitespace"}, "byte-level BPE"),
         ("pre_tokenizer", {"add_prefix_space": True}, "splits texts otherwise"),
         ("pre_tokenizer", {"use_regex": False}, "splits texts otherwise"),
+        ("model", "merges", "order of"),
     ],
 )
 def test_a_tokenizer_that_encodes_otherwise_is_refused(part, change, message, tmp_path):
     tokenizer = BPETokenizer.train("the cat sat on the mat " * 9, 260)
-    kept = tokenizer_files(tokenizer, 8)["tokenizer.json"]
+    content = tokenizer_files(tokenizer, 8)["tokenizer.json"]
+    if change == "merges":
+        change = {"merges": content["model"]["merges"][::-1]}
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(kept))
+    path.write_text(json.dumps(content))
     assert read_tokenizer(tmp_path) == tokenizer
-    path.write_text(json.dumps(kept | change if part is None else {**kept, part: kept[part] | change}))
+    path.write_text(
+        json.dumps(content | change if part is None else {**content, part: content[part] | change})
+    )
     with pytest.raises(ValueError, match=f"{path}: .*{message}"):
         read_tokenizer(tmp_path)

@@ -13,7 +13,7 @@ PAIRS = Pairs(["q a"] * 4, ["doc b"] * 4, list("abcd"), list("abcd"))
 BPE = BPETokenizer([bytes([b]) for b in range(256)])
 
 WRONG = {
-    "5 is no path": [
+    "5 is not a path": [
         lambda: matgpt.load(5),
         lambda: matgpt.save(MODEL, 5),
         lambda: matgpt.load_text(5),
@@ -24,7 +24,7 @@ WRONG = {
         lambda: matgpt.train(MODEL, IDS, IDS, 1, 1, checkpoint_dir=5, progress=False),
         lambda: CharTokenizer("ab").save(5),
     ],
-    r"\['a'\] is no path": [lambda: matgpt.load_text(["a"])],
+    r"\['a'\] is not a path": [lambda: matgpt.load_text(["a"])],
     "query='abc' must be numbers": [lambda: matgpt.search(torch.ones(5, 4), "abc")],
     "val_pairs=.* must be Pairs": [
         lambda: matgpt.train_embeddings(MODEL, PAIRS, BPE, 1, 2, val_pairs=[("a", "b")])

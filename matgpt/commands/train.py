@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from .. import plot
 from ..config import GPTConfig, Size
-from ..files.checkpoint import held, save
+from ..files.checkpoint import save
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..text.batches import bits_per_byte
 from ..text.token_files import read_corpus
@@ -19,6 +19,7 @@ from ..training.checkpoint import NAME
 from ..training.loop import train
 from .parser import CORPUS, DOLL, Parser, add_run, make_device, parse_doll, printing, set_threads
 
+MODEL_FILES = "config.json", "model.safetensors", "tokenizer.json"
 VARIANTS = {"nested": MatryoshkaGPT, "embeddings": MatryoshkaEmbeddingsGPT}
 
 
@@ -100,7 +101,7 @@ def begin(args, own=False):
     own: a model that --out holds is that of the run itself.
     """
     out = Path(args.out)
-    other = held(out) or ", ".join(name for name in ("history.json", "losses.png") if (out / name).exists())
+    other = ", ".join(name for name in (*MODEL_FILES, "history.json", "losses.png") if (out / name).exists())
     if other and not (args.force or own):
         raise ValueError(f"--out {args.out} already holds {other}: name another folder, or --force")
     set_threads(args.threads)

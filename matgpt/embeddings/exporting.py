@@ -8,7 +8,7 @@ from torch import nn
 
 from ..files.atomic import as_path
 from ..files.checkpoint import replace
-from ..files.gpt2 import gpt2_files
+from ..files.gpt2 import COMPANIONS, gpt2_files
 from ..text.tokenizer import BPETokenizer
 
 PAD = "<|pad|>"
@@ -47,4 +47,4 @@ def export_sentence_transformers(model, path, tokenizer, overwrite=False):
     files["sentence_bert_config.json"] = {"max_seq_length": model.config.block_size, "do_lower_case": False}
     files["config_sentence_transformers.json"] = {"similarity_fn_name": "cosine"}
     files["1_Pooling/config.json"] = pooling
-    replace(path, files, overwrite)
+    replace(path, files, overwrite, COMPANIONS)

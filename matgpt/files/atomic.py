@@ -1,4 +1,4 @@
-"""Files that are read or replaced as a whole."""
+"""Read files, and replace them so that a reader finds the old content or the new one, never a part."""
 
 import json
 import os
@@ -7,20 +7,22 @@ from pathlib import Path
 
 
 def as_path(path):
-    """`path` as a Path, `~` for the home folder; ValueError, naming it, for what is none."""
+    """Return `path` as a Path, with `~` expanded. Raises ValueError, naming it, unless it is a path."""
     try:
-        return Path(path).expanduser()
+        if path != "":  # Path("") would be the current folder
+            return Path(path).expanduser()
     except (TypeError, RuntimeError):
-        raise ValueError(f"{path!r:.60} is no path: give a string or a Path") from None
+        pass
+    raise ValueError(f"{path!r:.60} is not a path: give a string or a Path")
 
 
 def write(path, data):
-    """Write bytes so that `path` holds, whatever happens, either what it held before or all of `data`."""
+    """Write bytes so that `path` always holds what it held before, or all of `data`."""
     write_all({path: data})
 
 
 def write_all(files):
-    """The same for {path: bytes}: no file is replaced before the disk has all of them."""
+    """Write {path: bytes}. No file is replaced until all of them are on the disk."""
     new = {path: path.with_name(f"{path.name}.matgpt-{os.getpid()}.tmp") for path in files}
     try:
         for path, data in files.items():
@@ -34,17 +36,10 @@ def write_all(files):
         for temporary in new.values():
             temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the new names themselves last once their folder is on the disk
-        for parent in {path.parent for path in files}:
-            folder = os.open(parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
 
 def read(path):
-    """The bytes of a file; ValueError, naming it, if it cannot be read."""
+    """Return the bytes of a file. Raises ValueError, naming it, if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -53,15 +48,18 @@ def read(path):
 
 @contextmanager
 def parsed(path, what):
-    """What a JSON file holds; all that is found wrong with it in the block is a ValueError that names it."""
+    """Yield the content of a JSON file; an error in the block becomes a ValueError that names the file.
+
+    what: the words for what the file should hold, such as "a configuration".
+    """
     data = read(path)
     try:
         yield json.loads(data)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON (truncated?): {error}") from None
     except ValueError as error:
-        raise error if str(path.parent) in str(error) else ValueError(f"{path}: {error}") from None
-    except OSError as error:  # of a file that belongs to it
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    except OSError as error:  # of another file, which this one names
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{path} is not {what}: {error!r}") from None

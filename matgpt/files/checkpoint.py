@@ -1,68 +1,73 @@
-"""Folders that keep a model: written as a whole, read strictly, and never run as code."""
+"""Folders that hold a model: written as a whole, checked when read, and never run as code."""
 
 import dataclasses
 import hashlib
 import json
-from contextlib import suppress
 
 import safetensors.torch
 import torch
 
 from ..config import GPTConfig, Size
+from ..generation.checks import check_vocabulary
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..ranges import Between
-from ..text.tokenizer import load_tokenizer
+from ..text.tokenizer import Tokenizer, load_tokenizer
 from .atomic import as_path, parsed, read, write_all
 
 FORMAT = 1
 MODELS = {model.__name__: model for model in (MatryoshkaGPT, MatryoshkaEmbeddingsGPT)}
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+TYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64  # in which a model can run
 
 
 def save(model, folder, tokenizer=None, overwrite=False):
-    """Keep a model in `folder`: config.json, model.safetensors and, if given, its tokenizer.
+    """Write a model to `folder`: config.json, model.safetensors and, if given, its tokenizer.json.
 
-    Without a tokenizer, one that is there stays. overwrite: replace another model in the folder.
-    Raises ValueError for a tokenizer (given or there) that does not fit the model, or, unless told to
-    overwrite, where other files would be replaced; OSError, with nothing changed, if there is no room.
+    tokenizer: None: the one in the folder, if any, stays.
+    overwrite: replace another model in the folder.
+    Raises ValueError for weights that are not finite or not of one type, a tokenizer (given or in the folder)
+    of another vocabulary, or, without `overwrite`, if other files would be replaced; OSError, with nothing
+    changed, if there is no room.
     """
-    folder, (model, weights) = as_path(folder), unwrapped(model)
-    if type(model) not in MODELS.values():
-        raise ValueError(f"save keeps a {' or a '.join(MODELS)}, not a {type(model).__name__}")
+    folder, (model, weights) = as_path(folder), checked(model)
     config = {"format": FORMAT, "model": type(model).__name__, "config": dataclasses.asdict(model.config)}
-    files, there = {"config.json": json.dumps(config, indent=2).encode()}, folder / "tokenizer.json"
-    stays = load_tokenizer(folder) if tokenizer is None and there.exists() else None
-    check_vocabulary(model.config, stays or tokenizer, folder)
-    if stays or tokenizer:
-        files["tokenizer.json"] = read(there) if stays else tokenizer.to_json()
+    files, own = {"config.json": as_json(config)}, folder / "tokenizer.json"
+    if tokenizer is not None:
+        if not isinstance(tokenizer, Tokenizer):
+            raise ValueError(f"tokenizer={tokenizer!r:.60} must be a CharTokenizer or a BPETokenizer")
+        files[own.name] = tokenizer.to_json()
+    elif own.exists():
+        tokenizer, files[own.name] = load_tokenizer(folder), read(own)
+    check_vocabulary(model.config, tokenizer, folder)
     weights = {name: p.cpu().contiguous() for name, p in weights.items()}
     beside = " ".join(f"{name} {digest(data)}" for name, data in files.items())
     files["model.safetensors"] = safetensors.torch.save(weights, {"beside": beside})
     replace(folder, files, overwrite)
 
 
+@torch.inference_mode(False)  # parameters made in inference mode could not be trained outside it
 def load(folder):
-    """The model kept in `folder`, on the CPU and ready to use (eval mode), and its tokenizer or None.
+    """Return the model that `save` wrote to `folder`, on the CPU in eval mode, and its tokenizer or None.
 
-    Raises ValueError, naming the file and what is wrong with it, for a folder or file that is missing,
-    truncated, of an unknown format version, that does not hold exactly the weights of its configuration, or
-    that is not of the same `save` as the others.
+    Raises ValueError, naming the file and what is wrong with it, if a file is missing, damaged, of an unknown
+    format version or not from the same `save` as the others, or if the weights do not fit the configuration.
     """
     folder = as_path(folder)
     path, file = folder / "config.json", folder / "model.safetensors"
-    with parsed(path, "a configuration") as kept:
-        if kept["format"] != FORMAT:
-            raise ValueError(f"{path} has format version {kept['format']!r}; this program reads {FORMAT}")
-        if kept["model"] not in MODELS:
-            raise ValueError(f"{path} names the model {kept['model']!r}; known are {', '.join(MODELS)}")
-        config, (weights, beside) = kept["config"], read_weights(file)
-        check_depth(config["n_layer"], weights, file)
-        config = GPTConfig(**{**config, "nesting": read_nesting(config["nesting"])})
-        model = on_meta(MODELS[kept["model"]], config)
+    weights, beside = read_weights(file)
+    check_weights(weights, file)
+    with parsed(path, "a configuration") as saved:
+        if "model_type" in saved:
+            raise ValueError("it describes a model of transformers: a GPT-2 loads with matgpt.import_gpt2")
+        if saved["format"] != FORMAT or saved["model"] not in MODELS:
+            found = f"format {saved['format']!r} and model {saved['model']!r}"
+            raise ValueError(f"it has {found}; this program reads format {FORMAT} and {', '.join(MODELS)}")
+        check_depth(saved["config"]["n_layer"], weights, file)
+        config = GPTConfig(**saved["config"] | {"nesting": read_nesting(saved["config"]["nesting"])})
     try:
-        # assigned, not copied: the weights keep the type that they were saved in
+        # assigned, not copied: the weights keep the type in which they were saved
+        model = on_meta(MODELS[saved["model"]], config)
         model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # also for sizes that 64 bits cannot count
         raise ValueError(f"{file} does not hold the weights of {path}: {error}") from None
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
     check_vocabulary(config, tokenizer, folder)
@@ -77,69 +82,86 @@ def digest(data):
 
 
 def unwrapped(model):
-    """(model, {name: weight}) without what torch.compile puts around the model, or around parts of it."""
+    """Return (model, {name: weight}) without torch.compile's wrappers of the model or of its parts."""
     weights = {name.replace("_orig_mod.", ""): p.detach() for name, p in model.state_dict().items()}
     return getattr(model, "_orig_mod", model), weights
 
 
+def checked(model):
+    """Return `unwrapped(model)`. Raises ValueError unless it is a model of ours that `load` could read."""
+    kind = type(getattr(model, "_orig_mod", model))
+    if kind not in MODELS.values():
+        raise ValueError(f"model={model!r:.60} must be a {' or a '.join(MODELS)}, not a {kind.__name__}")
+    model, weights = unwrapped(model)
+    check_weights(weights, "the model")
+    for name, p in weights.items():
+        if not p.isfinite().all():
+            raise ValueError(f"{name} contains NaN or infinity: did the training of this model diverge?")
+    return model, weights
+
+
+def check_weights(weights, where):
+    """Raise ValueError unless all weights have one type in which a model can run."""
+    types = {p.dtype for p in weights.values()}
+    if len(types) > 1 or not types <= {*TYPES}:
+        found, allowed = (", ".join(sorted(map(str, names))) for names in (types, TYPES))
+        raise ValueError(f"{where} has weights of type {found}: all must have one type of {allowed}")
+
+
+def check_depth(n_layer, weights, where):
+    """Raise ValueError for more layers than weights, before anything is made that grows with n_layer."""
+    if n_layer > len(weights):
+        raise ValueError(f"{where} does not hold the weights of n_layer={n_layer}: there are {len(weights)}")
+
+
 def on_meta(kind, config):
-    """A model without memory for its weights."""
-    try:
-        with torch.device("meta"):
-            return kind(config)
-    except (RuntimeError, TypeError):  # more numbers than 64 bits can count
-        raise ValueError(f"no memory has room for the weights of {config}") from None
+    """Make a model without memory for its weights."""
+    with torch.device("meta"):
+        return kind(config)
 
 
 def read_weights(path):
-    """({name: tensor}, what `save` noted of the files beside it); ValueError, naming it, for a bad file."""
+    """Return {name: tensor} of a safetensors file and what `save` noted of the files beside it.
+
+    Raises ValueError, naming the file, if it is missing or damaged.
+    """
     try:
-        with safetensors.safe_open(path, "pt") as file:  # clones depend on the file no more
+        with safetensors.safe_open(path, "pt") as file:  # a clone does not depend on the file
             weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            if any(p.is_complex() for p in weights.values()):
-                raise ValueError("complex numbers are no weights")
             return weights, (file.metadata() or {}).get("beside", "")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    except Exception as error:
+    except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is truncated or damaged: {error}") from None
 
 
-def check_depth(n_layer, weights, path):
-    """ValueError for more layers than there are weights, before anything as long as n_layer is made."""
-    if n_layer > len(weights):
-        raise ValueError(f"{path} does not hold the weights of n_layer={n_layer}: there are {len(weights)}")
+def read_nesting(nesting):
+    """Return the nesting whose JSON this is: None, a list of widths and Sizes, or a range."""
+    if isinstance(nesting, dict):
+        return Between(Size(**nesting["smallest"]), Size(**nesting["largest"]), nesting["multiple_of"])
+    return nesting and [Size(**doll) if isinstance(doll, dict) else doll for doll in nesting]
 
 
-def read_nesting(kept):
-    """A nesting, named Sizes or all that lie between two, from what `dataclasses.asdict` makes of it."""
-    if isinstance(kept, dict):
-        return Between(Size(**kept["smallest"]), Size(**kept["largest"]), kept["multiple_of"])
-    return [Size(**size) for size in kept]
+def as_json(content):
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()
 
 
-def check_vocabulary(config, tokenizer, folder):
-    """ValueError if the tokenizer does not know exactly the tokens of the model."""
-    want = config.vocab_size
-    if tokenizer is not None and (have := getattr(tokenizer, "vocab_size", None)) != want:
-        raise ValueError(f"{folder}: the tokenizer has {have} tokens, the model vocab_size={want}")
+def replace(folder, files, overwrite, companions=()):
+    """Write {name: bytes or a JSON object} into `folder`.
 
-
-def held(folder):
-    """What a folder holds under the names of a model's files, in words; "" if nothing."""
-    names, kind = [name for name in FILES if (folder / name).exists()], None
-    with suppress(ValueError), parsed(folder / "config.json", "a configuration") as config:
-        kind = config.get("model") or config.get("model_type")
-    return f"{kind or 'files of another'} ({', '.join(names)})" if names else ""
-
-
-def replace(folder, files, overwrite):
-    """Write {name: bytes or a JSON object}; ValueError if others would be lost by it, unless `overwrite`."""
-    as_bytes = lambda x: x if isinstance(x, bytes) else json.dumps(x, indent=2, ensure_ascii=False).encode()
-    paths = {folder / name: as_bytes(data) for name, data in files.items()}
+    companions: names of files that another library would read with these.
+    Raises ValueError if it would replace other content without `overwrite`, or leave a companion of another
+    model.
+    """
+    paths = {folder / name: x if isinstance(x, bytes) else as_json(x) for name, x in files.items()}
+    stale = [name for name in companions if name not in files and (folder / name).exists()]
+    if stale:
+        raise ValueError(
+            f"{folder} holds {', '.join(stale)} of another model: remove it, or name another folder"
+        )
     other = [path.name for path, data in paths.items() if path.exists() and read(path) != data]
     if other and not overwrite:
-        there = held(folder) or ", ".join(other)
+        there = ", ".join(other)
         raise ValueError(f"{folder} already holds {there}: name another folder, or pass overwrite=True")
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Dolls leave as GPT-2 checkpoints of `transformers` (not needed for it), any GPT-2 comes in to be nested."""
+"""Export any doll as a GPT-2 of `transformers`, which is not needed for it; import a GPT-2 to nest it."""
 
 import dataclasses
 import math
@@ -11,10 +11,20 @@ import torch.nn.functional as F
 from ..config import GPTConfig, inner_sizes
 from ..model import MatryoshkaGPT
 from ..nested import corner
-from ..text.tokenizer import BPETokenizer
+from ..text.tokenizer import BPETokenizer, CharTokenizer
 from .atomic import as_path, parsed
-from .checkpoint import check_depth, check_vocabulary, on_meta, read_weights, replace, unwrapped
-from .gpt2_tokenizer import read_tokenizer, tokenizer_files
+from .checkpoint import (
+    TYPES,
+    check_depth,
+    check_vocabulary,
+    check_weights,
+    checked,
+    on_meta,
+    read_weights,
+    replace,
+    unwrapped,
+)
+from .gpt2_tokenizer import tokenizer_files
 
 NAMES = {  # ours, theirs
     "embedding.token": "wte.weight",
@@ -38,10 +48,13 @@ SUPPORTED = {
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
+# files that transformers, peft or sentence-transformers read beside a GPT-2, and that change what it computes
+COMPANIONS = "adapter_config.json", "added_tokens.json", "chat_template.jinja", "modules.json"
+COMPANIONS += ("special_tokens_map.json",)
 
 
 def theirs(name, p):
-    """Name and tensor that a parameter of ours is in GPT-2, where a linear map is one matrix (in, out)."""
+    """Return a parameter's name and tensor in GPT-2, where a linear map is one matrix (in, out)."""
     if name.endswith("qkv.weight"):
         p = p.flatten(0, -2).t()  # (3, H, S, D) -> (D, 3 H S)
     elif name.endswith(("proj.weight", "expand.weight")):
@@ -54,13 +67,13 @@ def theirs(name, p):
 
 
 def padded(doll):
-    """(config, {name: tensor}, eps, head): the doll in the corner of a GPT-2 that is otherwise 0.
+    """Put the doll into the corner of a GPT-2 that is otherwise 0: (config, {name: tensor}, eps, head).
 
-    GPT-2 knows one feedforward width, has biases, and wants n_embd = n_head * head_size. Units, biases, heads
-    and dimensions of a head that are 0 change nothing, once queries are scaled for the wider head. Where no
-    number of heads divides the width with room for each, the width grows by a factor k: on a residual of
-    mean 0, LayerNorm is then sqrt(k) times the same, if eps is k times smaller. So the mean goes from all
-    that writes to the residual; the readout would notice, and this GPT-2 has a `head` (V, n_embd) of its own.
+    GPT-2 has one feedforward width, biases, and n_embd = n_head * head_size. Units, biases, heads and
+    dimensions of a head that are 0 change nothing, once queries are scaled for the wider head. If no number
+    of heads divides the width with enough room for each, the width grows by a factor k: on a residual of mean
+    0, LayerNorm then gives sqrt(k) times as much, if eps is divided by k. So the mean is subtracted from all
+    that writes to the residual. The readout must not change, so this GPT-2 has its own `head` (V, n_embd).
     """
     config, weights = doll.config, unwrapped(doll)[1]
     d, h, s = config.n_embd, config.n_head, config.full_head_size
@@ -87,25 +100,32 @@ def padded(doll):
 def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     """Write one doll to the folder `path`, as transformers' GPT2LMHeadModel.from_pretrained reads it.
 
-    The logits are the same to rounding, for every Size: shapes that GPT-2 does not know are padded with 0.
-    tokenizer: if it is a BPETokenizer, AutoTokenizer.from_pretrained(path) will encode as it does; without
-        one, what is there of a tokenizer stays.
+    The logits are the same to rounding, for every Size: shapes that GPT-2 does not have are padded with 0.
+    tokenizer: AutoTokenizer.from_pretrained(path) then encodes as it does; None: the one in the folder stays.
     overwrite: replace another model in the folder.
-    Raises ValueError for a size that does not fit, a smaller size of an output-only model, a tokenizer (given
-    or there) of another vocabulary, or, unless told to overwrite, where other files would be replaced;
+    Raises ValueError for a size that does not fit, a smaller size of an output-only model, weights that are
+    not finite, a tokenizer (given or in the folder) of another vocabulary, a folder with other files that
+    transformers would read with this model, or, without `overwrite`, if other files would be replaced;
     OSError, with nothing changed, if there is no room.
     """
     path = as_path(path)
-    check_vocabulary(model.config, tokenizer, path)
-    files = gpt2_files(model, size, tokenizer)
-    if "tokenizer.json" not in files and (path / "tokenizer.json").exists():
-        check_vocabulary(model.config, read_tokenizer(path), path / "tokenizer.json")
-    replace(path, files, overwrite)
+    files, there = gpt2_files(model, size, tokenizer), path / "tokenizer.json"
+    if tokenizer is None and there.exists():
+        with parsed(there, "a tokenizer of transformers: pass `tokenizer`, or remove it") as content:
+            vocabulary = {
+                *content["model"]["vocab"],
+                *(token["content"] for token in content["added_tokens"]),
+            }
+        if len(vocabulary) != model.config.vocab_size:
+            found = f"the tokenizer has {len(vocabulary)} tokens"
+            raise ValueError(f"{there}: {found}, the model vocab_size={model.config.vocab_size}")
+    replace(path, files, overwrite, COMPANIONS)
 
 
 def gpt2_files(model, size=None, tokenizer=None):
-    """{file name: JSON object, or the weights as bytes} of that checkpoint; errors as in `export_gpt2`."""
-    model = unwrapped(model)[0]
+    """Return {file name: JSON object, or weights as bytes} of that checkpoint; errors as in `export_gpt2`."""
+    model = checked(model)[0]
+    check_vocabulary(model.config, tokenizer)
     full = model.config.resolve(size) == model.config.full
     config, weights, eps, head = padded(model if full else model.slice(size))
     tensors = {} if head is None else {"lm_head.weight": head}
@@ -123,13 +143,39 @@ def gpt2_files(model, size=None, tokenizer=None):
         "tie_word_embeddings": head is None,
         **dict.fromkeys(("bos_token_id", "eos_token_id")),
     }
-    files = tokenizer_files(tokenizer, config.block_size) if isinstance(tokenizer, BPETokenizer) else {}
-    weights = safetensors.torch.save(tensors, {"format": "pt"})
-    return {"config.json": settings, "model.safetensors": weights, **files}
+    return {
+        "config.json": settings,
+        "generation_config.json": {"_from_model_config": True},  # in place of what another model left there
+        "model.safetensors": safetensors.torch.save(tensors, {"format": "pt"}),
+        **({} if tokenizer is None else files_of(tokenizer, config.block_size)),
+    }
 
 
+def files_of(tokenizer, block_size):
+    """Return {file name: JSON object} of a tokenizer, as AutoTokenizer.from_pretrained reads it."""
+    if isinstance(tokenizer, BPETokenizer):
+        return tokenizer_files(tokenizer, block_size)
+    if not isinstance(tokenizer, CharTokenizer):
+        raise ValueError(f"tokenizer={tokenizer!r:.60} must be a CharTokenizer or a BPETokenizer")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size}
+    config["clean_up_tokenization_spaces"] = False
+    split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+    # "" is not a token, so an unknown character is an error, as for the CharTokenizer
+    model = {
+        "type": "WordLevel",
+        "vocab": {c: i for i, c in enumerate(tokenizer.characters)},
+        "unk_token": "",
+    }
+    parts = {"pre_tokenizer": split, "decoder": {"type": "Fuse"}, "model": model}
+    return {
+        "tokenizer_config.json": config,
+        "tokenizer.json": {"version": "1.0", "added_tokens": [], **parts},
+    }
+
+
+@torch.inference_mode(False)  # as in `load`
 def import_gpt2(path, nesting=None):
-    """A folder that holds a GPT-2 of transformers (config.json, model.safetensors) as a MatryoshkaGPT.
+    """Load a folder that holds a GPT-2 of transformers (config.json, safetensors) as a MatryoshkaGPT.
 
     The full doll's logits are those of the checkpoint; the smaller ones of `nesting`, as in `GPTConfig`, mean
     nothing until they are trained. Weights become float32; the dropout is its resid_pdrop.
@@ -137,43 +183,53 @@ def import_gpt2(path, nesting=None):
     for a missing, unknown or differently shaped weight, and for weights in pickle files, which can run code.
     """
     path = as_path(path)
-    file = path / "model.safetensors"
     with parsed(path / "config.json", "a configuration") as found:
         for name, allowed in SUPPORTED.items():
             if found.get(name, allowed[0]) not in allowed:
-                raise ValueError(f"{path}: {name}={found[name]!r:.60} is not supported: allowed is {allowed}")
+                raise ValueError(f"{name}={found[name]!r:.60} is not supported: allowed is {allowed}")
         shape = [found[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
-        if not file.exists() and (path / "pytorch_model.bin").exists():
-            raise ValueError(
-                f"{path / 'pytorch_model.bin'} is a pickle, which can run code: have transformers write "
-                f"{file} with save_pretrained"
-            )
-        weights = {
-            name.removeprefix("transformer."): p.float()
-            for name, p in read_weights(file)[0].items()
-            if not name.endswith((".attn.bias", ".attn.masked_bias"))
-        }  # the causal mask, as older versions kept it
-        check_depth(shape[-1], weights, file)
+        weights = read_gpt2_weights(path)
+        check_depth(shape[-1], weights, path)
         config = GPTConfig(*shape, nesting, found.get("n_inner"), dropout=found.get("resid_pdrop", 0.1))
+    try:
         model, state = on_meta(MatryoshkaGPT, config), {}
+    except (RuntimeError, TypeError):  # sizes that 64 bits cannot count
+        raise ValueError(f"{path / 'config.json'} describes a model that does not fit into memory") from None
     head = weights.pop("lm_head.weight", None)
     if head is not None and not torch.equal(head, weights.get("wte.weight", head[:0])):
-        raise ValueError(f"{file}: lm_head.weight is not the token embedding; only a tied head is supported")
+        raise ValueError(f"{path}: lm_head.weight is not the token embedding; only a tied head is supported")
     for name, p in model.state_dict().items():
         other, shape = theirs(name, p)
         if other not in weights or weights[other].shape != shape.shape:
             what = f"has shape {tuple(weights[other].shape)}" if other in weights else "is missing"
-            raise ValueError(f"{file}: {other} {what}; config.json asks for {tuple(shape.shape)}")
+            raise ValueError(f"{path}: {other} {what}; config.json asks for {tuple(shape.shape)}")
         weight = weights.pop(other)
         state[name] = (weight if name.startswith("embedding") else weight.t()).reshape(p.shape).contiguous()
     if weights:
-        raise ValueError(f"{file}: {next(iter(weights))} is no weight of a GPT-2 of {config.n_layer} layers")
+        raise ValueError(f"{path}: {next(iter(weights))} is no weight of a GPT-2 of {config.n_layer} layers")
     model.load_state_dict(state, assign=True)
     return model.eval()
 
 
+def read_gpt2_weights(path):
+    """Return the weights of a GPT-2 in safetensors, in one file or in several with an index, as float32."""
+    file, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if not file.exists() and index.exists():
+        with parsed(index, "an index of weights") as content:
+            files = [path / name for name in sorted({*content["weight_map"].values()})]
+    elif not file.exists() and (pickled := path / "pytorch_model.bin").exists():
+        raise ValueError(f"{pickled} is a pickle, which can run code: write {file} with save_pretrained")
+    else:
+        files = [file]
+    weights = {name: p for file in files for name, p in read_weights(file)[0].items()}
+    for name in [name for name in weights if name.endswith((".attn.bias", ".attn.masked_bias"))]:
+        del weights[name]  # the causal mask, as older versions of transformers saved it
+    check_weights({name: p.float() if p.dtype in TYPES else p for name, p in weights.items()}, path)
+    return {name.removeprefix("transformer."): p.float() for name, p in weights.items()}
+
+
 def is_gpt2(folder):
-    """Whether the folder holds a GPT-2 of transformers, by its config.json."""
+    """Say whether the folder holds a GPT-2 of transformers, by its config.json."""
     with suppress(ValueError), parsed(as_path(folder) / "config.json", "a configuration") as found:
         return "model_type" in found
-    return False  # whoever loads it says what is wrong
+    return False  # loading it says what is wrong

@@ -11,7 +11,7 @@ from ..config import positive
 
 @dataclass
 class Sampling:
-    """How a token is drawn; ValueError, naming the value, for a setting out of range."""
+    """How tokens are drawn. Raises ValueError, naming the value, for a setting out of range."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -30,26 +30,26 @@ class Sampling:
             raise ValueError(f"generator={self.generator!r} must be a torch.Generator")
 
     def draw(self, logits):
-        """Logits (B, V) -> a token each (B,), and the distribution it was drawn from (None if greedy)."""
+        """Draw one token per row of logits (B, V): tokens (B,) and their distributions, None if greedy."""
         if self.temperature == 0:
             return logits.argmax(-1), None
         probs = self.probabilities(logits)
         return torch.multinomial(probs, 1, generator=self.generator)[:, 0], probs
 
     def probabilities(self, logits):
-        """Logits (..., V) -> the distribution (..., V) that is sampled from, at a temperature above 0."""
+        """Turn logits (..., V) into the probabilities (..., V) to draw from, at a temperature above 0."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        least = torch.finfo(logits.dtype).tiny  # a smaller temperature would be 0 in this type, and 0 / 0
+        least = torch.finfo(logits.dtype).tiny  # in this type a smaller temperature would be 0: 0 / 0
         logits = (logits - logits.amax(-1, keepdim=True)) / max(float(self.temperature), least)
         if self.top_k is not None and self.top_k < logits.size(-1):
             kth = logits.topk(self.top_k).values[..., -1:]
             logits = logits.masked_fill(logits < kth, -torch.inf)
         probs = logits.softmax(-1)
         if self.top_p is not None and self.top_p < 1:
-            # nucleus (1904.09751): the fewest tokens that hold top_p, so one counts if those before it do not
+            # nucleus sampling (1904.09751, section 3.1): the fewest tokens whose probabilities reach top_p
             values, order = probs.sort(-1, descending=True)
             before = values.cumsum(-1) - values
-            values[..., 1:][before[..., 1:] >= self.top_p] = 0  # the first always counts
+            values[..., 1:][before[..., 1:] >= self.top_p] = 0  # the first token always stays
             probs = torch.zeros_like(probs).scatter_(-1, order, values)
             probs = probs / probs.sum(-1, keepdim=True)
         return probs

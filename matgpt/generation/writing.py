@@ -1,148 +1,128 @@
-"""Text from any doll: sampled, with keys and values cached, drafted by a smaller doll, streamed."""
+"""Generate tokens and text with any doll: sampled, with cached keys and values, drafted, streamed."""
 
 import codecs
 
-import numpy as np
 import torch
 
-from ..config import positive
-from .drafts import check_draft, count, verify
+from ..sizes import positive
+from .checks import check_draft, check_vocabulary, checked_prompt
+from .drafts import count, verify
 from .reader import Reader
 from .sampling import Sampling
 
 
-def prompt_with_room(model, idx, max_new_tokens):
-    """The prompt (B, T0), checked, at the beginning of (B, T0 + max_new_tokens) int64."""
-    positive("max_new_tokens", max_new_tokens, 0)
-    if isinstance(idx, np.ndarray) and idx.dtype.kind in "iu":
-        idx = torch.tensor(idx, device=model.embedding.token.device)
-    if not isinstance(idx, torch.Tensor):
-        raise ValueError(f"idx={idx!r:.60} must be a tensor of token ids, (B, T0)")
-    whole = not (idx.is_floating_point() or idx.is_complex() or idx.dtype == torch.bool)
-    if idx.dim() != 2 or idx.size(1) == 0 or not whole:
-        found = f"idx has shape {tuple(idx.shape)}, {idx.dtype}"
-        raise ValueError(f"{found}: a prompt is (B, T0) whole numbers with at least one token")
-    idx = idx.long()  # a narrow type has no room for vocab_size
-    model.check_ids(idx)
-    try:
-        out = idx.new_empty(len(idx), idx.size(1) + max_new_tokens)
-    except (RuntimeError, TypeError):  # more than there is, or than 64 bits can count
-        raise ValueError(f"max_new_tokens={max_new_tokens} is more than memory has room for") from None
-    out[:, : idx.size(1)] = idx
-    return out
-
-
-def write(
-    model,
-    idx,
-    max_new_tokens,
-    size=None,
-    use_cache=True,
-    draft_size=None,
-    draft_tokens=4,
-    draft_model=None,
-    stats=None,
-    **draw,
-):
-    """What `generate` and `stream` share, checks first: (out, steps).
-
-    out is (B, T0 + max_new_tokens); iterating over steps fills it and yields the end of what is written.
-    """
-    sampling, block_size = Sampling(**draw), model.config.block_size
-    model.config.resolve(size)
-    positive("draft_tokens", draft_tokens)
-    drafted = draft_size is not None or draft_model is not None
-    if drafted:
-        check_draft(model, size, draft_size, draft_model)
-    out = prompt_with_room(model, idx, max_new_tokens)
-
-    @torch.no_grad()
-    def steps():
-        target = Reader(model, size, use_cache)
-        draft = Reader(draft_model or model, draft_size, use_cache) if drafted else None
-        t, end = out.size(1) - max_new_tokens, out.size(1)
-        while t < end:
-            g = 0 if draft is None else max(0, min(draft_tokens, block_size - t, end - t - 1))
-            if g == 0:
-                n = 0
-                out[:, t] = sampling.draw(target(out, max(0, t - block_size), t)[:, -1])[0]
-            else:
-                probs = []
-                for i in range(t, t + g):
-                    out[:, i], q = sampling.draw(draft(out, 0, i)[:, -1])
-                    probs.append(q)
-                q = None if probs[0] is None else torch.stack(probs, 1)
-                tokens = verify(target(out, 0, t + g, g + 1), out[:, t : t + g], q, sampling)
-                n = tokens.size(1) - 1
-                out[:, t : t + n + 1] = tokens
-                for reader in (target, draft):
-                    reader.length = min(reader.length, t + n)
-            t += n + 1
-            if stats is not None:
-                count(stats, n + 1, g, n)
-            yield t
-
-    return out, steps()
-
-
 def generate(
-    model,
-    idx,
-    max_new_tokens,
-    size=None,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    generator=None,
-    use_cache=True,
-    draft_size=None,
-    draft_tokens=4,
-    draft_model=None,
-    stats=None,
-):
+    model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, top_p=None, generator=None,
+    use_cache=True, draft_size=None, draft_tokens=4, draft_model=None, stats=None,
+):  # fmt: skip
     """Continue token ids (B, T0) by max_new_tokens: returns (B, T0 + max_new_tokens), int64.
 
-    size: which doll writes; None is the full one.
-    temperature, top_k, top_p: as usual; temperature=0 is greedy.
-    generator: a torch.Generator for repeatable samples; without one they are drawn from the global one.
-    use_cache: keep keys and values, so that a token costs one position. Past block_size tokens the window
-        slides, every position changes and with it every key: from there on each token costs a whole window,
-        with the cache or without. False runs the model from the start each time; the tokens are the same.
-    draft_size: a smaller doll that proposes `draft_tokens` tokens at a time, which this one checks in a
-        single pass (speculative decoding, 2211.17192). Greedy tokens are those of plain greedy (but for
-        rounding, where two tokens tie), sampled ones have its distribution, though another draw of it.
-        A draft pays where it costs a small part of this doll and they agree often: a doll that is small
-        itself is bound by Python, not by arithmetic, and gains nothing. It pays less in a batch, whose rows
-        wait for each other, not past block_size, and never in an output-only model (its dolls share a trunk).
-    draft_model: another model that proposes, as what `nest` made of this one; draft_size is a doll of it.
-    stats: a dict to which are added "steps" (passes of this doll), "tokens", "proposed" and "accepted"
-        proposals, "acceptance" = accepted / proposed and "tokens_per_step".
-    Raises ValueError, before any work, for an empty prompt, ids outside the vocabulary, settings out of
-    range, or a draft that is not smaller.
+    size: the doll that writes; None: the full one.
+    temperature: divides the logits; 0 always takes the most probable token (greedy).
+    top_k, top_p: draw from the top_k most probable tokens, or from the fewest whose probabilities reach top_p
+        (nucleus sampling, 1904.09751).
+    generator: a torch.Generator for repeatable samples; None: PyTorch's global one.
+    use_cache: keep keys and values, so that each token costs one position. After block_size tokens the window
+        slides and all positions change, so each token costs a whole window, with or without the cache. False
+        runs the model on the whole window each time; the tokens are the same.
+    draft_size: a smaller doll that proposes `draft_tokens` tokens at a time; `size` checks them in one pass
+        (speculative decoding, 2211.17192). Greedy tokens are the same as without a draft, up to ties in
+        rounding; samples have the same distribution. A draft helps where it costs a small part of this doll
+        and they often agree. It helps less with a tiny doll, whose time is Python's, or in a batch, whose
+        rows wait for each other, and not at all after block_size tokens or in an output-only model.
+    draft_model: another model that proposes, such as one that `nest` made; draft_size is then a doll of it.
+    stats: a dict, to which "steps" (passes of this doll), "tokens", "proposed", "accepted", "acceptance" =
+        accepted / proposed and "tokens_per_step" are added.
+    Raises ValueError, before any work, for an empty prompt, ids outside the vocabulary, a setting out of
+    range, or a draft that is not smaller; and in any step whose logits are not finite.
     """
-    out, steps = write(**locals())
+    drawing = temperature, top_k, top_p, generator
+    drafting = draft_size, draft_tokens, draft_model
+    out, steps = begin(model, idx, max_new_tokens, size, *drawing, use_cache, *drafting, stats)
     for _ in steps:
         pass
     return out
 
 
 def stream(model, tokenizer, prompt, max_new_tokens, **options):
-    """Yield the text that continues `prompt`, piece by piece as it is written; options as in `generate`.
+    """Yield the text after `prompt` piece by piece, as it is written; `options` are those of `generate`.
 
-    A character of several bytes comes whole, with its last byte. The pieces joined are what `generate` with
-    a generator of the same state writes. Raises ValueError as `generate` does, at the call.
+    Characters of several bytes are never cut. The joined pieces are the text of what `generate` returns.
+    Raises ValueError, at the call, as `generate` does, and for a tokenizer of another vocabulary.
     """
     if not hasattr(tokenizer, "encode"):
         raise ValueError(f"tokenizer={tokenizer!r} must be the tokenizer that the model was trained with")
+    check_vocabulary(model.config, tokenizer)
     idx = torch.tensor([tokenizer.encode(prompt)], dtype=torch.long, device=model.embedding.token.device)
-    out, steps = write(model, idx, max_new_tokens, **options)
+    out, steps = begin(model, idx, max_new_tokens, **options)
+    return pieces(tokenizer, out, idx.size(1), steps)
 
-    def pieces():
-        text, t = codecs.getincrementaldecoder("utf-8")(errors="replace"), idx.size(1)
-        for end in steps:
-            piece = text.decode(tokenizer.decode_bytes(out[0, t:end].tolist()), final=end == out.size(1))
-            t = end
-            if piece:
-                yield piece
 
-    return pieces()
+def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **options):
+    """Return `prompt` and the max_new_tokens tokens that the doll `size` writes after it, as one text.
+
+    seed: repeats the text; None: another one at each call. All other options are those of `generate`.
+    Raises ValueError as `stream` does.
+    """
+    if seed is not None:
+        generator = torch.Generator(model.embedding.token.device)
+        options["generator"] = generator.manual_seed(positive("seed", seed, 0))
+    return prompt + "".join(stream(model, tokenizer, prompt, max_new_tokens, size=size, **options))
+
+
+@torch.inference_mode(False)  # tensors made in inference mode cannot be changed outside it
+def begin(
+    model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, top_p=None, generator=None,
+    use_cache=True, draft_size=None, draft_tokens=4, draft_model=None, stats=None,
+):  # fmt: skip
+    """Check the arguments of `generate`; return (out, steps): the iterator `steps` fills `out`."""
+    sampling = Sampling(temperature, top_k, top_p, generator)
+    model.config.resolve(size)
+    positive("draft_tokens", draft_tokens)
+    if not isinstance(stats, dict | None):
+        raise ValueError(f"stats={stats!r:.60} must be a dict")
+    drafted = draft_size is not None or draft_model is not None
+    if drafted:
+        check_draft(model, size, draft_size, draft_model)
+    out = checked_prompt(model, idx, max_new_tokens)
+    target, draft = Reader(model, size, use_cache), None
+    if drafted:
+        draft = Reader(model if draft_model is None else draft_model, draft_size, use_cache)
+    return out, write_steps(out, out.size(1) - max_new_tokens, target, draft, draft_tokens, sampling, stats)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def write_steps(out, t, target, draft, draft_tokens, sampling, stats):
+    """Fill out (B, end) from position t on; yield, after each step, the end of what is written."""
+    end, block_size = out.size(1), target.model.config.block_size
+    while t < end:
+        g = 0 if draft is None else max(0, min(draft_tokens, block_size - t, end - t - 1))  # proposals
+        if g == 0:
+            tokens = sampling.draw(target(out, max(0, t - block_size), t)[:, -1])[0][:, None]
+        else:
+            probs = []
+            for i in range(t, t + g):
+                out[:, i], q = sampling.draw(draft(out, 0, i)[:, -1])
+                probs.append(q)
+            q = None if probs[0] is None else torch.stack(probs, 1)
+            tokens = verify(target(out, 0, t + g, g + 1), out[:, t : t + g], q, sampling)
+        n = tokens.size(1)
+        out[:, t : t + n] = tokens
+        t += n
+        if g:  # forget what was read of rejected proposals
+            for reader in (target, draft):
+                reader.length = min(reader.length, t - 1)
+        if stats is not None:
+            count(stats, n, g, n - 1)
+        yield t
+
+
+def pieces(tokenizer, out, start, steps):
+    """Yield the text of out (1, T) from `start` on, step by step; bytes wait for their whole character."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for end in steps:
+        piece = decoder.decode(tokenizer.decode_bytes(out[0, start:end].tolist()), final=end == out.size(1))
+        start = end
+        if piece:
+            yield piece
