@@ -1,5 +1,7 @@
 """python -m matgpt COMMAND: what can be done from a terminal."""
 
+import sys
+
 from .commands.parser import make_parser
 
 
@@ -9,6 +11,8 @@ def main(argv=None):
     if args.command is None:
         parser.print_help()
         return
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's output has no such method
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")  # a terminal may lack some characters
     with args.parser.one_line():
         # imported only now: PyTorch takes longer to load than --help should take to answer
         from .commands import train, use

@@ -59,6 +59,8 @@ class Parser(argparse.ArgumentParser):
             return f"{option}=" if option in self._option_string_actions else match[0]
 
         message = SIZE.sub(as_typed, " ".join(message.split()))
+        message = message.replace("pass overwrite=True", "--force")
+        message = re.sub(r" \(config\.\w+\([^)]*\)[^)]*\)", "", message)  # a call of the API as advice
         return re.sub(r"(?<![\w/.-])([a-z_]+)=", as_option, message)
 
     @contextmanager
@@ -103,25 +105,25 @@ def add_train(add):
     add("--loss-weights", nargs="+", type=float, metavar="WEIGHT", help="one a doll (default: all equal)")
     add("--compile", action="store_true", help="compile the model: slow at first, faster steps on a GPU")
     add("--resume", action="store_true", help="go on with the run in --out; with more --steps, extend it")
-    add_run(add, "CORPUS", batch_size=12, lr=1.024)
+    add_run(add, "CORPUS", batch_size=12, lr=1.024, share=0.2)
 
 
 def add_nest(add):
     add("folder", help="a GPT-2 of transformers with its tokenizer.json, or a saved model")
     add("--nesting", nargs="+", required=True, type=parse_doll, metavar="DOLL", help=f"each {DOLL}")
     add("--corpus", required=True, help=CORPUS)
-    add_run(add, "FOLDER", batch_size=6, lr=0.256)
+    add_run(add, "FOLDER", batch_size=6, lr=0.256, share=0.3)
 
 
-def add_run(add, source, batch_size, lr):
-    """Add the options of every command that trains; source, batch_size and lr are defaults for the help."""
+def add_run(add, source, batch_size, lr, share):
+    """Add the options of every command that trains; all else are the defaults that the help names."""
     add("--out", type=folder, help=f"folder for the results (default: runs/{source}-NESTING)")
     add("--force", action="store_true", help="replace what --out holds")
     add("--steps", type=int, help="the budget in steps (default: 2000)")
     add("--flops", type=float, help="the budget in FLOPs instead, the optimizer's included")
     add("--batch-size", type=int, help=f"blocks in a step, over all processes (default: {batch_size})")
     add("--lr", type=float, help=f"peak learning rate (default: {lr} / width)")
-    add("--share", type=float, help="part of the FLOPs for all smaller dolls together (default: 0.2)")
+    add("--share", type=float, help=f"part of the FLOPs for all smaller dolls (default: {share})")
     add("--dtype", choices=["float32", "bfloat16"], help="of matrix products (default: bfloat16 on a GPU)")
     add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the budget)")

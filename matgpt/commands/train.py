@@ -21,10 +21,10 @@ from ..sizes import Size
 from ..text.batches import bits_per_byte
 from ..text.token_files import read_corpus
 from ..text.tokenizer import BPETokenizer
-from ..training.checkpoint import NAME
+from ..training.checkpoint import NAME, uninterrupted
 from ..training.loop import train
 from ..training.nesting import nest
-from .use import given, make_device, printing, read_all, read_record, set_threads
+from .use import given, make_device, read_all, read_record, set_threads
 
 WRITTEN = ("config.json", "model.safetensors", "tokenizer.json", "losses.png")  # beside history.json
 
@@ -41,7 +41,7 @@ def run_train(args):
 
 def train_and_save(args, rank):
     args.nesting = args.nesting or [32, 64, 128]
-    device, shown = start(args, args.corpus, args.resume)
+    device, shown = start(args, args.corpus)
     train_ids, val_ids, tokenizer = read_corpus(args.corpus, args.tokenizer, args.vocab)
     config = make_config(args, tokenizer.vocab_size)
     torch.manual_seed(args.seed)
@@ -61,9 +61,8 @@ def train_and_save(args, rank):
     if rank == 0:
         if args.resume and before.get("finished") and before["steps"] == history.steps:
             print(f"this run was finished already: more --steps than {history.steps[-1]} extend it")
-        finish(args, model, tokenizer, history, val_ids, "--resume goes on with the run in")
-        if read_record(out)["finished"]:  # the last state stays, so that more steps can extend the run
-            for path in states(out)[:-1]:
+        if finish(args, model, tokenizer, history, val_ids, "--resume goes on with the run in"):
+            for path in states(out)[:-1]:  # the last state stays, so that more steps can extend the run
                 path.unlink()
 
 
@@ -84,17 +83,16 @@ def make_config(args, vocab_size):
     return GPTConfig(vocab_size, **full | given(GPTConfig, args))
 
 
-def start(args, source, resume=False):
+def start(args, source):
     """Choose --out and the device, and check both: (device, what a run shows as it goes)."""
     if args.out is None:
         sizes = [str(size).replace("/", "_") for size in args.nesting]
         args.out = str(Path("runs", "-".join([Path(source).resolve().stem, *sizes])))
     if not args.force:
-        check_out(Path(args.out), resume)
+        check_out(args)
     if args.steps is None and args.flops is None:
         args.steps = 2000
     set_threads(args.threads)
-    printing(line_buffering=True, errors="replace")
     return make_device(args.device), dict(progress=sys.stderr.isatty(), on_evaluation=Log(args))
 
 
@@ -108,19 +106,19 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
-def check_out(out, resume):
-    """ValueError if `out` holds what a run would replace; a resumed run may replace what it wrote itself."""
-    run, record = states(out), read_record(out)
-    own = record.get("files", {}) if run and resume and record.get("command") == "train" else {}
+def check_out(args):
+    """ValueError if --out holds what a run would replace; a resumed run may replace what it wrote itself."""
+    out, resume = Path(args.out), getattr(args, "resume", None)
+    run, record = states(out), read_record(args.out)
+    own = record["files"] if run and resume and record.get("command") == "train" else {}
     names = WRITTEN if own else (*WRITTEN, "history.json")
-    others = [name for name in names if digest(out / name) not in (None, own.get(name))]
-    if resume and others:
-        what = f"{', '.join(others)}, which the run to resume did not write"
-        raise ValueError(f"--out {out} already holds {what}: name another folder, or --force replaces that")
-    if not resume and (others or run):
-        what = ", ".join([*others, *(path.name for path in run[-1:])])
-        go_on = "--resume, with more --steps if it is finished, goes on with a run"
-        raise ValueError(f"--out {out} already holds {what}: {go_on}, --force replaces it")
+    there = [name for name in names if digest(out / name) not in (None, own.get(name))]
+    if not resume:
+        there += [path.name for path in run]
+    if there:
+        hints = {True: "the run to resume did not write that", None: "name another folder"}
+        hint = hints.get(resume, "--resume goes on with a run, or extends a finished one by more --steps")
+        raise ValueError(f"--out {out} already holds {', '.join(there)}: {hint}; --force replaces it")
 
 
 @contextmanager
@@ -156,14 +154,14 @@ class Log:
 
 
 def finish(args, model, tokenizer, history, val_ids, interrupted="saved in"):
-    """Save model, plot and history in --out; print bits per byte of byte pairs, and what each doll writes."""
-    out = Path(args.out)
-    save(model, out, tokenizer, overwrite=True)
-    plot.losses(history).savefig(out / "losses.png", dpi=120)
-    finished = history.done >= args.steps if args.steps else history.spent >= args.flops
-    record = dict(command=args.command, corpus=args.corpus, finished=finished)
-    record["files"] = {name: digest(out / name) for name in WRITTEN}
-    write(out / "history.json", json.dumps(history.as_dict() | record, indent=1).encode())
+    """Save model, plot and history in --out and print what each doll writes; returns whether it is finished."""
+    out, finished = Path(args.out), history.done >= args.steps if args.steps else history.spent >= args.flops
+    with uninterrupted():  # history.json names the files that belong to the run
+        save(model, out, tokenizer, overwrite=True)
+        plot.losses(history).savefig(out / "losses.png", dpi=120)
+        record = dict(command=args.command, corpus=args.corpus, finished=finished)
+        record["files"] = {name: digest(out / name) for name in WRITTEN}
+        write(out / "history.json", json.dumps(history.as_dict() | record, indent=1).encode())
     if history.steps and isinstance(tokenizer, BPETokenizer):
         bits = bits_per_byte(1, tokenizer, val_ids)
         each = "  ".join(f"{size}: {bits * history.val[size][-1]:.3f}" for size in history.sizes)
@@ -171,6 +169,7 @@ def finish(args, model, tokenizer, history, val_ids, interrupted="saved in"):
     if finished:
         print_samples(model, tokenizer, val_ids, args.seed)
     print(f"saved in {out}" if finished else f"interrupted: {interrupted} {out}")
+    return finished
 
 
 def print_samples(model, tokenizer, val_ids, seed):

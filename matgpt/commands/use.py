@@ -3,7 +3,6 @@
 import inspect
 import json
 import os
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -31,7 +30,6 @@ def run_generate(args):
     generator.seed() if args.seed is None else generator.manual_seed(args.seed)
     options = given(model.generate, args) | dict(generator=generator)
     pieces = stream(model, tokenizer, args.prompt, args.tokens, **options)
-    printing(errors="replace")  # a terminal may lack some characters
     print(args.prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
@@ -45,7 +43,7 @@ def run_slice(args):
         export_gpt2(doll, args.out, tokenizer=tokenizer, overwrite=args.force)
     else:
         save(doll, args.out, tokenizer, overwrite=args.force)
-    print(f"{doll.config.full}, {doll.num_params():,} parameters, saved in {args.out}")
+    print(f"the doll {doll.config.full} with {doll.num_params():,} parameters: saved in {args.out}")
 
 
 def run_eval(args):
@@ -106,12 +104,6 @@ def make_device(name):
         return probe.device
     except (RuntimeError, AssertionError):
         raise ValueError(f"--device {name}: PyTorch has no such device on this machine") from None
-
-
-def printing(**how):
-    """Change how standard output prints, where that is possible (a notebook's cannot change)."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(**how)
 
 
 def read_all(args):
