@@ -2,11 +2,12 @@
 
 import sys
 
+from . import __version__
 from .commands.parser import make_parser
 
 
 def main(argv=None):
-    parser = make_parser()
+    parser = make_parser(__version__)
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help()

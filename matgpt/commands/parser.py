@@ -12,7 +12,6 @@ import sys
 import warnings
 from contextlib import contextmanager
 
-from .. import __version__
 from ..sizes import Size
 
 CORPUS = "a known text, a file, or a folder made by the data command"
@@ -191,10 +190,10 @@ COMMANDS = {
 }
 
 
-def make_parser():
+def make_parser(version):
     """The parser of the whole program; its result names the `command` and holds the `parser` of that."""
     parser = Parser(prog="python -m matgpt", description="One GPT that contains smaller GPTs.")
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (add_options, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")

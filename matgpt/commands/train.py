@@ -154,8 +154,9 @@ class Log:
 
 
 def finish(args, model, tokenizer, history, val_ids, interrupted="saved in"):
-    """Save model, plot and history in --out and print what each doll writes; returns whether it is finished."""
-    out, finished = Path(args.out), history.done >= args.steps if args.steps else history.spent >= args.flops
+    """Save model, plot and history in --out, print what each doll writes; returns whether the run is over."""
+    out = Path(args.out)
+    finished = history.done >= args.steps if args.steps else history.spent >= args.flops
     with uninterrupted():  # history.json names the files that belong to the run
         save(model, out, tokenizer, overwrite=True)
         plot.losses(history).savefig(out / "losses.png", dpi=120)
