@@ -17,8 +17,7 @@ from ..sizes import Size
 CORPUS = "a known text, a file, or a folder made by the data command"
 DOLL = "a width, or width,heads,layers[,inner]"
 BENCHMARKS = {
-    "quality": "what the full model loses when it is nested, at the same cost",
-    "anywhere": "what a size costs that was cut out of a range",
+    "quality": "one nested run beside its full model alone, its family apart and twins, at one cost",
     "speed": "time and memory of training, forward passes and generation",
     "generate": "tokens per second: cached, drafted, and beside transformers",
     "embeddings": "finding functions by what they do, with embeddings cut at every size",
