@@ -103,17 +103,17 @@ def add_train(add):
     add("--loss-weights", nargs="+", type=float, metavar="WEIGHT", help="one a doll (default: all equal)")
     add("--compile", action="store_true", help="compile the model: slow at first, faster steps on a GPU")
     add("--resume", action="store_true", help="go on with the run in --out; with more --steps, extend it")
-    add_run(add, "CORPUS", batch_size=12, lr=1.024, share=0.2)
+    add_run(add, "CORPUS", batch_size=12, lr=1.024, share=0.2, eval_blocks="for a tenth of the run")
 
 
 def add_nest(add):
     add("folder", help="a GPT-2 of transformers with its tokenizer.json, or a saved model")
     add("--nesting", nargs="+", required=True, type=parse_doll, metavar="DOLL", help=f"each {DOLL}")
     add("--corpus", required=True, help=CORPUS)
-    add_run(add, "FOLDER", batch_size=6, lr=0.256, share=0.3)
+    add_run(add, "FOLDER", batch_size=6, lr=0.256, share=0.3, eval_blocks=256)
 
 
-def add_run(add, source, batch_size, lr, share):
+def add_run(add, source, batch_size, lr, share, eval_blocks):
     """Add the options of every command that trains; all else are the defaults that the help names."""
     add("--out", type=folder, help=f"folder for the results (default: runs/{source}-NESTING)")
     add("--force", action="store_true", help="replace what --out holds")
@@ -125,7 +125,7 @@ def add_run(add, source, batch_size, lr, share):
     add("--dtype", choices=["float32", "bfloat16"], help="of matrix products (default: bfloat16 on a GPU)")
     add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the budget)")
-    add("--eval-blocks", type=int, help="blocks that an evaluation reads (default: fewer in a short run)")
+    add("--eval-blocks", type=int, help=f"blocks that each evaluation reads (default: {eval_blocks})")
     add_machine(add)
 
 
