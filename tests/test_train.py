@@ -11,21 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import matgpt
 import matgpt.commands.train as command
-from matgpt import (
-    GPTConfig,
-    History,
-    MatryoshkaEmbeddingsGPT,
-    MatryoshkaGPT,
-    Size,
-    evaluate,
-    import_gpt2,
-    load,
-    nest,
-    save,
-    split,
-    train,
-)
+from matgpt import GPTConfig, History, MatryoshkaGPT, Size, load, nest, save, split, train
 from matgpt.__main__ import main
 from matgpt.commands.parser import Parser
 
@@ -87,7 +75,7 @@ def test_a_run(options, out, capsys):
     history = History.load(out / "history.json")
     assert history.steps == [0, 10, 20]
     val_ids = split(tokenizer.encode(TEXT))[1]
-    assert evaluate(model, val_ids, 4) == pytest.approx(history.val[4][-1], abs=1e-6)
+    assert matgpt.evaluate(model, val_ids, 4) == pytest.approx(history.val[4][-1], abs=1e-6)
     assert (out / "losses.png").read_bytes().startswith(b"\x89PNG")
     assert states(out) == ["step-00000020"]  # enough to extend the run
     main(["eval", str(out)])
@@ -126,7 +114,7 @@ def test_every_option_reaches_the_run(options, out, monkeypatch):
         program(*options, *more, "--loss-weights", 1, 0, 2)
     model, given = heard["model"], given | dict(loss_weights=[1, 0, 2], resume=True, steps=20, batch_size=4)
     assert {name: heard[name] for name in given} == given
-    assert type(model) is MatryoshkaEmbeddingsGPT and model.config.dropout == 0.1
+    assert type(model) is matgpt.MatryoshkaEmbeddingsGPT and model.config.dropout == 0.1
     assert 256 < model.config.vocab_size <= 300 and "warmup" not in heard
 
 
@@ -277,7 +265,7 @@ def test_only_too_little_memory_is_called_that(capsys):
 def test_a_doll_is_sliced_out(tmp_path, capsys, monkeypatch):
     model, idx = MatryoshkaGPT(GPTConfig(5, 4, 8, 2, 2, nesting=(4,))).eval(), torch.tensor([[1, 2, 3]])
     save(model, tmp_path / "whole")
-    for name, more, read in (("a", [], lambda path: load(path)[0]), ("b", ["--gpt2"], import_gpt2)):
+    for name, more, read in (("a", [], lambda path: load(path)[0]), ("b", ["--gpt2"], matgpt.import_gpt2)):
         arguments = [tmp_path / "whole", "--out", tmp_path / name, *more, "--size"]
         main(["slice", *map(str, arguments), "4"])
         assert f"4,2,2 with {model.num_params(4)} parameters" in capsys.readouterr().out

@@ -22,7 +22,12 @@ BENCHMARKS = {
     "generate": "tokens per second: cached, drafted, and beside transformers",
     "embeddings": "finding functions by what they do, with embeddings cut at every size",
 }
-OTHER_NAMES = {"checkpoint_dir": "out", "max_blocks": "eval_blocks", "vocab_size": "vocab"}  # in the API
+OTHER_NAMES = {  # arguments of the API whose option has another name
+    "checkpoint_dir": "out",
+    "max_blocks": "eval_blocks",
+    "max_new_tokens": "tokens",
+    "vocab_size": "vocab",
+}
 SIZE = re.compile(r"Size\(n_embd=(\d+), n_head=(\d+), n_layer=(\d+), n_inner=(\d+|\([\d, ]+\))\)")
 
 
@@ -84,14 +89,21 @@ class Parser(argparse.ArgumentParser):
             warnings.formatwarning = formatting
 
 
-def add_train(add):
+def make_parser(version):
+    """The parser of the whole program; its result names the `command` and holds the `parser` of that."""
+    parser = Parser(prog="python -m matgpt", description="One GPT that contains smaller GPTs.")
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add_command(name, text):
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.set_defaults(parser=command)
+        return command.add_argument
+
+    add = add_command("train", "train a nested model, on one process or under torchrun")
     add("--corpus", default="python-docs", help=f"{CORPUS} (default: %(default)s)")
     add("--nesting", nargs="+", type=parse_doll, metavar="DOLL", help=f"each {DOLL} (default: 32 64 128)")
-    add(
-        "--variant",
-        choices=["nested", "embeddings"],
-        help="embeddings: cut the readout alone (default: nested)",
-    )
+    add("--variant", choices=["nested", "embeddings"], help="cut all, or the readout (default: nested)")
     add("--n-embd", type=int, help="width of the full model (default: that of the widest doll)")
     add("--n-head", type=int, help="its heads (default: the most that a doll names, or 4)")
     add("--n-layer", type=int, help="its layers (default: the most that a doll names, or 4)")
@@ -105,12 +117,52 @@ def add_train(add):
     add("--resume", action="store_true", help="go on with the run in --out; with more --steps, extend it")
     add_run(add, "CORPUS", batch_size=12, lr=1.024, share=0.2, eval_blocks="for a tenth of the run")
 
-
-def add_nest(add):
+    add = add_command("nest", "nest a trained GPT-2")
     add("folder", help="a GPT-2 of transformers with its tokenizer.json, or a saved model")
     add("--nesting", nargs="+", required=True, type=parse_doll, metavar="DOLL", help=f"each {DOLL}")
     add("--corpus", required=True, help=CORPUS)
     add_run(add, "FOLDER", batch_size=6, lr=0.256, share=0.3, eval_blocks=256)
+
+    add = add_command("generate", "write text with any doll of a saved model")
+    add("folder", help="a saved model with its tokenizer")
+    add("--size", type=parse_doll, help=f"the doll that writes, {DOLL} (default: the full one)")
+    add("--prompt", default="\n", help="the text to continue (default: a newline)")
+    add("--tokens", type=int, default=200, help="how many to write (default: %(default)s)")
+    add("--temperature", type=float, default=0.8, help="0 is greedy (default: %(default)s)")
+    add("--top-k", type=int, help="draw only from this many likeliest tokens (default: from all)")
+    add("--top-p", type=float, help="draw only from the likeliest of this probability in sum (default: 1)")
+    add("--seed", type=int, help="repeat a text (default: another text each time)")
+    add("--draft-size", type=parse_doll, help="a smaller doll that proposes tokens (default: none)")
+    add("--draft-tokens", type=int, default=4, help="proposals at a time (default: %(default)s)")
+    add("--threads", type=int, default=1, help="one token at a time has no work for more than one")
+
+    add = add_command("slice", "save one doll as a model of its own")
+    add("folder", help="a saved model")
+    add("--size", required=True, type=parse_doll, help=f"the doll to cut out, {DOLL}")
+    add("--out", required=True, type=folder, help="folder for the doll")
+    add("--gpt2", action="store_true", help="write a GPT-2 of transformers")
+    add("--force", action="store_true", help="replace what --out holds")
+
+    add = add_command("eval", "measure the loss of every doll")
+    add("folder", help="a saved model, or a GPT-2 of transformers with its tokenizer.json")
+    add("--corpus", help=f"{CORPUS}; its validation part is read (default: what it was trained on)")
+    add("--eval-blocks", type=int, help="how many blocks to read, evenly spaced (default: all)")
+    add_machine(add, "as PyTorch chooses")
+
+    add = add_command("data", "turn texts of any size into token files")
+    add("paths", nargs="+", help="UTF-8 texts, folders of documents, .jsonl and .parquet files, known texts")
+    add("--pattern", default="*", help='of the files in folders, such as "*.py" (default: all)')
+    add("--column", default="text", help="of .jsonl and .parquet files (default: %(default)s)")
+    add("--tokenizer", choices=["bpe", "char"], default="bpe", help="(default: %(default)s)")
+    add("--vocab", type=int, default=4096, help="tokens that bpe learns (default: %(default)s)")
+    add("--out", required=True, type=folder, help="folder to make; it must not exist yet")
+
+    add = add_command("benchmark", "repeat the figures of the README and the log")
+    text = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
+    add("name", choices=BENCHMARKS, metavar="NAME", help=text)
+    add("options", nargs=argparse.REMAINDER, help="those of this benchmark: NAME --help lists them")
+
+    return parser
 
 
 def add_run(add, source, batch_size, lr, share, eval_blocks):
@@ -126,76 +178,9 @@ def add_run(add, source, batch_size, lr, share, eval_blocks):
     add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     add("--eval-interval", type=int, help="steps between evaluations (default: a tenth of the budget)")
     add("--eval-blocks", type=int, help=f"blocks that each evaluation reads (default: {eval_blocks})")
-    add_machine(add)
+    add_machine(add, "by the width of the model")
 
 
-def add_machine(add):
+def add_machine(add, threads):
     add("--device", help="where to compute (default: cuda if there is one, else cpu)")
-    add("--threads", type=int, help="CPU threads (default: chosen by the width of the model)")
-
-
-def add_generate(add):
-    add("folder", help="a saved model with its tokenizer")
-    add("--size", type=parse_doll, help=f"the doll that writes, {DOLL} (default: the full one)")
-    add("--prompt", default="\n", help="the text to continue (default: a newline)")
-    add("--tokens", type=int, default=200, help="how many to write (default: %(default)s)")
-    add("--temperature", type=float, default=0.8, help="0 is greedy (default: %(default)s)")
-    add("--top-k", type=int, help="draw only from this many likeliest tokens (default: from all)")
-    add("--top-p", type=float, help="draw only from the likeliest of this probability in sum (default: 1)")
-    add("--seed", type=int, help="repeat a text (default: another text each time)")
-    add("--draft-size", type=parse_doll, help="a smaller doll that proposes tokens (default: none)")
-    add("--draft-tokens", type=int, default=4, help="proposals at a time (default: %(default)s)")
-    add("--threads", type=int, default=1, help="one token at a time has no work for more than one")
-
-
-def add_slice(add):
-    add("folder", help="a saved model")
-    add("--size", required=True, type=parse_doll, help=f"the doll to cut out, {DOLL}")
-    add("--out", required=True, type=folder, help="folder for the doll")
-    add("--gpt2", action="store_true", help="write a GPT-2 of transformers")
-    add("--force", action="store_true", help="replace what --out holds")
-
-
-def add_eval(add):
-    add("folder", help="a saved model, or a GPT-2 of transformers with its tokenizer.json")
-    add("--corpus", help=f"{CORPUS}; its validation part is read (default: what it was trained on)")
-    add("--eval-blocks", type=int, help="how many blocks to read, evenly spaced (default: all)")
-    add_machine(add)
-
-
-def add_data(add):
-    add("paths", nargs="+", help="UTF-8 texts, folders of documents, .jsonl and .parquet files, known texts")
-    add("--pattern", default="*", help='of the files in folders, such as "*.py" (default: all)')
-    add("--column", default="text", help="of .jsonl and .parquet files (default: %(default)s)")
-    add("--tokenizer", choices=["bpe", "char"], default="bpe", help="(default: %(default)s)")
-    add("--vocab", type=int, default=4096, help="tokens that bpe learns (default: %(default)s)")
-    add("--out", required=True, type=folder, help="folder to make; it must not exist yet")
-
-
-def add_benchmark(add):
-    text = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
-    add("name", choices=BENCHMARKS, metavar="NAME", help=text)
-    add("options", nargs=argparse.REMAINDER, help="those of this benchmark: NAME --help lists them")
-
-
-COMMANDS = {
-    "train": (add_train, "train a nested model, on one process or under torchrun"),
-    "nest": (add_nest, "nest a trained GPT-2"),
-    "generate": (add_generate, "write text with any doll of a saved model"),
-    "slice": (add_slice, "save one doll as a model of its own"),
-    "eval": (add_eval, "measure the loss of every doll"),
-    "data": (add_data, "turn texts of any size into token files"),
-    "benchmark": (add_benchmark, "repeat the figures of the README and the log"),
-}
-
-
-def make_parser(version):
-    """The parser of the whole program; its result names the `command` and holds the `parser` of that."""
-    parser = Parser(prog="python -m matgpt", description="One GPT that contains smaller GPTs.")
-    parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, (add_options, text) in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        command.set_defaults(parser=command)
-        add_options(command.add_argument)
-    return parser
+    add("--threads", type=int, help=f"CPU threads (default: {threads})")

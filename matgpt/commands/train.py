@@ -59,7 +59,7 @@ def train_and_save(args, rank):
     with replacing(out, args.force and not args.resume and rank == 0):
         history = train(model, train_ids, val_ids, checkpoint_dir=out, **shown, **given(train, args))
     if rank == 0:
-        if args.resume and before.get("finished") and before["steps"] == history.steps:
+        if args.resume and before.get("finished") and before.get("steps") == history.steps:
             print(f"this run was finished already: more --steps than {history.steps[-1]} extend it")
         if finish(args, model, tokenizer, history, val_ids, "--resume goes on with the run in"):
             for path in states(out)[:-1]:  # the last state stays, so that more steps can extend the run
@@ -87,7 +87,8 @@ def start(args, source):
     """Choose --out and the device, and check both: (device, what a run shows as it goes)."""
     if args.out is None:
         sizes = [str(size).replace("/", "_") for size in args.nesting]
-        args.out = str(Path("runs", "-".join([Path(source).resolve().stem, *sizes])))
+        path = Path(source).resolve()
+        args.out = str(Path("runs", "-".join([path.stem if path.is_file() else path.name, *sizes])))
     if not args.force:
         check_out(args)
     if args.steps is None and args.flops is None:
