@@ -164,6 +164,8 @@ def test_a_finished_run_is_extended_or_replaced(options, out, capsys):
     program(*options, "--force", "--n-head", 2)
     assert load(out)[0].config.n_head == 2 and states(out) == ["step-00000020"]
     assert not list(out.glob("*.old"))
+    next(out.glob("step-*")).unlink()
+    assert "that run is finished, and its state is gone" in refused(capsys, *options, "--resume")
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
             return f"{option}=" if option in self._option_string_actions else match[0]
 
         message = SIZE.sub(as_typed, " ".join(message.split()))
-        message = message.replace("pass overwrite=True", "--force")
+        message = message.replace("pass overwrite=True", "--force").replace("model_or_path", "FOLDER")
         message = re.sub(r" \(config\.\w+\([^)]*\)[^)]*\)", "", message)  # a call of the API as advice
         return re.sub(r"(?<![\w/.-])([a-z_]+)=", as_option, message)
 

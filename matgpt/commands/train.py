@@ -117,8 +117,16 @@ def check_out(args):
     if not resume:
         there += [path.name for path in run]
     if there:
-        hints = {True: "the run to resume did not write that", None: "name another folder"}
-        hint = hints.get(resume, "--resume goes on with a run, or extends a finished one by more --steps")
+        if resume is None:
+            hint = "name another folder"
+        elif not resume:
+            hint = "--resume goes on with a run, or extends a finished one by more --steps"
+        elif run:
+            hint = "the run to resume did not write that"
+        elif record.get("finished"):
+            hint = "that run is finished, and its state is gone"
+        else:
+            hint = "there is no run to resume"
         raise ValueError(f"--out {out} already holds {', '.join(there)}: {hint}; --force replaces it")
 
 

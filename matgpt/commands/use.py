@@ -49,7 +49,7 @@ def run_slice(args):
 def run_eval(args):
     args.corpus = args.corpus or read_record(args.folder).get("corpus")
     if args.corpus is None:
-        raise ValueError(f"{args.folder} does not say what it was trained on: name it by --corpus")
+        raise ValueError(f"no history.json in {args.folder} says what it was trained on: give --corpus")
     set_threads(args.threads)
     model, _, val_ids, tokenizer = read_all(args)
     points = frontier(model.to(make_device(args.device)), val_ids, max_blocks=args.eval_blocks)
