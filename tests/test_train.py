@@ -206,7 +206,7 @@ def test_files_of_the_user_stay(name, resume, options, out, capsys):
     [
         (["--steps", "0"], "--steps=0 must"),
         (["--steps", "x"], "'x'"),
-        (["--nesting", "4,3"], "'4,3' is"),
+        (["--nesting", "4,3"], "argument --nesting: '4,3' "),
         (["--nesting", "8,3,1"], "--n-head=3"),
         (["--nesting", "4", "16,1,1", "--n-embd", "8"], "16,1,1"),
         (["--batch-size", 10**20], f"--batch-size={10**20} must"),

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from .. import plot
 from ..config import GPTConfig
-from ..files.atomic import write
+from ..files.atomic import as_path, write
 from ..files.checkpoint import save
 from ..generation.writing import stream
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
@@ -55,7 +55,7 @@ def train_and_save(args, rank):
             f"{model.num_params():,} parameters, {len(config.sizes)} dolls, on {device}; "
             f"{len(train_ids):,} training tokens of {tokenizer.vocab_size}"
         )
-    out, before = Path(args.out), read_record(args.out)
+    out, before = args.out, read_record(args.out)
     with replacing(out, args.force and not args.resume and rank == 0):
         history = train(model, train_ids, val_ids, checkpoint_dir=out, **shown, **given(train, args))
     if rank == 0:
@@ -85,10 +85,9 @@ def make_config(args, vocab_size):
 
 def start(args, source):
     """Choose --out and the device, and check both: (device, what a run shows as it goes)."""
-    if args.out is None:
-        sizes = [str(size).replace("/", "_") for size in args.nesting]
-        path = Path(source).resolve()
-        args.out = str(Path("runs", "-".join([path.stem if path.is_file() else path.name, *sizes])))
+    path, sizes = Path(source).resolve(), [str(size).replace("/", "_") for size in args.nesting]
+    default = Path("runs", "-".join([path.stem if path.is_file() else path.name, *sizes]))
+    args.out = as_path(args.out or default)
     if not args.force:
         check_out(args)
     if args.steps is None and args.flops is None:
@@ -109,8 +108,8 @@ def digest(path):
 
 def check_out(args):
     """ValueError if --out holds what a run would replace; a resumed run may replace what it wrote itself."""
-    out, resume = Path(args.out), getattr(args, "resume", None)
-    run, record = states(out), read_record(args.out)
+    out, resume = args.out, getattr(args, "resume", None)  # None: a command that resumes nothing
+    run, record = states(out), read_record(out)
     own = record["files"] if run and resume and record.get("command") == "train" else {}
     names = WRITTEN if own else (*WRITTEN, "history.json")
     there = [name for name in names if digest(out / name) not in (None, own.get(name))]
@@ -164,7 +163,7 @@ class Log:
 
 def finish(args, model, tokenizer, history, val_ids, interrupted="saved in"):
     """Save model, plot and history in --out, print what each doll writes; returns whether the run is over."""
-    out = Path(args.out)
+    out = args.out
     finished = history.done >= args.steps if args.steps else history.spent >= args.flops
     with uninterrupted():  # history.json names the files that belong to the run
         save(model, out, tokenizer, overwrite=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..files.atomic import as_path
 from ..files.checkpoint import check_vocabulary, load, save
 from ..files.gpt2 import export_gpt2, import_gpt2, is_gpt2
 from ..files.gpt2_tokenizer import read_tokenizer
@@ -125,7 +126,7 @@ def read_all(args):
 def read_record(folder):
     """Read what a run noted in history.json; {} if there is none."""
     try:
-        record = json.loads(Path(folder, "history.json").read_bytes())
+        record = json.loads((as_path(folder) / "history.json").read_bytes())
         return record if isinstance(record["files"], dict) else {}
     except (OSError, ValueError, LookupError, TypeError):
         return {}
