@@ -115,7 +115,7 @@ def read_nesting(kept):
     """A nesting, named Sizes or all that lie between two, from what `dataclasses.asdict` makes of it."""
     if isinstance(kept, dict):
         return Between(Size(**kept["smallest"]), Size(**kept["largest"]), kept["multiple_of"])
-    return kept and [Size(**size) if isinstance(size, dict) else size for size in kept]
+    return [Size(**size) for size in kept]
 
 
 def check_vocabulary(config, tokenizer, folder):
