@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from matgpt.__main__ import main
+from matgpt.commands.data import main
 from matgpt.text import download, sources
 from matgpt.text import token_files as data
 from matgpt.text.batches import as_ids, batch, bits_per_byte, loss_unit
@@ -757,7 +757,7 @@ def test_a_bad_option_is_one_line(arguments, message, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("some words " * 9, "utf-8")
     with pytest.raises(SystemExit) as stopped:
-        main(["data", *arguments])
+        main(arguments)
     assert stopped.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("python -m matgpt data: error: ") and message in last
