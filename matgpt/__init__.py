@@ -1,30 +1,53 @@
-"""matgpt: one GPT that holds a set of smaller GPTs, each of which can be sliced out."""
+"""matgpt: one GPT that contains a set of smaller GPTs, each of which can be sliced out."""
 
 import sys
 
 if sys.version_info < (3, 11):
     raise ImportError(f"matgpt needs Python 3.11 or later; this is {sys.version.split()[0]}")
 
-from .config import GPTConfig
-from .embeddings.contrastive import train_embeddings
-from .embeddings.exporting import export_sentence_transformers
-from .embeddings.pairs import load_pairs
-from .embeddings.pooling import embed
-from .embeddings.searching import search
-from .files.checkpoint import load, save
-from .files.gpt2 import export_gpt2, import_gpt2
-from .generation.writing import stream, write
-from .measure.evaluation import agreement, evaluate
-from .measure.shapes import best_size, frontier, lattice
-from .model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
-from .plot.slider import slider
-from .ranges import between
-from .sizes import Size
-from .text.corpus import load_text, split
-from .text.tokenizer import BPETokenizer, CharTokenizer
-from .training.history import History
-from .training.loop import DivergedError, train
-from .training.loss import matryoshka_loss
-from .training.nesting import nest
+from importlib import import_module
+from importlib.util import find_spec
 
-__all__ = [name for name, value in globals().items() if callable(value)]  # not the rooms
+__version__ = "0.1.0"
+
+MODULES = {  # where each public name lives; a module, and PyTorch with it, is imported when it is first used
+    "config": ("GPTConfig",),
+    "embeddings.contrastive": ("train_embeddings",),
+    "embeddings.exporting": ("export_sentence_transformers",),
+    "embeddings.pairs": ("load_pairs",),
+    "embeddings.pooling": ("embed",),
+    "embeddings.searching": ("search",),
+    "files.checkpoint": ("load", "save"),
+    "files.gpt2": ("export_gpt2", "import_gpt2"),
+    "generation.writing": ("stream", "write"),
+    "measure.evaluation": ("agreement", "evaluate"),
+    "measure.shapes": ("best_size", "frontier", "lattice"),
+    "model": ("MatryoshkaEmbeddingsGPT", "MatryoshkaGPT"),
+    "plot.slider": ("slider",),
+    "ranges": ("between",),
+    "sizes": ("Size",),
+    "text.corpus": ("load_text", "split"),
+    "text.tokenizer": ("BPETokenizer", "CharTokenizer"),
+    "training.history": ("History",),
+    "training.loop": ("DivergedError", "train"),
+    "training.loss": ("matryoshka_loss",),
+    "training.nesting": ("nest",),
+}
+__all__ = [name for names in MODULES.values() for name in names]
+
+
+def __getattr__(name):
+    """Import a public name, or a module such as `matgpt.plot`, when it is first asked for."""
+    module = next((module for module, names in MODULES.items() if name in names), None)
+    if module:
+        value = getattr(import_module(f".{module}", __name__), name)
+    elif find_spec(f"{__name__}.{name}"):
+        value = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)

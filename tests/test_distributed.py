@@ -137,7 +137,7 @@ def test_torchrun(tmp_path):
         [*engine, *options, "--out", tmp_path / "two"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("step 4/4") == done.stdout.count("kept in") == 1  # one of them speaks
+    assert done.stdout.count("step 4/4") == done.stdout.count("saved in") == 1  # one of them speaks
     program(*options, "--out", tmp_path / "one")
     one, two = (History.load(tmp_path / name / "history.json") for name in ("one", "two"))
     for size in one.sizes:
