@@ -17,6 +17,7 @@ from ..measure.shapes import frontier
 from ..text.batches import loss_unit
 from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens, prepare
+from ..training.loop import Settings
 from .parser import BENCHMARKS, Parser
 
 
@@ -81,7 +82,9 @@ def run_benchmark(args):
 
 def given(function, args):
     """Choose the options that were given and that `function` takes by name."""
-    names = inspect.signature(function).parameters
+    names = {*inspect.signature(function).parameters}
+    if "options" in names:  # what it passes on to Settings
+        names |= {*inspect.signature(Settings).parameters}
     return {name: value for name, value in vars(args).items() if name in names and value is not None}
 
 

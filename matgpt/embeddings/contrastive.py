@@ -1,7 +1,6 @@
 """What makes a language model an embedding model: a question comes to lie near its answer."""
 
 import math
-from dataclasses import asdict
 from numbers import Real
 
 import numpy as np
@@ -10,9 +9,8 @@ import torch.nn.functional as F
 
 from ..measure.shapes import flops_per_token
 from ..sizes import positive
-from ..training.checkpoint import describe, digest
+from ..training.checkpoint import digest
 from ..training.loop import Settings, loop, processes
-from ..training.optimizer import default_lr
 from .pairs import Pairs
 from .pooling import as_texts, pooled
 
@@ -31,7 +29,7 @@ def info_nce(queries, documents, alike, temperature):
 
 
 def contrastive_losses(model, rows, alike, temperature, micro_batch=None, seed=0):
-    """Yield losses to differentiate that add up to the mean over sizes of the InfoNCE of B pairs, with its value.
+    """Yield losses to differentiate that add up to the mean over sizes of the InfoNCE of B pairs.
 
     rows: 2 B rows of ids, questions first. micro_batch: gradient caching (2101.06983): compute all vectors
         without graphs, then the gradient of each vector, then run so many texts at a time again to pass these
@@ -91,25 +89,9 @@ class Texts:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def train_embeddings(
-    model,
-    pairs,
-    tokenizer,
-    steps=300,
-    batch_size=256,
-    lr=None,
-    seed=0,
-    *,
-    val_pairs=None,
-    temperature=0.05,
-    micro_batch=None,
-    optimizer="muon",
-    eval_interval=None,
-    progress=True,
-    on_evaluation=None,
-    checkpoint_dir=None,
-    resume=False,
-    threads=None,
-):
+    model, pairs, tokenizer, steps=300, batch_size=256, lr=None, seed=0, *, val_pairs=None, temperature=0.05,
+    micro_batch=None, **options,
+):  # fmt: skip
     """Teach every size which document answers which question; returns a `History` of losses in nats.
 
     The loss is the mean over the sizes (2205.13147) of the symmetric InfoNCE between means over tokens, with
@@ -121,17 +103,8 @@ def train_embeddings(
     All else, errors and Ctrl-C: as in `train`.
     """
     steps, config = positive("steps", steps), model.config
-    settings = Settings(
-        steps,
-        None,
-        batch_size,
-        default_lr(config) if lr is None else lr,
-        seed,
-        optimizer,
-        "float32",
-        warmup=min(0.1, 20 / steps),
-        eval_interval=eval_interval,
-    )
+    warmup = min(0.1, 20 / steps)
+    settings = Settings(steps, batch_size, lr, seed, **{"dtype": "float32", "warmup": warmup} | options)
     if micro_batch is not None:
         micro_batch = positive("micro_batch", micro_batch)
     if not isinstance(temperature, Real) or not 0 < temperature < math.inf:
@@ -170,8 +143,6 @@ def train_embeddings(
             return both
 
     data = dict(pairs=digest(texts.ids.numpy()), val_pairs=digest(val_texts.ids.numpy()))
-    run = describe(model, **asdict(settings), **data, temperature=temperature, micro_batch=micro_batch)
-    follow = dict(
-        progress=progress, on_evaluation=on_evaluation, checkpoint_dir=checkpoint_dir, resume=resume
+    return loop(
+        model, settings, batch_loss, evaluate, data | dict(temperature=temperature, micro_batch=micro_batch)
     )
-    return loop(model, settings, batch_loss, evaluate, run, threads=threads, **follow)

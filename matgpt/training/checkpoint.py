@@ -30,19 +30,6 @@ def digest(ids):
     return f"{len(ids)} tokens with SHA-256 {sha.hexdigest()[:16]}"
 
 
-def describe(model, **values):
-    """What must be the same when a run resumes: the model's shape and dtype, and `values`, as JSON."""
-    dtype = str(model.embedding.token.dtype)
-    run = {
-        "format": FORMAT,
-        "model": type(model).__name__,
-        **asdict(model.config),
-        "weights": dtype,
-        **values,
-    }
-    return json.loads(json.dumps(run, default=str))
-
-
 @contextmanager
 def uninterrupted():
     """Delay Ctrl-C until the block is done, so that what changes together is never left half changed."""
@@ -69,21 +56,34 @@ class Checkpoint:
     `resume` is False.
     """
 
-    def __init__(self, folder, resume, run):
-        self.folder, self.run = as_path(folder), run
+    def __init__(self, model, settings, data):
+        names = (
+            "progress",
+            "on_evaluation",
+            "checkpoint_dir",
+            "resume",
+            "threads",
+        )  # may differ at each start
+        told = {name: value for name, value in asdict(settings).items() if name not in names}
+        kind = dict(format=FORMAT, model=type(model).__name__, weights=str(model.embedding.token.dtype))
+        run = {**kind, **asdict(model.config), **told, **data}
+        self.run = json.loads(json.dumps(run, default=str))  # what a run must share with the one it resumes
+        self.budget = "steps" if settings.flops is None else "flops"
+        self.folder = as_path(settings.checkpoint_dir)
         self.lock = FileLock(self.folder / ".matgpt-lock")
+        name = f"checkpoint_dir={str(settings.checkpoint_dir)!r}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"checkpoint_dir={str(folder)!r} is in use by another run") from None
+            raise ValueError(f"{name} is in use by another run") from None
         except OSError as error:
-            raise ValueError(f"checkpoint_dir={str(folder)!r} cannot be written: {error.strerror}") from None
-        if self.files() and not resume:
+            raise ValueError(f"{name} cannot be written: {error.strerror}") from None
+        if self.files() and not settings.resume:
             self.close()
             raise ValueError(
-                f"checkpoint_dir={str(folder)!r} already holds a run ({self.files()[-1].name}): resume it, "
-                "remove its files, or name another folder"
+                f"{name} already holds a run ({self.files()[-1].name}): resume it, remove its files, or name "
+                "another folder"
             )
         self.saved, self.cost = time.monotonic(), 0.0
 
@@ -127,7 +127,7 @@ class Checkpoint:
         self.saved = time.monotonic()
         self.cost = self.saved - started
 
-    def restore(self, budget):
+    def restore(self):
         """The newest intact state, on the CPU, or None if the folder has none yet.
 
         A damaged file is reported, renamed, and the one before it taken. A finished run may be given a larger
@@ -146,25 +146,23 @@ class Checkpoint:
                 warnings.warn(f"{path} is damaged ({error}): taking the state before it", stacklevel=3)
                 damaged.append(path)
                 continue
-            self._compare(path, was, history, budget)
+            self._compare(path, was, history)
             for path in damaged:
                 path.rename(f"{path}.damaged")
             return state
         if damaged:
-            self.close()
             raise ValueError(
                 f"no state in {self.folder} is intact: {', '.join(path.name for path in damaged)}"
             )
         return None
 
-    def _compare(self, path, was, history, budget):
+    def _compare(self, path, was, history):
         """ValueError unless the state is that of this run, or of a finished one that is to be extended."""
         names = [name for name in {**was, **self.run} if was.get(name) != self.run.get(name)]
-        if names == [budget] and history["done" if budget == "steps" else "spent"] >= was[budget]:
-            if self.run[budget] > was[budget]:
-                history["start"] = was[budget]
-                return
+        spent = history["done" if self.budget == "steps" else "spent"]
+        if names == [self.budget] and self.run[self.budget] > was[self.budget] <= spent:
+            history["start"] = was[self.budget]
+            return
         if names:
-            self.close()
             different = [f"{name} was {was.get(name)}, is {self.run.get(name)}" for name in names]
             raise ValueError(f"{path} is the state of another run: " + "; ".join(different))

@@ -5,8 +5,10 @@ import math
 import numbers
 import os
 import time
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from ..files.checkpoint import unwrapped
 from ..measure.evaluation import evaluate_sizes, precision
 from ..sizes import positive
 from ..text.batches import as_ids, batch
-from .checkpoint import Checkpoint, describe, digest, uninterrupted
+from .checkpoint import Checkpoint, digest, uninterrupted
 from .cost import optimizer_flops, training_flops
 from .history import History
 from .loss import check_weights, step_losses
@@ -38,53 +40,88 @@ class DivergedError(FloatingPointError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run was told, checked: see `train`. Raises ValueError, naming it, for a value out of range."""
+    """The options of `train`, `nest` and `train_embeddings`. Raises ValueError, naming it, for a bad value.
 
-    steps: int | None
-    flops: float | None
-    batch_size: int
-    lr: float
-    seed: int
+    steps, flops: the budget, one of the two (2,000 steps if neither is given). FLOPs are those of forward and
+        backward passes and of the optimizer; the last step may go beyond them.
+    batch_size: sequences of block_size tokens that the largest doll reads in a step, over all processes.
+    lr: peak learning rate, reached after the share `warmup` of the budget; then it falls linearly to zero, so
+        a finished run has a rate of zero. None: 1.024 / n_embd.
+    seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
+    share: part of the FLOPs of forward and backward passes that all smaller dolls get together.
+    loss_weights: how much a token counts in the loss, one number a size, smallest first. None: all alike.
+    optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.
+    dtype: "float32" or "bfloat16", in which steps multiply matrices, Muon's too; everything else is float32.
+        Some CPUs multiply bfloat16 several times as fast. None: "bfloat16" on a GPU that has it, else
+        "float32". Evaluations always use the default.
+    weight_decay: of matrices and embeddings. grad_clip: largest norm of the gradient; 0 does not clip.
+    eval_interval: steps between evaluations. None: a tenth of the budget.
+    eval_blocks: blocks of training and validation text that each evaluation reads, always the same ones.
+        None: as many as take about a tenth of the run, from 16 to 256.
+    progress: show a bar, and in a notebook a plot.
+    on_evaluation: called with the history after each evaluation.
+    checkpoint_dir: folder for the state of the run, written at evaluations, about once a minute between them,
+        and when interrupted.
+    resume: continue from the newest state in checkpoint_dir, if there is one; the run ends as if it had never
+        stopped. A finished run that is given more steps or FLOPs is extended: the rate rises again over the
+        share `warmup` of what was added, and falls to zero.
+    threads: of the CPU. None: one for models under 256 wide, all cores for others.
+    """
+
+    steps: int | None = None
+    batch_size: int = 12
+    lr: float | None = None
+    seed: int = 0
+    flops: float | None = None
+    share: float = SHARE
+    loss_weights: tuple | None = None
     optimizer: str = "muon"
     dtype: str | None = None
     warmup: float = 0.05
     weight_decay: float = 0.1
     grad_clip: float = 1.0
-    share: float = SHARE
     eval_interval: int | None = None
     eval_blocks: int | None = None
+    progress: bool = True
+    on_evaluation: Callable | None = None
+    checkpoint_dir: str | Path | None = None
+    resume: bool = False
+    threads: int | None = None
 
     def __post_init__(self):
+        def put(name, value):
+            object.__setattr__(self, name, value)
+
         if self.steps is not None and self.flops is not None:
             raise ValueError(f"steps={self.steps!r} and flops={self.flops!r}: give one budget, not both")
         if self.steps is None and self.flops is None:
-            object.__setattr__(self, "steps", 2000)
-        for name in ("steps", "batch_size", "eval_interval", "eval_blocks"):
-            if (value := getattr(self, name)) is not None or name == "batch_size":
-                object.__setattr__(self, name, positive(name, value))
-        object.__setattr__(self, "seed", positive("seed", self.seed, 0))
-        limits = dict(
-            lr=math.inf, weight_decay=math.inf, grad_clip=math.inf, warmup=1, share=1, flops=math.inf
+            put("steps", 2000)
+        for name in ("steps", "batch_size", "eval_interval", "eval_blocks", "threads"):
+            if name == "batch_size" or getattr(self, name) is not None:
+                put(name, positive(name, getattr(self, name)))
+        put("seed", positive("seed", self.seed, 0))
+        limits = dict.fromkeys(("lr", "flops", "weight_decay", "grad_clip"), math.inf) | dict(
+            warmup=1, share=1
         )
         for name, end in limits.items():
             value = getattr(self, name)
-            if name == "flops" and value is None:
+            if value is None and name in ("lr", "flops"):
                 continue
-            if not isinstance(value, numbers.Real) or not 0 <= value < end:
+            if not isinstance(value, numbers.Real) or not 0 <= value < end or (name, value) == ("flops", 0):
+                allowed = "of at least 0" if name != "flops" else "above 0"
                 below = "" if end == math.inf else f" and below {end:g}"
-                raise ValueError(f"{name}={value!r} must be a number of at least 0{below}")
-            object.__setattr__(self, name, float(value))  # a number of numpy could not be saved as JSON
-        if self.flops == 0:
-            raise ValueError(f"flops={self.flops!r} must be more than 0")
-        if self.dtype not in (None, "float32", "bfloat16"):
-            raise ValueError(f'dtype={self.dtype!r} must be "float32" or "bfloat16"')
+                raise ValueError(f"{name}={value!r} must be a number {allowed}{below}")
+            put(name, float(value))  # a number of numpy could not be saved as JSON
+        for name, allowed in (("dtype", (None, "float32", "bfloat16")), ("optimizer", ("muon", "adamw"))):
+            if getattr(self, name) not in allowed:
+                text = " or ".join(f'"{value}"' for value in allowed if value)
+                raise ValueError(f"{name}={getattr(self, name)!r} must be {text}")
+        if self.on_evaluation is not None and not callable(self.on_evaluation):
+            raise ValueError(f"on_evaluation={self.on_evaluation!r} must be a function of the history")
+        if self.resume and self.checkpoint_dir is None:
+            raise ValueError("resume=True needs the checkpoint_dir to resume from")
 
-    @property
-    def budget(self):
-        """Which of the two limits the run: "steps" or "flops"."""
-        return "steps" if self.flops is None else "flops"
-
-    def progress(self, done, spent, start):
+    def progress_of(self, done, spent, start):
         """The share of the budget that is spent, 0 to 1; of an extended run, the share of its extension."""
         now, end = (done, self.steps) if self.flops is None else (spent, self.flops)
         return min(1.0, (now - start) / (end - start))
@@ -93,10 +130,10 @@ class Settings:
         """Whether to evaluate now: at the beginning, at the end, and each interval or tenth of the budget."""
         if not history.steps or history.done == history.steps[-1]:
             return not history.steps
-        now = self.progress(history.done, history.spent, history.start)
+        now = self.progress_of(history.done, history.spent, history.start)
         if self.eval_interval:
             return now == 1 or history.done % self.eval_interval == 0
-        last = self.progress(history.steps[-1], history.flops[-1], history.start)
+        last = self.progress_of(history.steps[-1], history.flops[-1], history.start)
         return int(10 * now + 1e-6) > int(10 * last + 1e-6)
 
 
@@ -135,47 +172,30 @@ def say_threads(chosen, before):
     print(f"training on {chosen} of {before} threads, since the model is small (threads= overrides)")
 
 
-def loop(
-    model,
-    settings,
-    batch_loss,
-    evaluate,
-    run,
-    *,
-    progress=True,
-    on_evaluation=None,
-    checkpoint_dir=None,
-    resume=False,
-    threads=None,
-    fixed_flops=0,
-):
+def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
     """Train until the budget is spent or the run is interrupted; returns the `History`.
 
     batch_loss: function of (step, numpy Generator) that yields (loss to differentiate, FLOPs) once or more
         for each step; this is all that `train`, `nest` and `train_embeddings` differ in.
     evaluate: function that returns two dicts {size: loss}, on training and validation data.
-    run: what must be the same when the run resumes, from `describe`.
-    fixed_flops: what the run cost before its first step.
+    data: what identifies the data, and must be the same when the run resumes. flops_before: already spent.
     """
-    if on_evaluation is not None and not callable(on_evaluation):
-        raise ValueError(f"on_evaluation={on_evaluation!r} must be a function of the history")
-    if resume and checkpoint_dir is None:
-        raise ValueError("resume=True needs the checkpoint_dir to resume from")
     model, (rank, world) = unwrapped(model)[0], processes()
-    device, flops_of_update = model.embedding.token.device, optimizer_flops(model, settings.optimizer)
-    optimizers = make_optimizers(settings.optimizer, model, settings.lr, settings.weight_decay)
-    history = History(model.sizes, lr=settings.lr, spent=fixed_flops)
-    checkpoint = Checkpoint(checkpoint_dir, resume, run) if checkpoint_dir is not None and rank == 0 else None
-    if resume:
-        history = restore(checkpoint, model, optimizers, settings.budget, world) or history
-    elif world > 1:
-        for p in model.state_dict().values():
-            dist.broadcast(p, 0)
-    limit = settings.steps or max(1, round(settings.flops / 1e9))
-    bar = Progress(limit, progress and rank == 0, "step" if settings.flops is None else "GFLOP")
-    modes = model.mode(training=True)
-    rng_state = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with checkpoint or nullcontext(), bar, rng_state, modes, using_threads(threads, model):
+    device, update_flops = model.embedding.token.device, optimizer_flops(model, settings.optimizer)
+    lr = default_lr(model.config) if settings.lr is None else settings.lr
+    optimizers = make_optimizers(settings.optimizer, model, lr, settings.weight_decay)
+    history, checkpoint = History(model.sizes, lr=lr, spent=flops_before), None
+    if settings.checkpoint_dir is not None and rank == 0:
+        checkpoint = Checkpoint(model, settings, data)
+    bar = Progress(settings, rank)
+    modes, gpus = model.mode(training=True), [device] if device.type == "cuda" else []
+    threads = using_threads(settings.threads, model)
+    with checkpoint or nullcontext(), bar, torch.random.fork_rng(gpus), modes, threads:
+        if settings.resume:
+            history = restore(checkpoint, model, optimizers, world) or history
+        elif world > 1:
+            for p in model.state_dict().values():
+                dist.broadcast(p, 0)
         try:
             while True:
                 due = settings.evaluation_due(history)
@@ -186,12 +206,12 @@ def loop(
                     with uninterrupted():
                         history.add(*losses)
                     bar.evaluated(history)
-                    if on_evaluation and rank == 0:
-                        on_evaluation(history)
+                    if settings.on_evaluation and rank == 0:
+                        settings.on_evaluation(history)
                 if checkpoint and (due or checkpoint.due()):
                     checkpoint.save(model, optimizers, history)
-                share_done = settings.progress(history.done, history.spent, history.start)
-                if share_done == 1:
+                progress = settings.progress_of(history.done, history.spent, history.start)
+                if progress == 1:
                     break
                 started = time.monotonic()
                 # everything random in a step follows from the seed and the step alone
@@ -199,7 +219,7 @@ def loop(
                 torch.manual_seed(int(rng.integers(2**31)) + rank)
                 model.train()  # on_evaluation may have changed the mode, gradients or grad mode
                 model.zero_grad()
-                flops, losses = flops_of_update, []
+                flops, losses = update_flops, []
                 with torch.enable_grad():
                     for loss, price in batch_loss(history.done, rng):
                         if loss.requires_grad:  # not where everything that these dolls read is frozen
@@ -211,15 +231,14 @@ def loop(
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
                 if not torch.stack([norm, *losses]).isfinite().all():
                     raise diverged(history)
-                lr = learning_rate(share_done, settings.lr, settings.warmup)
                 with uninterrupted(), precision(device, settings.dtype):
                     for optimizer in optimizers:
                         for group in optimizer.param_groups:
-                            group["lr"] = lr
+                            group["lr"] = learning_rate(progress, lr, settings.warmup)
                         optimizer.step()
                     history.done, history.spent = history.done + 1, history.spent + flops
                 history.seconds += time.monotonic() - started
-                bar.reached(history.done if settings.flops is None else round(history.spent / 1e9))
+                bar.reached(history)
         except KeyboardInterrupt:
             if checkpoint:
                 checkpoint.save(model, optimizers, history)
@@ -228,9 +247,9 @@ def loop(
     return history
 
 
-def restore(checkpoint, model, optimizers, budget, world):
+def restore(checkpoint, model, optimizers, world):
     """Load the newest state into model and optimizers, in every process; returns its History, or None."""
-    state = checkpoint and checkpoint.restore(budget)
+    state = checkpoint and checkpoint.restore()
     if world > 1:  # only the first process needs to see the folder
         dist.broadcast_object_list(shared := [state])
         state = shared[0]
@@ -260,76 +279,31 @@ def diverged(history):
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def train(
-    model,
-    train_ids,
-    val_ids,
-    steps=None,
-    batch_size=12,
-    lr=None,
-    seed=0,
-    *,
-    flops=None,
-    share=SHARE,
-    loss_weights=None,
-    optimizer="muon",
-    dtype=None,
-    warmup=0.05,
-    weight_decay=0.1,
-    grad_clip=1.0,
-    eval_interval=None,
-    eval_blocks=None,
-    progress=True,
-    on_evaluation=None,
-    checkpoint_dir=None,
-    resume=False,
-    threads=None,
-):
+def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0, **options):
     """Train every doll of the nesting in one run; returns a `History`.
 
     A step trains the largest doll on batch_size x block_size tokens, and the others on as much text of their
     own as `share` pays for: see `Schedule`. Interrupting (Ctrl-C, or the notebook's stop button) returns the
     history so far. Under torchrun each process takes its share of the batch, and the first one writes.
 
-    train_ids, val_ids: token ids (N,), int.
-    steps, flops: the budget, one of the two (2,000 steps if neither is given). FLOPs are those of forward and
-        backward passes and of the optimizer; the last step may go beyond them.
-    lr: peak learning rate, reached after the share `warmup` of the budget; then it falls linearly to zero, so
-        a finished run has a rate of zero. None: 1.024 / n_embd.
-    seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
-    share: of the FLOPs of forward and backward passes, for all smaller dolls together.
-    loss_weights: how much a token counts in the loss, one number for each size, smallest first; None: alike.
-    optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.
-    dtype: "float32" or "bfloat16", in which steps multiply matrices, Muon's too; everything else is float32.
-        Some CPUs multiply bfloat16 several times as fast. None: "bfloat16" on a GPU that has it, else
-        "float32". Evaluations always use the default.
-    grad_clip: largest norm of the gradient; 0 does not clip.
-    eval_interval: steps between evaluations (default: a tenth of the budget).
-    eval_blocks: blocks of train and val that each evaluation reads, always the same ones. None: as many as
-        take about a tenth of the run, from 16 to 256.
-    on_evaluation: called with the history after each evaluation.
-    checkpoint_dir: folder for the state of the run, written at evaluations, about once a minute between them,
-        and when interrupted.
-    resume: continue from the newest state in checkpoint_dir, if there is one; the run ends as if it had never
-        stopped. A finished run that is given more steps or FLOPs is extended: the rate rises again over the
-        share `warmup` of what was added, and falls to zero.
-    threads: of the CPU; None: one for models under 256 wide, all cores for others.
+    train_ids, val_ids: token ids (N,), int. All other arguments, and their defaults, are those of `Settings`:
+    flops, share, loss_weights, optimizer, dtype, warmup, weight_decay, grad_clip, eval_interval, eval_blocks,
+    progress, on_evaluation, checkpoint_dir, resume, threads.
     Raises ValueError for bad arguments before any work (also for a checkpoint_dir that holds another run),
     DivergedError when a loss is not finite, OSError when there is no room for the state.
     """
+    settings = Settings(steps, batch_size, lr, seed, **options)
     nested, (rank, world) = unwrapped(model)[0], processes()
-    config, device = nested.config, nested.embedding.token.device
-    settings = Settings(
-        steps, flops, batch_size, default_lr(config) if lr is None else lr, seed, optimizer, dtype, warmup,
-        weight_decay, grad_clip, share, eval_interval, eval_blocks,
-    )  # fmt: skip
-    weights = check_weights(loss_weights, nested.sizes)
+    T, V, device = nested.config.block_size, nested.config.vocab_size, nested.embedding.token.device
+    weights = check_weights(settings.loss_weights, nested.sizes)
     if settings.batch_size % world:
         raise ValueError(f"batch_size={batch_size} must be divisible by the number of processes, {world}")
-    T, V = config.block_size, config.vocab_size
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
     schedule = Schedule(nested, settings.share, [size for size in nested.sizes if weights[size]])
     blocks = settings.eval_blocks or blocks_for_a_tenth(settings, schedule)
+
+    def weight(size):  # a Size drawn from a range counts as much as the average
+        return weights.get(size, 1 / len(weights))
 
     def batch_loss(step, rng):
         def read(n):
@@ -339,31 +313,18 @@ def train(
         passes = schedule.draw(settings.batch_size, rng)
         return step_losses(model, passes, read, weight, settings.dtype, rank, world)
 
-    def weight(size):  # a Size drawn from a range counts as much as the average
-        return weights.get(size, 1 / len(weights))
-
     def evaluate():
         return [evaluate_sizes(nested, ids, max_blocks=blocks) for ids in (train_ids, val_ids)]
 
-    data = dict(train_ids=digest(train_ids), val_ids=digest(val_ids))
-    run = describe(nested, **asdict(settings), **data, loss_weights=list(weights.values()))
-    follow = dict(progress=progress, on_evaluation=on_evaluation, threads=threads)
-    return loop(
-        model, settings, batch_loss, evaluate, run, checkpoint_dir=checkpoint_dir, resume=resume, **follow
-    )
+    data = dict(train_ids=digest(train_ids), val_ids=digest(val_ids), weights_of_sizes=list(weights.values()))
+    return loop(model, settings, batch_loss, evaluate, data)
 
 
 def blocks_for_a_tenth(settings, schedule):
     """Blocks of each text that an evaluation may read so that all evaluations take a tenth of the run."""
-    model, config = schedule.model, schedule.model.config
-    trunks = model.trunks(model.sizes)
-    step = (
-        training_flops(model, [schedule.full])
-        / (1 - settings.share)
-        * settings.batch_size
-        * config.block_size
-    )
-    budget = settings.flops or settings.steps * step
-    times = 11 if settings.eval_interval is None else budget / step / settings.eval_interval + 1
-    block = config.block_size * sum(training_flops(model, trunk) for trunk in trunks) / 3  # a forward pass
-    return int(min(256, max(16, budget / 10 / (2 * times * block))))
+    model, T = schedule.model, schedule.model.config.block_size
+    step = training_flops(model, [schedule.full]) / (1 - settings.share) * settings.batch_size * T
+    steps = settings.steps or settings.flops / step
+    times = steps / settings.eval_interval + 1 if settings.eval_interval else 11
+    forward = T * sum(training_flops(model, trunk) for trunk in model.trunks(model.sizes)) / 3  # of a block
+    return int(min(256, max(16, steps * step / 10 / (2 * times * forward))))

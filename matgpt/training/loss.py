@@ -37,8 +37,8 @@ def step_losses(model, passes, read, weight, dtype=None, rank=0, world=1):
     """Yield (loss to differentiate, FLOPs) for each pass of a step, the largest doll's first.
 
     passes: what `Schedule.draw` returned: (sizes of one trunk, sequences that each of them reads).
-    read: function of a number n, called once for each pass, that returns x and y for n sequences, (n, T) each,
-        or for this process's part of them; y may also be a teacher's probabilities, (n, T, V).
+    read: function of a number n, called once for each pass, that returns this process's part of n sequences:
+        x and y, (n, T) each; y may also be a teacher's probabilities, (n, T, V).
     weight: function of a size: how much a token counts in the loss.
     rank, world: this process takes every world-th sequence, from number `rank` on.
 

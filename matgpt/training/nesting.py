@@ -11,7 +11,6 @@ from ..measure.evaluation import cross_entropy, evaluate_sizes, precision
 from ..measure.shapes import flops_per_token
 from ..model import MatryoshkaGPT
 from ..text.batches import as_ids, batch
-from .checkpoint import describe
 from .loop import Settings, loop, processes
 from .loss import step_losses
 from .optimizer import default_lr
@@ -35,7 +34,7 @@ AXES = {
 
 
 def axes(name):
-    """[(axis, key, whether the weight reads along it)] for a parameter; keys name the layer: "0.h", or "d"."""
+    """[(axis, key, whether the weight reads along it)] of a parameter; a key is "d", or "0.h" of layer 0."""
     kinds = next((kinds for end, kinds in AXES.items() if name.endswith(end)), "d")
     keys = {
         kind: kind if kind == "d" else f"{name.split('.')[1]}.{kind}"
@@ -48,8 +47,8 @@ def axes(name):
 def importance(model, ids, seed=0):
     """Estimate how much the loss would change without each dimension, head and hidden unit.
 
-    Returns {"d": (D,), "0.h": (H,), "0.f": (F,), ...}: the mean square, over small batches, of the first-order
-    estimate, which is the sum of weight x gradient over the weights that read there (1906.10771).
+    Returns {"d": (D,), "0.h": (H,), "0.f": (F,), ...}: the mean square, over small batches, of the first
+    order estimate, which is the sum of weight x gradient over the weights that read there (1906.10771).
     """
     T, scores, rng = model.config.block_size, {}, np.random.default_rng(seed)
     batch_size = max(1, 256 // T)
@@ -70,7 +69,7 @@ def importance(model, ids, seed=0):
 
 @torch.no_grad()
 def reorder(model, scores):
-    """Move what scores high to the front in all weights at once; the full doll computes the same as before."""
+    """Move what scores high to the front in all weights; the full doll computes the same as before."""
     orders = {key: score.argsort(descending=True, stable=True) for key, score in scores.items()}
     for name, p in model.named_parameters():
         for axis, key, _ in axes(name):
@@ -79,37 +78,20 @@ def reorder(model, scores):
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def nest(
-    model_or_path,
-    nesting,
-    train_ids,
-    val_ids,
-    steps=None,
-    *,
-    flops=None,
-    batch_size=6,
-    lr=None,
-    seed=0,
-    share=SHARE,
-    dtype=None,
-    eval_interval=None,
-    eval_blocks=256,
-    progress=True,
-    on_evaluation=None,
-    threads=None,
-):
-    """Turn a trained GPT-2 into a nested model whose full doll is nearly the same; its `history` is an attribute.
+def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, share=SHARE, **options):
+    """Turn a trained GPT-2 into a nested model whose full doll is nearly the same; it has a `history`.
 
     The trained model is the teacher: in each step all dolls read the same text and learn its predictions.
     Heads, hidden units and dimensions are first put in the order of their importance, so that the dolls begin
-    as the most important corners. Dropout is 0.
+    as the most important corners. Dropout and weight decay are 0; the optimizer is AdamW.
 
     model_or_path: a MatryoshkaGPT, which is not changed; or a folder that `save` or transformers wrote.
-    nesting: the dolls, as in `GPTConfig`.
-    steps, flops: the budget, as in `train`; FLOPs include the teacher's passes and measuring importance.
-    lr: peak learning rate of AdamW; None: a quarter of that of `train`.
-    All other arguments are those of `train`. Raises ValueError for bad arguments, a budget that measuring
-    importance alone exceeds, or a model without dolls; DivergedError when a loss is not finite.
+    nesting: the dolls, as in `GPTConfig`. train_ids, val_ids: token ids (N,), int.
+    lr: peak learning rate. None: a quarter of that of `train`.
+    options: batch_size (default: 6), seed, flops (with the teacher's passes, and measuring importance), dtype,
+        eval_interval, eval_blocks (default: 256), progress, on_evaluation, threads: see `Settings`.
+    Raises ValueError for bad arguments, a budget that measuring importance alone exceeds, or a model without
+    dolls; DivergedError when a loss is not finite.
     """
     teacher = model_or_path
     if not isinstance(teacher, torch.nn.Module):
@@ -119,10 +101,9 @@ def nest(
         raise ValueError(f"model_or_path is a {type(teacher).__name__}: only a MatryoshkaGPT holds dolls")
     config, (rank, world) = dataclasses.replace(teacher.config, nesting=nesting, dropout=0.0), processes()
     T, V = config.block_size, config.vocab_size
-    settings = Settings(
-        steps, flops, batch_size, default_lr(config) / 4 if lr is None else lr, seed, "adamw", dtype,
-        weight_decay=0.0, share=share, eval_interval=eval_interval, eval_blocks=eval_blocks,
-    )  # fmt: skip
+    fixed = dict(optimizer="adamw", weight_decay=0.0, share=share)
+    lr = default_lr(config) / 4 if lr is None else lr
+    settings = Settings(steps, lr=lr, **{"batch_size": 6, "eval_blocks": 256} | options, **fixed)
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
     importance_flops = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
     if settings.flops and settings.flops <= importance_flops:
@@ -131,7 +112,7 @@ def nest(
         )
     model = MatryoshkaGPT(config).to(teacher.embedding.token)
     model.load_state_dict(trained)
-    reorder(model, importance(model, train_ids, seed))
+    reorder(model, importance(model, train_ids, settings.seed))
     device, schedule = model.embedding.token.device, Schedule(model, settings.share)
 
     def batch_loss(step, rng):
@@ -156,10 +137,6 @@ def nest(
     def evaluate():
         return [evaluate_sizes(model, ids, max_blocks=settings.eval_blocks) for ids in (train_ids, val_ids)]
 
-    follow = dict(progress=progress, on_evaluation=on_evaluation, threads=threads)
-    run = describe(model, **dataclasses.asdict(settings))
     with teacher.mode(training=False):
-        model.history = loop(
-            model, settings, batch_loss, evaluate, run, fixed_flops=importance_flops, **follow
-        )
+        model.history = loop(model, settings, batch_loss, evaluate, {}, importance_flops)
     return model.eval()

@@ -117,13 +117,10 @@ def muon_flops(layer):
 
 
 def make_optimizers(kind, model, lr, weight_decay):
-    """A list: Muon for the matrices of the blocks and AdamW for the rest ("muon"), or AdamW for all ("adamw").
+    """Return a list: Muon for the matrices of the blocks and AdamW for the rest, or ("adamw") AdamW for all.
 
-    Matrices and embeddings decay, biases and norms do not. Frozen parameters are left alone. Raises
-    ValueError for another `kind`.
+    Matrices and embeddings decay, biases and norms do not. Frozen parameters are left alone.
     """
-    if kind not in ("muon", "adamw"):
-        raise ValueError(f'optimizer={kind!r} must be "muon" or "adamw"')
     layers = muon_layers(model) if kind == "muon" else []
     taken = {layer.weight for layer in layers}
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and p not in taken]

@@ -13,10 +13,12 @@ def in_notebook():
 
 
 class Progress:
-    """A bar over `total` units. In a notebook bar and plot each stay one output that is drawn anew."""
+    """A bar over the budget. In a notebook bar and plot each stay one output that is drawn anew."""
 
-    def __init__(self, total, show=True, unit="step"):
-        self.total, self.unit, self.show = total, unit, show
+    def __init__(self, settings, rank=0):
+        self.unit = "step" if settings.flops is None else "GFLOP"
+        self.total = settings.steps or max(1, round(settings.flops / 1e9))
+        self.show = settings.progress and rank == 0
         self.bar = self.text = self.figure = None
         self.started = self.drawn = time.monotonic()
 
@@ -32,9 +34,9 @@ class Progress:
     def _line(self, done):
         return tqdm.format_meter(done, self.total, time.monotonic() - self.started, ncols=80, unit=self.unit)
 
-    def reached(self, done):
-        """Show that `done` units are done."""
-        done = min(done, self.total)
+    def reached(self, history):
+        """Show how much of the budget is spent."""
+        done = min(history.done if self.unit == "step" else round(history.spent / 1e9), self.total)
         if self.bar:
             self.bar.update(done - self.bar.n)
         elif self.text and (done == self.total or time.monotonic() - self.drawn > 1):
