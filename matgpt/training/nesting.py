@@ -88,7 +88,7 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     model_or_path: a MatryoshkaGPT, which is not changed; or a folder that `save` or transformers wrote.
     nesting: the dolls, as in `GPTConfig`. train_ids, val_ids: token ids (N,), int.
     lr: peak learning rate. None: a quarter of that of `train`.
-    options: batch_size (default: 6), seed, flops (with the teacher's passes, and measuring importance), dtype,
+    options: batch_size (default: 6), seed, flops (those of the teacher and of measuring importance count), dtype,
         eval_interval, eval_blocks (default: 256), progress, on_evaluation, threads: see `Settings`.
     Raises ValueError for bad arguments, a budget that measuring importance alone exceeds, or a model without
     dolls; DivergedError when a loss is not finite.
@@ -108,7 +108,7 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     importance_flops = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
     if settings.flops and settings.flops <= importance_flops:
         raise ValueError(
-            f"flops={flops:g} is too little: measuring importance alone takes {importance_flops:g}"
+            f"flops={settings.flops:g} must exceed {importance_flops:g}, which measuring importance takes"
         )
     model = MatryoshkaGPT(config).to(teacher.embedding.token)
     model.load_state_dict(trained)
