@@ -24,9 +24,11 @@ def make(kind=MatryoshkaGPT, nesting=SIZES, **options):
 def test_agreement_by_its_definition(kind):
     model = make(kind, dropout=0.5)
     result = agreement(model, TEXT.tolist(), max_blocks=None, batch_size=7)
+    loss = evaluate(model, TEXT)
     assert model.training and list(result) == list(model.sizes)
+    assert loss == evaluate(model.eval(), TEXT), "without dropout"
     idx = TEXT[: 8 * 21].view(21, 8)
-    p = model.eval()(idx).softmax(-1)
+    p = model(idx).softmax(-1)
     for size in model.sizes:
         q = model(idx, size).softmax(-1)
         assert result[size].same == pytest.approx((q.argmax(-1) == p.argmax(-1)).double().mean().item())

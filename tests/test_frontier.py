@@ -99,7 +99,7 @@ def test_front_and_best_size_by_hand():
     assert matgpt.best_size(points) == d
     assert matgpt.best_size(points, max_params=350) == b
     assert (
-        matgpt.best_size(points, max_flops=29) == matgpt.best_size(points, max_params=250, max_flops=10) == a
+        matgpt.best_size(points, max_flops=29) == matgpt.best_size(points, max_params=150, max_flops=30) == a
     )
     with pytest.raises(
         ValueError, match="no doll fits max_params=99, max_flops=5: the least is 100 parameters, 10 F"
