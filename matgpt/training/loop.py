@@ -159,6 +159,8 @@ def loop(
     """
     if on_evaluation is not None and not callable(on_evaluation):
         raise ValueError(f"on_evaluation={on_evaluation!r} must be a function of the history")
+    if threads is not None:
+        positive("threads", threads)
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir to resume from")
     model, (rank, world) = unwrapped(model)[0], processes()
