@@ -151,7 +151,6 @@ class Checkpoint:
                 path.rename(f"{path}.damaged")
             return state
         if damaged:
-            self.close()
             raise ValueError(
                 f"no state in {self.folder} is intact: {', '.join(path.name for path in damaged)}"
             )
@@ -165,6 +164,5 @@ class Checkpoint:
                 history["start"] = was[budget]
                 return
         if names:
-            self.close()
             different = [f"{name} was {was.get(name)}, is {self.run.get(name)}" for name in names]
             raise ValueError(f"{path} is the state of another run: " + "; ".join(different))

@@ -168,11 +168,16 @@ def loop(
     optimizers = make_optimizers(settings.optimizer, model, settings.lr, settings.weight_decay)
     history = History(model.sizes, lr=settings.lr, spent=fixed_flops)
     checkpoint = Checkpoint(checkpoint_dir, resume, run) if checkpoint_dir is not None and rank == 0 else None
-    if resume:
-        history = restore(checkpoint, model, optimizers, settings.budget, world) or history
-    elif world > 1:
-        for p in model.state_dict().values():
-            dist.broadcast(p, 0)
+    try:
+        if resume:
+            history = restore(checkpoint, model, optimizers, settings.budget, world) or history
+        elif world > 1:
+            for p in model.state_dict().values():
+                dist.broadcast(p, 0)
+    except BaseException:
+        if checkpoint:
+            checkpoint.close()  # or a second attempt in this process would find the folder in use
+        raise
     limit = settings.steps or max(1, round(settings.flops / 1e9))
     bar = Progress(limit, progress and rank == 0, "step" if settings.flops is None else "GFLOP")
     modes = model.mode(training=True)
