@@ -73,10 +73,3 @@ def test_importing_every_submodule_leaves_every_public_name_what_it_was():
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     assert {name: getattr(matgpt, name) for name in PUBLIC} == PUBLIC
-    assert callable(matgpt.train)
-
-
-def test_a_star_import_gives_the_public_names_alone():
-    scope = {}
-    exec("from matgpt import *", scope)
-    assert set(scope) - {"__builtins__"} == set(matgpt.__all__)
