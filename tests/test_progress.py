@@ -9,7 +9,7 @@ def test_the_bar_counts_to_the_end_and_shows_the_loss_of_every_size(capsys):
     history = matgpt.History((matgpt.Size(8, 1, 1), matgpt.Size(16, 1, 1)))
     with Progress(3, unit="GFLOP") as bar:
         bar.reached(2)
-        history.add(2, {size: (9.0, 1.25 + i) for i, size in enumerate(history.sizes)})
+        history.add(*({size: loss + i for i, size in enumerate(history.sizes)} for loss in (9.0, 1.25)))
         bar.evaluated(history)
         bar.reached(4)  # a last step may go beyond the budget
     written = capsys.readouterr().err
@@ -38,7 +38,8 @@ def test_a_notebook_shows_one_line_and_one_figure_that_are_drawn_anew(monkeypatc
     history = matgpt.History((matgpt.Size(8, 1, 1),))
     with Progress(2) as bar:
         for step in (0, 1, 2):
-            history.add(step, {history.sizes[0]: (2.0 - step, 3.0 - step)})
+            history.add({history.sizes[0]: 2.0 - step}, {history.sizes[0]: 3.0 - step})
+            history.done = step + 1
             bar.evaluated(history)
             bar.reached(step)
     line, figure = shown

@@ -1,4 +1,7 @@
-"""What is of the wrong kind altogether is refused with a sentence that names it, and nothing is written."""
+"""What is of the wrong kind is refused by name; public calls work wherever they stand."""
+
+import inspect
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -7,9 +10,9 @@ import matgpt
 from matgpt import BPETokenizer, CharTokenizer, GPTConfig, MatryoshkaGPT, Size
 from matgpt.embeddings.pairs import Pairs
 
-IDS = [0, 1, 2] * 20
-MODEL = MatryoshkaGPT(GPTConfig(7, 8, 8, 2, 1, nesting=(4,)))
-PAIRS = Pairs(["q a"] * 4, ["doc b"] * 4, list("abcd"), list("abcd"))
+IDS = list(range(97, 107)) * 6
+MODEL = MatryoshkaGPT(GPTConfig(256, 8, 8, 2, 1, nesting=(4,)))
+PAIRS = Pairs(["q a", "q b", "q c", "q d"], ["doc a", "doc b", "doc c", "doc d"], list("abcd"), list("abcd"))
 BPE = BPETokenizer([bytes([b]) for b in range(256)])
 
 WRONG = {
@@ -30,8 +33,10 @@ WRONG = {
         lambda: matgpt.train_embeddings(MODEL, PAIRS, BPE, 1, 2, val_pairs=[("a", "b")])
     ],
     "query has shape": [lambda: matgpt.search(torch.ones(5, 4), 3.0)],
-    "64 is no size": [lambda: Size.parse(64)],
+    "64 must be width,heads,layers": [lambda: Size.parse(64)],
     "idx must be a tensor .* not list": [lambda: MODEL([[1, 2]])],
+    r"size=\[\] names no doll": [lambda: MODEL(torch.tensor([[1]]), [])],
+    "config={} must be a GPTConfig": [lambda: MatryoshkaGPT({})],
     "tokenizer=None must be": [lambda: matgpt.stream(MODEL, None, "ab", 2)],
     "draft_model='m' must be": [lambda: MODEL.generate(torch.tensor([[1]]), 2, draft_model="m")],
     "sizes=4 must be several": [lambda: matgpt.frontier(MODEL, IDS, 4)],
@@ -64,3 +69,90 @@ def test_the_wrong_kind_is_named(message, call, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=message):
         call()
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- a walk over the public names
+
+OTHERS = {
+    "History",
+    "DivergedError",
+    "MatryoshkaGPT",
+    "MatryoshkaEmbeddingsGPT",
+    "slider",
+}  # without a number
+CALLS = {  # name: function of a model that returns (what is called, arguments, keywords); it runs in a folder
+    "train": lambda m: (matgpt.train, (m, IDS, IDS, 1, 2), dict(progress=False)),
+    "nest": lambda m: (matgpt.nest, (m, (4,), IDS, IDS, 1), dict(batch_size=1, progress=False)),
+    "train_embeddings": lambda m: (matgpt.train_embeddings, (m, PAIRS, BPE, 1, 2), dict(progress=False)),
+    "matryoshka_loss": lambda m: (matgpt.matryoshka_loss, (m, *torch.tensor(IDS[:16]).view(2, 1, 8)), {}),
+    "evaluate": lambda m: (matgpt.evaluate, (m, IDS), {}),
+    "agreement": lambda m: (matgpt.agreement, (m, IDS), {}),
+    "frontier": lambda m: (matgpt.frontier, (m, IDS), {}),
+    "best_size": lambda m: (matgpt.best_size, (matgpt.frontier(MODEL, IDS),), dict(max_params=9**9)),
+    "generate": lambda m: (m.generate, (torch.tensor([IDS[:4]]), 3), dict(draft_size=4)),
+    "draft_model": lambda m: (MODEL.generate, (torch.tensor([IDS[:4]]), 3), dict(draft_model=m)),
+    "slice": lambda m: (m.slice, (4,), {}),
+    "write": lambda m: (matgpt.write, (m, BPE, "ab", 2), dict(seed=0)),
+    "stream": lambda m: (matgpt.stream, (m, BPE, "ab", 2), {}),
+    "embed": lambda m: (matgpt.embed, (m, ["ab"]), dict(tokenizer=BPE)),
+    "search": lambda m: (matgpt.search, (torch.eye(6), torch.eye(6), 2), {}),
+    "save": lambda m: (matgpt.save, (m, "new"), {}),
+    "load": lambda m: (matgpt.load, ("saved",), {}),
+    "export_gpt2": lambda m: (matgpt.export_gpt2, (m, "new"), {}),
+    "import_gpt2": lambda m: (matgpt.import_gpt2, ("gpt2",), {}),
+    "export_sentence_transformers": lambda m: (matgpt.export_sentence_transformers, (m, "new", BPE), {}),
+    "load_text": lambda m: (matgpt.load_text, ("code/text.py",), {}),
+    "load_pairs": lambda m: (matgpt.load_pairs, ("code",), {}),
+    "split": lambda m: (matgpt.split, (IDS,), {}),
+    "lattice": lambda m: (matgpt.lattice, ((4,), (1,), 4), {}),
+    "between": lambda m: (matgpt.between, (Size(8, 1, 1), Size(8, 1, 1)), {}),
+    "Size": lambda m: (Size, (4, 1, 1), {}),
+    "GPTConfig": lambda m: (GPTConfig, (7,), {}),
+    "CharTokenizer": lambda m: (CharTokenizer.from_text, ("ab",), {}),
+    "BPETokenizer": lambda m: (BPETokenizer.train, ("ab", 256), {}),
+}
+CODE = 'def twice(x):\n    """Return twice the number x, which is a sum."""\n' + "    x = 2 * x\n" * 9
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "text.py").write_text(CODE)
+    matgpt.save(MODEL, "saved")
+    matgpt.export_gpt2(MODEL, "gpt2")
+
+
+def call(function, arguments):
+    result = function(*arguments.args, **arguments.kwargs)
+    return list(result) if inspect.isgenerator(result) else result
+
+
+def test_the_walk_knows_every_public_name():
+    assert set(matgpt.__all__) <= OTHERS | set(CALLS)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_none_for_a_number_is_allowed_or_named(name, folder):
+    function, args, kwargs = CALLS[name](MODEL)
+    signature = inspect.signature(function)
+    defaults = {key: parameter.default for key, parameter in signature.parameters.items()}
+    values = {**defaults, **signature.bind(*args, **kwargs).arguments}
+    for number, value in values.items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and defaults[number] is not None:
+            arguments = signature.bind(*args, **kwargs)
+            arguments.arguments[number] = None
+            try:
+                call(function, arguments)
+            except ValueError as error:
+                assert f"{number}=None" in str(error), number
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, "compiled"])
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_works_without_gradients_and_with_a_compiled_model(name, around, folder):
+    compiled = around == "compiled"
+    function, args, kwargs = CALLS[name](torch.compile(MODEL) if compiled else MODEL)
+    with torch.compiler.set_stance("force_eager"), nullcontext() if compiled else around():
+        call(function, inspect.signature(function).bind(*args, **kwargs))
+    assert all(p.grad is None for p in MODEL.parameters())
