@@ -15,7 +15,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def stored(folder, settings, compute):
-    """The result of `compute(state)`, a JSON object, or the one that an earlier run with these settings stored.
+    """The result of `compute(state)`, a JSON object, or what an earlier run with these settings stored.
 
     settings: everything that the result depends on, the digest of a corpus too. state: a folder for what an
     interrupted run resumes from; it is removed once the result is there.

@@ -138,7 +138,7 @@ class Bench:
         return passes + optimizer_flops(model, self.args.optimizer)
 
     def one(self, config, seed, also=(), **settings):
-        """Train a model; returns a dict: losses of the nesting (and `also`) over all of val, price, and more."""
+        """Train a model; returns {"losses": {size: over all of val}, "tokens", "flops", "seconds", ...}."""
         settings = dict(optimizer=self.args.optimizer, dtype=self.args.dtype, seed=seed, **settings)
         print(f"{' / '.join(map(str, config.sizes))}, {settings}", flush=True)
 
@@ -165,7 +165,7 @@ class Bench:
         return result | {name: settings[name] for name in ("lr", "batch_size")}
 
     def tune(self, config, tokens=None, **settings):
-        """Runs of all seeds, at the rate and batch size with the lowest loss of the largest doll on the first.
+        """Runs of all seeds, at the rate and batch with the lowest loss of the largest doll on the first.
 
         The search starts in the middle of the grid and goes to the best neighbour until none is better.
         """
@@ -270,7 +270,7 @@ def above_the_line(config, families, nested):
         for size in families["range"]
     ]
     return (
-        f"A range: {len(above)} Sizes lie {statistics.mean(above):+.3f} above the line through the named dolls "
-        f"on average, {max(above):+.3f} at most; the full doll has "
+        f"A range: {len(above)} Sizes lie {statistics.mean(above):+.3f} above the line through the named "
+        f"dolls on average, {max(above):+.3f} at most; the full doll has "
         f"{mean_sd(losses(families['range'], config.full))}."
     )

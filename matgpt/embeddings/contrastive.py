@@ -111,9 +111,8 @@ def train_embeddings(
         raise ValueError(f"temperature={temperature!r} must be a number above 0")
     if processes()[1] > 1:
         raise ValueError("train_embeddings runs in one process: each batch is one set of counterexamples")
-    for name, value in (("pairs", pairs), ("val_pairs", pairs if val_pairs is None else val_pairs)):
-        if not isinstance(value, Pairs):
-            raise ValueError(f"{name}={value!r:.40} must be Pairs, as load_pairs makes them")
+    pairs = pairs if isinstance(pairs, Pairs) else Pairs(*pairs)
+    val_pairs = val_pairs if isinstance(val_pairs, Pairs | None) else Pairs(*val_pairs)
     if val_pairs is None:
         pairs, val_pairs = pairs.set_aside(min(batch_size, len(pairs) // 10), seed)
     if not 2 <= batch_size <= len(pairs):

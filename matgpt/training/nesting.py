@@ -88,8 +88,8 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     model_or_path: a MatryoshkaGPT, which is not changed; or a folder that `save` or transformers wrote.
     nesting: the dolls, as in `GPTConfig`. train_ids, val_ids: token ids (N,), int.
     lr: peak learning rate. None: a quarter of that of `train`.
-    options: batch_size (default: 6), seed, flops (those of the teacher and of measuring importance count), dtype,
-        eval_interval, eval_blocks (default: 256), progress, on_evaluation, threads: see `Settings`.
+    options: those of `Settings`, such as flops (the teacher and measuring importance count), batch_size (6),
+        eval_blocks (256), seed, progress.
     Raises ValueError for bad arguments, a budget that measuring importance alone exceeds, or a model without
     dolls; DivergedError when a loss is not finite.
     """
