@@ -126,7 +126,7 @@ DAMAGE = [
     ("config.json: .*format 7", edit('"format": 1', '"format": 7')),
     ("config.json: .*model 'Other'", edit("MatryoshkaGPT", "Other")),
     ("config.json is not a configuration.*block_sizes", edit("block_size", "block_sizes")),
-    ("config.json: .*dropout=3", edit('"dropout": 0.1', '"dropout": 3')),
+    ("config.json: dropout=3.5", edit('"dropout": 0.1', '"dropout": 3.5')),
     ("does not hold.*size mismatch", edit('"vocab_size": 5', '"vocab_size": 6')),
     ("does not hold.*position", other_weights(lambda w: {n: p for n, p in w.items() if "position" not in n})),
     ("does not hold.*unknown", other_weights(lambda w: w | {"unknown": torch.zeros(2)})),
