@@ -89,6 +89,8 @@ def test_there_and_back(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(back(IDX), model(IDX), rtol=1e-5, atol=1e-5)
     assert {size.n_embd for size in back.sizes} == {8, 12, 24}
+    with pytest.raises(ValueError, match="^nesting=5"):  # not a fault of config.json
+        import_gpt2(tmp_path, nesting=5)
     assert back.config.dropout == 0.25 and back.config.n_inner == 50
     config = json.loads((tmp_path / "config.json").read_text())
     del config["resid_pdrop"]  # GPT2Config's default
