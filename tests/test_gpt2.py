@@ -8,7 +8,6 @@ import safetensors.torch
 import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, export_gpt2, import_gpt2, train
-from matgpt.files.gpt2_tokenizer import read_tokenizer, tokenizer_files
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -26,15 +25,14 @@ def make(kind=MatryoshkaGPT, seed=0, **options):
     return model.eval()
 
 
-def gpt2_logits(path):
-    with torch.no_grad():
-        return transformers.GPT2LMHeadModel.from_pretrained(path, local_files_only=True).eval()(IDX).logits
+def gpt2_at(path):
+    return transformers.GPT2LMHeadModel.from_pretrained(path, local_files_only=True).eval()
 
 
-def assert_same(model, size, path):
-    with torch.no_grad():
-        expected = model(IDX, size)
-    torch.testing.assert_close(gpt2_logits(path), expected, rtol=1e-5, atol=1e-5)
+@torch.no_grad()
+def assert_same(model, size, path, idx=IDX):
+    expected = model(idx, size)
+    torch.testing.assert_close(gpt2_at(path)(idx).logits, expected, rtol=1e-5, atol=1e-5)
     assert expected.std() > 0.1
 
 
@@ -59,28 +57,11 @@ def test_every_doll_has_the_same_logits_as_its_gpt2(tmp_path, size, bias):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
-def test_sizes_drawn_at_random(tmp_path, seed):
-    rng = random.Random(seed)
-    n_head, head_size, n_layer = rng.randint(1, 4), rng.randint(2, 6), rng.randint(1, 3)
-    model = make(
-        n_embd=n_head * head_size + rng.choice([0, 3]),
-        n_head=n_head,
-        head_size=head_size,
-        n_layer=n_layer,
-        bias=rng.random() < 0.5,
-        n_inner=tuple(rng.randint(3, 30) for _ in range(n_layer)),
-        seed=seed,
-    )
-    full = model.config
-    inner = full.n_inner if isinstance(full.n_inner, tuple) else (full.n_inner,) * n_layer
-    while True:
-        d, h, l = rng.randint(2, full.n_embd), rng.randint(1, n_head), rng.randint(1, n_layer)
-        if d // h >= head_size or d % h == 0:
-            break
-    size = Size(d, h, l, tuple(rng.randint(1, f) for f in inner[:l]))
-    export_gpt2(model, tmp_path, size)
-    assert_same(model, size, tmp_path)
+@pytest.mark.filterwarnings("ignore:no step trained")
+def test_sizes_drawn_at_random(drawn, build, tmp_path):
+    model = build(MatryoshkaGPT, drawn.config).float().eval()
+    export_gpt2(model, tmp_path, drawn.size)
+    assert_same(model, drawn.size, tmp_path, drawn.idx)
 
 
 def test_a_plain_shape_stays_as_it_is(tmp_path):
@@ -108,6 +89,8 @@ def test_there_and_back(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(back(IDX), model(IDX), rtol=1e-5, atol=1e-5)
     assert {size.n_embd for size in back.sizes} == {8, 12, 24}
+    with pytest.raises(ValueError, match="^nesting=5"):  # not a fault of config.json
+        import_gpt2(tmp_path, nesting=5)
     assert back.config.dropout == 0.25 and back.config.n_inner == 50
     config = json.loads((tmp_path / "config.json").read_text())
     del config["resid_pdrop"]  # GPT2Config's default
@@ -118,22 +101,11 @@ def test_there_and_back(tmp_path):
 @pytest.mark.slow
 def test_any_gpt2_comes_in_and_can_be_trained(tmp_path):
     torch.manual_seed(0)
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=13,
-            n_positions=7,
-            n_embd=24,
-            n_head=4,
-            n_layer=2,
-            n_inner=50,
-            initializer_range=0.3,
-            activation_function="gelu_pytorch_tanh",
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    ).eval()
+    shape = dict(vocab_size=13, n_positions=7, n_embd=24, n_head=4, n_layer=2, n_inner=50)
+    config = transformers.GPT2Config(**shape, activation_function="gelu_pytorch_tanh", eos_token_id=None)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
     for p in theirs.parameters():
-        p.data += 0.1 * torch.randn_like(p)
+        p.data += 0.3 * torch.randn_like(p)
     theirs.save_pretrained(tmp_path / "head")
     theirs.transformer.save_pretrained(tmp_path / "base")  # its names lack "transformer."
     with torch.no_grad():
@@ -216,7 +188,7 @@ def test_folders_that_hold_no_gpt2(tmp_path):
 def test_a_gpt2_in_several_files(tmp_path):
     model = make()
     export_gpt2(model, tmp_path / "one")
-    gpt2 = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "one", local_files_only=True)
+    gpt2 = gpt2_at(tmp_path / "one")
     gpt2.save_pretrained(tmp_path / "many", max_shard_size="10KB")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
     with torch.no_grad():
@@ -231,7 +203,7 @@ def test_files_that_other_libraries_read_are_replaced_or_named(tmp_path):
     with pytest.raises(ValueError, match="already holds generation_config.json"):
         export_gpt2(make(), tmp_path)
     export_gpt2(make(), tmp_path, overwrite=True)
-    gpt2 = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, local_files_only=True)
+    gpt2 = gpt2_at(tmp_path)
     assert gpt2.generation_config.eos_token_id is None and not gpt2.generation_config.do_sample
     for name in (
         "special_tokens_map.json",
@@ -245,40 +217,17 @@ def test_files_that_other_libraries_read_are_replaced_or_named(tmp_path):
         (tmp_path / name).unlink()
 
 
-HOSTILE = [
-    "<|endoftext|>",
-    "a <|endoftext|>b<|pad|>",
-    " \n\n  x\t\t y  ",
-    "naïve 日本語 🙂🙂 ﷽ e\u0301",
-    "\x00\x01\x7f",
-    "it's don't 'S 'll''''",
-    "１２３ 12ab_ \u00a0\u2003x\u200b\u0085\u1680",
-    "\r\n\r\n a\r",
-    " " * 3000 + "x",
-    "#" * 300,
-    "aaaaaaaaaaaaaaaaaaa aaaaaaaaaaaa aaaaa",
-]
-
-
 @pytest.mark.parametrize("special", [(), ("<|endoftext|>", "<|pad|>")])
 def test_autotokenizer_encodes_as_the_bpe_tokenizer(tmp_path, special):
-    text = (
-        "".join(p.__doc__ or "" for p in (json, json.JSONDecoder, random.Random, torch.nn.LayerNorm, str))
-        + "aaaaaaa" * 5
-    )
-    tokenizer = BPETokenizer(BPETokenizer.train(text, 600).tokens, special)
+    text = "it's <|endoftext|>b<|pad|> naïve 日本語 🙂 \n\n  x\t" + (random.__doc__ or "") + "a" * 20
+    tokenizer = BPETokenizer(BPETokenizer.train(text * 3, 300).tokens, special)
     model = make(vocab_size=tokenizer.vocab_size, nesting=(12,))
     export_gpt2(model, tmp_path, 12, tokenizer)
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
-    rng = random.Random(0)
-    drawn = ["".join(rng.choices(text + "é🙂", k=40)) for _ in range(300)]
-    for piece in [text, *HOSTILE, *drawn]:
-        ids = tokenizer.encode(piece)
-        assert auto(piece)["input_ids"] == ids and auto.decode(ids) == piece
+    assert auto(text)["input_ids"] == tokenizer.encode(text) and auto.decode(tokenizer.encode(text)) == text
     assert len(auto) == tokenizer.vocab_size
     assert auto.eos_token_id == (tokenizer.vocab_size - 2 if special else None)
     export_gpt2(model, tmp_path, 12)  # without one it stays
-    assert (tmp_path / "tokenizer.json").exists()
     with pytest.raises(ValueError, match=f"tokenizer.json.*has {tokenizer.vocab_size} tokens.*vocab_size=13"):
         export_gpt2(make(), tmp_path, overwrite=True)  # but not beside a model that it does not fit
 
@@ -304,29 +253,3 @@ def test_a_tokenizer_of_another_vocabulary_or_kind(tmp_path):
     with pytest.raises(ValueError, match="must be a CharTokenizer or a BPETokenizer"):
         export_gpt2(make(), tmp_path, tokenizer=type("Own", (), {"vocab_size": 13})())
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "part, change, message",
-    [
-        (None, {"normalizer": {"type": "Lowercase"}}, "byte-level BPE"),
-        ("model", {"type": "WordPiece"}, "byte-level BPE"),
-        ("pre_tokenizer", {"type": "Whitespace"}, "byte-level BPE"),
-        ("pre_tokenizer", {"add_prefix_space": True}, "splits texts otherwise"),
-        ("pre_tokenizer", {"use_regex": False}, "splits texts otherwise"),
-        ("model", "merges", "order of"),
-    ],
-)
-def test_a_tokenizer_that_encodes_otherwise_is_refused(part, change, message, tmp_path):
-    tokenizer = BPETokenizer.train("the cat sat on the mat " * 9, 260)
-    content = tokenizer_files(tokenizer, 8)["tokenizer.json"]
-    if change == "merges":
-        change = {"merges": content["model"]["merges"][::-1]}
-    path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(content))
-    assert read_tokenizer(tmp_path) == tokenizer
-    path.write_text(
-        json.dumps(content | change if part is None else {**content, part: content[part] | change})
-    )
-    with pytest.raises(ValueError, match=f"{path}: .*{message}"):
-        read_tokenizer(tmp_path)

@@ -28,21 +28,30 @@ P = torch.tensor([0.5, 0.25, 0.15, 0.1]).double()
 def test_the_distribution_that_is_drawn_from(settings, weights):
     weights = torch.tensor(weights).double()
     order = torch.tensor([2, 0, 3, 1])  # in whatever order the tokens stand
-    found = Sampling(**settings).probabilities((P.log() + 3.0)[order].repeat(2, 1))
-    torch.testing.assert_close(found, (weights / weights.sum())[order].repeat(2, 1))
+    probs = Sampling(**settings).probabilities((P.log() + 3.0)[order].repeat(2, 1))
+    torch.testing.assert_close(probs, (weights / weights.sum())[order].repeat(2, 1))
 
 
-@pytest.mark.parametrize("settings", [dict(top_k=2), dict(top_p=0.3), dict(temperature=0.2)])
-def test_generate_follows_them(settings):
-    """The same noise drawn from another distribution, and what is cut away never written."""
-    torch.manual_seed(0)
-    model = MatryoshkaGPT(GPTConfig(11, 8, 16, 2, 1))
-    idx = torch.zeros(64, 1, dtype=torch.long)
-    draw = lambda **more: model.generate(idx, 1, generator=torch.Generator().manual_seed(0), **more)[:, 1]
-    expected = Sampling(**settings).probabilities(model(idx[:1])[0, -1])
-    assert not torch.equal(draw(), draw(**settings))
-    assert (expected[draw(**settings)] > 0).all()
-    assert len(draw().unique()) > 5
+def test_top_p_is_reached_by_equality():
+    assert Sampling(top_p=0.5).probabilities(torch.tensor([0.0, 0.0, -torch.inf])).tolist() in (
+        [1, 0, 0],
+        [0, 1, 0],
+    )
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-38])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_tiny_temperature_is_greedy(temperature, dtype):
+    logits = torch.tensor([[-3.0, 5.0, 4.0, -torch.inf, -6e4]]).to(dtype)
+    assert Sampling(temperature, 2, 0.5).probabilities(logits).tolist() == [[0, 1, 0, 0, 0]]
+    assert Sampling(temperature).probabilities(logits).tolist() == [[0, 1, 0, 0, 0]]
+
+
+def test_a_tiny_top_p_and_a_huge_temperature():
+    for logits in (torch.tensor([[1.0, 2.0, 0.5]]), torch.zeros(1, 50_000)):
+        probs = Sampling(top_p=1e-50).probabilities(logits)
+        assert probs.max() == 1 and probs.sum() == 1
+    assert Sampling(1e300).probabilities(logits).allclose(torch.tensor(1 / 50_000))
 
 
 @torch.no_grad()
@@ -59,6 +68,6 @@ def test_the_reader_repeats_the_arithmetic_of_the_layers(bias):
         for ends in ([8], [1, 2, 3, 8], [3, 4, 6, 8]):
             reader, start = Reader(model, size), 0
             for end in ends:
-                found = reader(idx, 0, end, end - start)
-                torch.testing.assert_close(found, expected[:, start:end], rtol=1e-9, atol=1e-9)
+                probs = reader(idx, 0, end, end - start)
+                torch.testing.assert_close(probs, expected[:, start:end], rtol=1e-9, atol=1e-9)
                 start = end

@@ -58,7 +58,8 @@ def parsed(path, what):
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON (truncated?): {error}") from None
     except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        named = str(error).startswith((str(path), f"{path.parent}{os.sep}"))  # this file or one beside it
+        raise ValueError(str(error) if named else f"{path}: {error}") from None
     except OSError as error:  # of another file, which this one names
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:

@@ -53,14 +53,14 @@ def load(folder):
     """
     folder = as_path(folder)
     path, file = folder / "config.json", folder / "model.safetensors"
-    weights, beside = read_weights(file)
-    check_weights(weights, file)
     with parsed(path, "a configuration") as saved:
         if "model_type" in saved:
             raise ValueError("it describes a model of transformers: a GPT-2 loads with matgpt.import_gpt2")
         if saved["format"] != FORMAT or saved["model"] not in MODELS:
             found = f"format {saved['format']!r} and model {saved['model']!r}"
             raise ValueError(f"it has {found}; this program reads format {FORMAT} and {', '.join(MODELS)}")
+        weights, beside = read_weights(file)
+        check_weights(weights, file)
         check_depth(saved["config"]["n_layer"], weights, file)
         config = GPTConfig(**saved["config"] | {"nesting": read_nesting(saved["config"]["nesting"])})
     try:

@@ -112,13 +112,10 @@ def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     files, there = gpt2_files(model, size, tokenizer), path / "tokenizer.json"
     if tokenizer is None and there.exists():
         with parsed(there, "a tokenizer of transformers: pass `tokenizer`, or remove it") as content:
-            vocabulary = {
-                *content["model"]["vocab"],
-                *(token["content"] for token in content["added_tokens"]),
-            }
-        if len(vocabulary) != model.config.vocab_size:
-            found = f"the tokenizer has {len(vocabulary)} tokens"
-            raise ValueError(f"{there}: {found}, the model vocab_size={model.config.vocab_size}")
+            added = [token["content"] for token in content["added_tokens"]]
+            tokens, expected = len({*content["model"]["vocab"], *added}), model.config.vocab_size
+        if tokens != expected:
+            raise ValueError(f"{there}: the tokenizer has {tokens} tokens, the model vocab_size={expected}")
     replace(path, files, overwrite, COMPANIONS)
 
 
@@ -160,17 +157,11 @@ def files_of(tokenizer, block_size):
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size}
     config["clean_up_tokenization_spaces"] = False
     split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+    ids = {character: i for i, character in enumerate(tokenizer.characters)}
+    content = {"version": "1.0", "added_tokens": [], "pre_tokenizer": split, "decoder": {"type": "Fuse"}}
     # "" is not a token, so an unknown character is an error, as for the CharTokenizer
-    model = {
-        "type": "WordLevel",
-        "vocab": {c: i for i, c in enumerate(tokenizer.characters)},
-        "unk_token": "",
-    }
-    parts = {"pre_tokenizer": split, "decoder": {"type": "Fuse"}, "model": model}
-    return {
-        "tokenizer_config.json": config,
-        "tokenizer.json": {"version": "1.0", "added_tokens": [], **parts},
-    }
+    content["model"] = {"type": "WordLevel", "vocab": ids, "unk_token": ""}
+    return {"tokenizer_config.json": config, "tokenizer.json": content}
 
 
 @torch.inference_mode(False)  # as in `load`
@@ -190,7 +181,8 @@ def import_gpt2(path, nesting=None):
         shape = [found[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
         weights = read_gpt2_weights(path)
         check_depth(shape[-1], weights, path)
-        config = GPTConfig(*shape, nesting, found.get("n_inner"), dropout=found.get("resid_pdrop", 0.1))
+        config = GPTConfig(*shape, None, found.get("n_inner"), dropout=found.get("resid_pdrop", 0.1))
+    config = dataclasses.replace(config, nesting=nesting)
     try:
         model, state = on_meta(MatryoshkaGPT, config), {}
     except (RuntimeError, TypeError):  # sizes that 64 bits cannot count

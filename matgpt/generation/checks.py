@@ -42,7 +42,7 @@ def checked_prompt(model, idx, max_new_tokens):
     whole = not (idx.is_floating_point() or idx.is_complex() or idx.dtype == torch.bool)
     if idx.dim() != 2 or idx.numel() == 0 or not whole:
         shape = f"idx has shape {tuple(idx.shape)} and dtype {idx.dtype}"
-        raise ValueError(f"{shape}: a prompt is (B, T0) integers, at least one in a row")
+        raise ValueError(f"{shape}: a prompt is (B, T0) integers with at least one token")
     idx = idx.long()  # a narrow type may not hold vocab_size
     model.check_ids(idx)
     try:
