@@ -20,6 +20,7 @@ from ..files.atomic import as_path, write
 FORMAT = 2
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of its bytes
 TEMPORARY = re.compile(NAME.pattern + r"\.matgpt-\d+\.tmp")  # left by a process that was killed
+FREE = ("progress", "on_evaluation", "checkpoint_dir", "resume", "threads")  # may differ when a run resumes
 
 
 def digest(ids):
@@ -57,14 +58,7 @@ class Checkpoint:
     """
 
     def __init__(self, model, settings, data):
-        names = (
-            "progress",
-            "on_evaluation",
-            "checkpoint_dir",
-            "resume",
-            "threads",
-        )  # may differ at each start
-        told = {name: value for name, value in asdict(settings).items() if name not in names}
+        told = {name: value for name, value in vars(settings).items() if name not in FREE}
         kind = dict(format=FORMAT, model=type(model).__name__, weights=str(model.embedding.token.dtype))
         run = {**kind, **asdict(model.config), **told, **data}
         self.run = json.loads(json.dumps(run, default=str))  # what a run must share with the one it resumes
@@ -80,10 +74,9 @@ class Checkpoint:
         except OSError as error:
             raise ValueError(f"{name} cannot be written: {error.strerror}") from None
         if self.files() and not settings.resume:
-            self.close()
+            self.lock.release()
             raise ValueError(
-                f"{name} already holds a run ({self.files()[-1].name}): resume it, remove its files, or name "
-                "another folder"
+                f"{name} already holds a run: resume it, remove its states, or name another folder"
             )
         self.saved, self.cost = time.monotonic(), 0.0
 
@@ -91,10 +84,6 @@ class Checkpoint:
         return self
 
     def __exit__(self, *error):
-        self.close()
-
-    def close(self):
-        """Let other runs use the folder."""
         self.lock.release()
 
     def files(self, name=NAME):
@@ -116,12 +105,9 @@ class Checkpoint:
         try:
             write(self.folder / f"step-{step:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
         except OSError as error:
-            intact = [f"{path.name} is intact: make room and resume" for path in self.files()]
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: the state of step {step} could not be written to {self.folder}; "
-                f"{intact[-1] if intact else 'no earlier state was written'}",
-            ) from None
+            intact = [f"; {path.name} is intact: make room and resume" for path in self.files()][-1:]
+            problem = f"{error.strerror}: the state of step {step} could not be written to {self.folder}"
+            raise OSError(error.errno, problem + "".join(intact)) from None
         for path in self.files()[:-2] + self.files(TEMPORARY):
             path.unlink()
         self.saved = time.monotonic()
@@ -142,7 +128,7 @@ class Checkpoint:
                     raise EOFError("its bytes are not those that were written")
                 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
                 was, history = dict(state["run"]), state["history"]
-            except (EOFError, pickle.UnpicklingError, LookupError) as error:
+            except (EOFError, pickle.UnpicklingError, LookupError, TypeError) as error:
                 warnings.warn(f"{path} is damaged ({error}): taking the state before it", stacklevel=3)
                 damaged.append(path)
                 continue
@@ -151,9 +137,7 @@ class Checkpoint:
                 path.rename(f"{path}.damaged")
             return state
         if damaged:
-            raise ValueError(
-                f"no state in {self.folder} is intact: {', '.join(path.name for path in damaged)}"
-            )
+            raise ValueError(f"no state in {self.folder} is intact: {', '.join(p.name for p in damaged)}")
         return None
 
     def _compare(self, path, was, history):

@@ -67,19 +67,14 @@ class History:
 
     @classmethod
     def from_dict(cls, record):
-        """The history that `as_dict` wrote. Raises ValueError where its columns do not fit together."""
+        """The history that `as_dict` wrote. Raises ValueError where its lists do not fit together."""
         sizes = tuple(Size.parse(text) for text in record["sizes"])
-        losses = {name: {size: record[name][str(size)] for size in sizes} for name in ("train", "val")}
-        columns = [record["flops"], *losses["train"].values(), *losses["val"].values()]
-        for column in columns:
-            if not isinstance(column, list) or len(column) != len(record["steps"]):
-                raise ValueError("its lists differ in length")
-            if not all(isinstance(x, (int, float)) for x in column):
-                raise ValueError("its lists hold something other than numbers")
-        last = {"done": record["steps"][-1:], "spent": record["flops"][-1:]}
-        numbers = {name: record.get(name, (last.get(name) or [0])[0]) for name in ("done", "spent", "start")}
-        losses = {name: BySize(by_size) for name, by_size in losses.items()}
-        return cls(sizes, record["steps"], record["flops"], **losses, lr=record["lr"], **numbers)
+        train, val = (BySize((size, record[name][str(size)]) for size in sizes) for name in ("train", "val"))
+        for column in (record["steps"], record["flops"], *train.values(), *val.values()):
+            if len(column) != len(record["steps"]) or not all(isinstance(x, (int, float)) for x in column):
+                raise ValueError("its lists must hold as many numbers as there are steps")
+        numbers = {name: record[name] for name in ("lr", "done", "spent", "start")}
+        return cls(sizes, record["steps"], record["flops"], train, val, **numbers)
 
     def save(self, path):
         """Write the history to `path` as JSON."""
