@@ -104,10 +104,10 @@ def test_a_vocabulary_smaller_than_asked_for_is_announced(docs):
         BPETokenizer.train(docs[:20_000], 300)
 
 
-def test_long_words_do_not_stop_the_training():
-    word = "".join(random.Random(0).choices("ACGT", k=2_000_000))  # takes forever unless it is cut
-    tokenizer = BPETokenizer.train(word, 300)
-    assert tokenizer.vocab_size == 300 and max(map(len, tokenizer.tokens)) <= 32
+def test_long_words_are_cut_before_training():
+    with pytest.warns(UserWarning, match="not 300"):
+        tokenizer = BPETokenizer.train("ab" * 200_000, 300)  # whole, it takes minutes
+    assert max(map(len, tokenizer.tokens)) == 32
 
 
 def test_ids_of_every_kind_are_decoded(char, bpe):
@@ -119,20 +119,18 @@ def test_ids_of_every_kind_are_decoded(char, bpe):
         assert tokenizer.decode([]) == ""
 
 
-@pytest.mark.parametrize("wrong", [-1, "size", 10**30])
-def test_an_id_outside_the_vocabulary_is_named(char, bpe, wrong):
+@pytest.mark.parametrize("wrong", [-1, 10**30, 0.5, None, [0], np.ones(2)])
+def test_ids_that_are_none_of_the_vocabulary_are_named(char, bpe, wrong):
     for tokenizer in (char, bpe):
-        i = tokenizer.vocab_size if wrong == "size" else wrong
+        size = tokenizer.vocab_size
+        allowed = rf"token id {wrong} .*0 to {size - 1}$" if isinstance(wrong, int) else "one row of whole"
         for decode in (tokenizer.decode, tokenizer.decode_bytes):
-            with pytest.raises(ValueError, match=rf"{i} .*0 to {tokenizer.vocab_size - 1}$"):
-                decode([0, i])
-
-
-@pytest.mark.parametrize("ids", [[0.5], [None], "text", 3, torch.zeros(2, 2, dtype=torch.int64), np.ones(2)])
-def test_ids_that_are_not_one_row_are_refused(char, bpe, ids):
-    for tokenizer in (char, bpe):
-        with pytest.raises(ValueError, match="one row of whole numbers"):
-            tokenizer.decode(ids)
+            with pytest.raises(ValueError, match=allowed):
+                decode([0, wrong])
+            with pytest.raises(ValueError, match=f"token id {size} "):
+                decode([0, size])
+            with pytest.raises(ValueError, match="one row of whole"):
+                decode("text")
 
 
 def test_a_part_of_a_character_is_decoded_to_a_replacement(bpe):
@@ -147,20 +145,18 @@ def test_an_unknown_character_is_named_with_its_place():
         tokenizer.encode("helé")
 
 
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: CharTokenizer.from_text(""), "empty"),
-        (lambda: CharTokenizer("aba"), "'a' is empty or occurs twice"),
-        (lambda: BPETokenizer.train("text", vocab_size=255), "vocab_size=255 .* 256"),
-        (lambda: BPETokenizer([bytes([b]) for b in range(256) if b != 7]), "byte 7 is missing"),
-        (lambda: BPETokenizer([bytes([b]) for b in range(256)] + [b"a"]), "'a' is empty or occurs twice"),
-        (lambda: BPETokenizer([bytes([b]) for b in range(256)], ["a"]), "'a' is empty or occurs twice"),
-    ],
-)
-def test_a_vocabulary_that_cannot_be_is_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+def test_a_vocabulary_with_gaps_or_copies_is_refused():
+    single = [bytes([byte]) for byte in range(256)]
+    for message, make, *arguments in (
+        ("empty", CharTokenizer.from_text, ""),
+        ("'a' is empty or occurs twice", CharTokenizer, "aba"),
+        ("'a' is empty or occurs twice", BPETokenizer, [*single, b"a"]),
+        ("'a' is empty or occurs twice", BPETokenizer, single, ["a"]),
+        ("byte 7 is missing", BPETokenizer, single[:7] + single[8:]),
+        ("vocab_size=255 .* 256", BPETokenizer.train, "text", 255),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -227,13 +223,9 @@ def test_a_file_of_an_older_version_is_read(tmp_path):
     "state, message",
     [
         ({"type": "char", "vocab_size": 3, "characters": "ab"}, "vocab_size is 3, not 2"),
-        ({"type": "char", "vocab_size": 2, "characters": "aa"}, "'a' is empty or occurs twice"),
-        ({"type": "char", "vocab_size": 1, "characters": "\ud800"}, "surrogate"),
         ({"type": "char", "vocab_size": 2}, "KeyError\\('characters'"),
         ({"type": "pickle", "vocab_size": 2}, "'pickle', which must be 'char' or 'bpe'"),
-        ({"vocab_size": 2}, "KeyError\\('type'"),
         ([1, 2], "is not a tokenizer"),
-        (OLD | {"tokens": TOKENS[:-1]}, "byte 255 is missing"),
         (OLD | {"tokens": TOKENS[:-1] + ["a*=="]}, "base64"),
         (OLD | {"special_tokens": [5]}, "'int' object"),
     ],

@@ -172,11 +172,8 @@ class BPETokenizer(Tokenizer):
                 "GPT-2's vocabulary could not be downloaded, which needs a network once; "
                 f"BPETokenizer.train(text) needs none ({type(error).__name__})"
             ) from error
-        ordinary = encoding.n_vocab - len(encoding.special_tokens_set)
-        return cls(
-            [encoding.decode_single_token_bytes(i) for i in range(ordinary)],
-            sorted(encoding.special_tokens_set, key=encoding.encode_single_token),
-        )
+        end = encoding.eot_token  # <|endoftext|>, the last of its tokens and the only special one
+        return cls([encoding.decode_single_token_bytes(i) for i in range(end)], [encoding.decode([end])])
 
     def encode(self, text):
         """Return ids (N,) of `text`. Raises ValueError for a lone surrogate."""
