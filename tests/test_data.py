@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from matgpt.commands.data import main
+from matgpt.__main__ import main
 from matgpt.text import corpus, token_files
 from matgpt.text.batches import as_ids, as_row, batch, bits_per_byte, loss_unit
 from matgpt.text.corpus import load_text, split
@@ -320,8 +320,8 @@ def test_an_interrupted_run_leaves_nothing(texts, tmp_path, monkeypatch):
     "content, options, message",
     [
         ("text", {"tokenizer": "chars"}, "tokenizer='chars' must be 'bpe' or 'char'"),
-        ("text", {"out": ""}, "out='' must name a folder"),
-        ("text", {"out": "."}, "out='.' must name a folder"),
+        ("text", {"out": ""}, "'' is not a path"),
+        ("text", {"out": "."}, "exists already"),
         ("", {"tokenizer": "char"}, "empty"),
         ("", {"vocab_size": 256}, "0 tokens for training"),
         ("a", {"tokenizer": "char"}, "1 tokens for training and 0 for validation are too few"),
@@ -530,7 +530,7 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
     [
         (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
         (["text.txt"], "--out"),
-        (["text.txt", "--out", ""], "out=''"),
+        (["text.txt", "--out", ""], "'' is not a path"),
         (["text.txt", "--out", "out", "--vocab", "255"], "255 must be a whole number of at least 256"),
         (["text.txt", "--out", "out", "--tokenizer", "word"], "word"),
     ],
@@ -539,7 +539,7 @@ def test_a_bad_option_is_one_line(arguments, message, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("some words " * 9, "utf-8")
     with pytest.raises(SystemExit) as stopped:
-        main(arguments)
+        main(["data", *arguments])
     assert stopped.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("python -m matgpt data: error: ") and message in last
@@ -547,6 +547,6 @@ def test_a_bad_option_is_one_line(arguments, message, tmp_path, monkeypatch, cap
 
 
 def test_the_program_makes_token_files(prepared, tmp_path, capsys):
-    main([str(tmp_path / "text.txt"), "--tokenizer", "char", "--out", str(tmp_path / "second")])
+    main(["data", str(tmp_path / "text.txt"), "--tokenizer", "char", "--out", str(tmp_path / "second")])
     assert "second: a vocabulary of 10, 1,890 tokens for training and 210 for" in capsys.readouterr().out
     assert (tmp_path / "second" / "train.bin").read_bytes() == (prepared / "train.bin").read_bytes()

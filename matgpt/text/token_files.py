@@ -30,9 +30,7 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     if tokenizer not in ("bpe", "char"):
         raise ValueError(f"tokenizer={tokenizer!r} must be 'bpe' or 'char'")
     folder = as_path(out)
-    if not folder.name:
-        raise ValueError(f"out={str(out)!r} must name a folder that does not exist yet")
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = folder.parent / f"{folder.name}.partial"
     for path in (folder, partial):
         if path.exists():
             raise ValueError(f"{path} exists already: remove it or choose another folder")

@@ -215,8 +215,15 @@ def load_tokenizer(folder):
 
 
 def _from_library(state):
-    """Return the BPETokenizer of a tokenizer.json of transformers. ValueError if it encodes differently."""
+    """Return the tokenizer of a tokenizer.json of transformers. ValueError if it would encode differently."""
     model, split = state["model"], {"use_regex": True, **(state["pre_tokenizer"] or {"type": None})}
+    characters = "".join(sorted(model["vocab"], key=model["vocab"].get))
+    one_each = model["vocab"] == {character: i for i, character in enumerate(characters)}
+    if (model.get("type"), split["type"]) == (
+        "WordLevel",
+        "Split",
+    ) and one_each:  # as `export_gpt2` writes it
+        return CharTokenizer(characters)
     if (model.get("type", "BPE"), split["type"]) != ("BPE", "ByteLevel") or state.get("normalizer"):
         raise ValueError("it is not byte-level BPE without a normalizer")
     if split["add_prefix_space"] or not split["use_regex"]:
