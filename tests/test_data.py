@@ -420,7 +420,7 @@ def test_a_name_is_a_source_too(library, served, tmp_path, monkeypatch):
 def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
     folder = as_folder(tmp_path / "folder", DOCUMENTS)
     (folder / "0" / "latin.md").write_bytes(b"caf\xe9")
-    with pytest.warns(UserWarning, match=r"left out: .*latin\.md is not UTF-8: byte 0xe9"):
+    with pytest.warns(UserWarning, match=r"skipped: .*latin\.md is not UTF-8: byte 0xe9"):
         prepare([folder], tmp_path / "out", "char", pattern="*.md")
     train_ids, val_ids, _ = load_tokens(tmp_path / "out")
     assert len(train_ids) + len(val_ids) == sum(len(document) + 2 for document in DOCUMENTS)
@@ -491,7 +491,7 @@ def prepared(tmp_path):
         ("n_val", 0, "val.bin holds 210 tokens, not 0"),
         ("dtype", "float64", "dtype is 'float64', not uint16 or uint32"),
         ("dtype", "uint32", "train.bin holds 945 tokens, not 1890"),
-        ("format", 1, "format is 1, not 2: make the folder anew"),
+        ("format", 1, "format is 1, not 2: make the folder again"),
         ("vocab_size", 65, "vocab_size is 65, not 10"),
     ],
 )

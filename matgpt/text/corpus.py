@@ -41,7 +41,7 @@ END = "\n\n"  # follows each document
 
 
 def load_text(name_or_path, data_dir=None):
-    """Return the text of a corpus, or of whatever else `read_source` reads, with documents joined by END.
+    """Return the text of anything that `read_source` reads, with a blank line between documents.
 
     data_dir: folder of the downloads, by default data/ of this repository. Errors as in `read_source`.
     """
@@ -56,7 +56,7 @@ def read_source(name_or_path, pattern="*", column="text", data_dir=None):
     a UTF-8 file (.gz or not). Documents: "python-stdlib" ("python-stdlib+tests" with its tests), a folder
     (each file that matches `pattern`), and `column` of a table: .jsonl, .parquet, "tinystories" or any data
     set of the hub, as "hf:owner/name". Raises ValueError for a file that is missing, damaged or not UTF-8,
-    ConnectionError if a download fails, and ImportError if Python or a package lacks what it takes.
+    ConnectionError if a download fails, and ImportError for a missing package or part of Python.
     """
     path, name = as_path(name_or_path), str(name_or_path)
     name = HUB.get(name, name)
@@ -106,7 +106,7 @@ def fetch(name, data_dir=None):
     unzip = pooch.Unzip([name]) if path.suffix == ".zip" else None
     try:
         file = pooch.retrieve(url, digest, path.name, path.parent, processor=unzip, progressbar=True)
-    except (OSError, ValueError) as error:  # ValueError: another content
+    except (OSError, ValueError) as error:  # pooch raises ValueError for a wrong hash
         raise ConnectionError(
             f"could not download {name} ({error}): try again, put the file {url} at {path}, or use "
             '"python-docs", which needs no network'
@@ -135,7 +135,7 @@ def read_documents(files, column):
             if text := "".join(read_pieces(file)):
                 yield text
         except UnicodeError as error:
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            warnings.warn(f"skipped: {error}", stacklevel=2)
 
 
 def read_pieces(path):
@@ -173,7 +173,7 @@ def read_table(name, column):
                 yield row[column]
     except ConnectionError as error:
         raise ConnectionError(f"{name} cannot be read: {error}") from error
-    except Exception as error:  # each format has its own
+    except Exception as error:  # each format raises its own
         raise ValueError(f"{name} cannot be read after row {n}: {error}") from error
 
 

@@ -122,7 +122,7 @@ def load_tokens(folder):
         for entry, allowed in (("format", [FORMAT]), ("vocab_size", sizes), ("dtype", types)):
             if meta[entry] not in allowed:
                 allowed = " or ".join(map(str, allowed))
-                raise ValueError(f"its {entry} is {meta[entry]!r}, not {allowed}: make the folder anew")
+                raise ValueError(f"its {entry} is {meta[entry]!r}, not {allowed}: make the folder again")
         for part in ("train", "val"):
             ids = np.memmap(folder / f"{part}.bin", meta["dtype"], mode="r")
             if len(ids) != meta[f"n_{part}"]:
