@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, export_gpt2, import_gpt2, train
-from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
+from matgpt.text.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.disable_progress_bar()
@@ -245,6 +245,7 @@ def test_autotokenizer_encodes_as_the_character_tokenizer(tmp_path):
     with pytest.raises(Exception, match="Missing"):
         auto("?")  # as CharTokenizer does, and not another character in its place
     export_gpt2(model, tmp_path)  # without one, the tokenizer stays
+    assert load_tokenizer(tmp_path) == tokenizer
 
 
 def test_a_tokenizer_of_another_vocabulary_or_kind(tmp_path):

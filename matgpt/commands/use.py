@@ -11,12 +11,12 @@ import torch
 from ..files.atomic import as_path
 from ..files.checkpoint import check_vocabulary, load, save
 from ..files.gpt2 import export_gpt2, import_gpt2, is_gpt2
-from ..files.gpt2_tokenizer import read_tokenizer
 from ..generation.writing import stream
 from ..measure.shapes import frontier
 from ..text.batches import loss_unit
 from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens, prepare
+from ..text.tokenizer import load_tokenizer
 from ..training.loop import Settings
 from .parser import BENCHMARKS, Parser
 
@@ -115,7 +115,7 @@ def read_all(args):
     model, tokenizer = (import_gpt2(args.folder), None) if is_gpt2(args.folder) else load(args.folder)
     token_files = Path(args.corpus).is_dir()
     if not tokenizer and (not token_files or Path(args.folder, "tokenizer.json").exists()):
-        tokenizer = read_tokenizer(args.folder)
+        tokenizer = load_tokenizer(args.folder)
     if not token_files:
         check_vocabulary(model.config, tokenizer, args.folder)
         return model, *split(tokenizer.encode(load_text(args.corpus))), tokenizer

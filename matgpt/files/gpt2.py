@@ -24,7 +24,6 @@ from .checkpoint import (
     replace,
     unwrapped,
 )
-from .gpt2_tokenizer import tokenizer_files
 
 NAMES = {  # ours, theirs
     "embedding.token": "wte.weight",
@@ -144,18 +143,21 @@ def gpt2_files(model, size=None, tokenizer=None):
         "config.json": settings,
         "generation_config.json": {"_from_model_config": True},  # in place of what another model left there
         "model.safetensors": safetensors.torch.save(tensors, {"format": "pt"}),
-        **({} if tokenizer is None else files_of(tokenizer, config.block_size)),
+        **({} if tokenizer is None else tokenizer_files(tokenizer, config.block_size)),
     }
 
 
-def files_of(tokenizer, block_size):
-    """Return {file name: JSON object} of a tokenizer, as AutoTokenizer.from_pretrained reads it."""
-    if isinstance(tokenizer, BPETokenizer):
-        return tokenizer_files(tokenizer, block_size)
-    if not isinstance(tokenizer, CharTokenizer):
-        raise ValueError(f"tokenizer={tokenizer!r:.60} must be a CharTokenizer or a BPETokenizer")
+def tokenizer_files(tokenizer, block_size):
+    """Return {file name: JSON object or bytes} of a tokenizer, as AutoTokenizer.from_pretrained reads it."""
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size}
     config["clean_up_tokenization_spaces"] = False
+    if isinstance(tokenizer, BPETokenizer):
+        config["split_special_tokens"] = True
+        if (end := "<|endoftext|>") in tokenizer.special_tokens:
+            config |= {"bos_token": end, "eos_token": end}
+        return {"tokenizer_config.json": config, "tokenizer.json": tokenizer.to_json()}
+    if not isinstance(tokenizer, CharTokenizer):
+        raise ValueError(f"tokenizer={tokenizer!r:.60} must be a CharTokenizer or a BPETokenizer")
     split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
     ids = {character: i for i, character in enumerate(tokenizer.characters)}
     content = {"version": "1.0", "added_tokens": [], "pre_tokenizer": split, "decoder": {"type": "Fuse"}}

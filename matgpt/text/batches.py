@@ -9,7 +9,12 @@ from .tokenizer import BPETokenizer
 
 
 def as_row(ids, block_size, name="ids"):
-    """Token ids (a list, tensor, array or memory map) as a 1-D numpy array that is longer than a block."""
+    """Return token ids (a list, tensor, array or memory map) as an array (N,), N > block_size, uncopied.
+
+    Raises ValueError for another shape or type, or for fewer ids.
+    """
+    if isinstance(ids, str):
+        raise ValueError(f"{name}={ids!r:.40} must be token ids: encode the text first")
     ids = np.asarray(ids)
     if ids.ndim != 1 or len(ids) <= block_size or ids.dtype.kind not in "iu":
         raise ValueError(
@@ -20,14 +25,14 @@ def as_row(ids, block_size, name="ids"):
 
 
 def as_ids(ids, block_size, vocab_size, name="ids"):
-    """The same, and all of it looked at: no id is outside the vocabulary. A map is read, not loaded."""
+    """Like `as_row`, and checks that every id is in the vocabulary. A memory map is read, not loaded."""
     ids = as_row(ids, block_size, name)
     check_range(ids, vocab_size, name)
     return ids
 
 
 def check_range(ids, vocab_size, name="ids"):
-    """ValueError, naming the worst, if an id is outside the vocabulary."""
+    """Raise ValueError, naming the worst id, if one is outside the vocabulary."""
     if not 0 <= ids.min() <= ids.max() < vocab_size:
         worst = ids.min() if ids.min() < 0 else ids.max()
         raise ValueError(
@@ -36,9 +41,9 @@ def check_range(ids, vocab_size, name="ids"):
 
 
 def batch(ids, starts, block_size, device, vocab_size=None):
-    """Inputs and targets, each (*, T), of the blocks that begin at `starts` (*).
+    """Return inputs and targets, each (*, T), of the blocks that begin at `starts` (*).
 
-    vocab_size: for ids that nobody has looked at: ValueError if one of these is outside the vocabulary.
+    vocab_size: for unchecked ids: raises ValueError if one in these blocks is outside the vocabulary.
     """
     block = ids[starts[..., None] + np.arange(block_size + 1)]
     if vocab_size is not None:
@@ -50,7 +55,7 @@ def batch(ids, starts, block_size, device, vocab_size=None):
 
 
 def bits_per_byte(nats_per_token, tokenizer, ids):
-    """A loss on ids (N,) in bits for each byte of their text: so models with different tokenizers compare."""
+    """Convert a loss on ids (N,) to bits per byte of their text, which compares different tokenizers."""
     sizes = np.array([len(tokenizer.decode_bytes([i])) for i in range(tokenizer.vocab_size)])
     ids = as_ids(ids, 0, tokenizer.vocab_size)
     n_bytes = sum(int(sizes[ids[i : i + 2**20]].sum()) for i in range(0, len(ids), 2**20))  # maps are long
@@ -58,7 +63,7 @@ def bits_per_byte(nats_per_token, tokenizer, ids):
 
 
 def loss_unit(tokenizer, ids):
-    """The unit of losses on ids (N,), in words; of byte pairs with the factor to bits per byte."""
+    """Return the unit of a loss on ids (N,) in words; for byte pairs, with the factor to bits per byte."""
     if not isinstance(tokenizer, BPETokenizer):
         return "nats per token"
     return f"nats per token (times {bits_per_byte(1, tokenizer, ids):.4f}: bits per byte)"

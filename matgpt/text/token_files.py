@@ -1,53 +1,48 @@
 """Token files: texts larger than memory, encoded once and mapped from the disk."""
 
+import hashlib
 import itertools
 import json
 import os
-import re
 import shutil
 
 import numpy as np
 from tqdm import tqdm
 
 from ..files.atomic import as_path, parsed, write
-from .corpus import find, load_text, split
-from .sources import texts
+from .corpus import END, load_text, read_source, split
 from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
 FORMAT = 2  # of token files
-SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token files learn their BPE
+SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token files learn their byte pairs
 
 
 def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="text"):
-    """Encode texts, one behind the other, into memory-mapped token files in `out`. Returns its meta.json.
+    """Encode texts into memory-mapped token files in the folder `out`. Returns its meta.json.
 
-    `paths` are names of corpora, folders (each file that fits `pattern` is a document), .jsonl and .parquet
-    files (each text in `column` is one) and UTF-8 texts; all but .parquet may be packed as .gz or .zst. For
-    validation is one document in a hundred, by a hash of its content, and the last tenth of a text that is
-    named itself. Only a piece, or a document, is in memory. A "char" tokenizer is made in a first pass, a
-    "bpe" one learns from the first SAMPLE characters.
+    `paths` are what `read_source` reads, with its `pattern` and `column`. Validation is one document in a
+    hundred, by a hash of its content, and the last tenth of each text that is named itself. Only one piece or
+    document is in memory. A "char" tokenizer is made in a first pass, "bpe" from the first SAMPLE characters.
 
-    `out` appears complete or not at all. It must not exist, nor must `out`.partial, where it grows: what a
-    killed run left there is not removed. Raises ValueError for that and for what cannot be read.
+    `out` appears complete or not at all. Neither it nor `out`.partial, where it grows, may exist. Raises
+    ValueError for that and for texts that are too short, and the errors of `read_source`.
     """
     if tokenizer not in ("bpe", "char"):
         raise ValueError(f"tokenizer={tokenizer!r} must be 'bpe' or 'char'")
-    out = as_path(out)
-    partial = out.parent / f"{out.name}.partial"
-    for folder in (out, partial):
-        if folder.exists():
-            raise ValueError(f"{folder} exists already: remove it or choose another folder")
-    found = [(str(path), find(path, pattern)) for path in paths]
-    sources = [source for _, files in found for source in files]
+    folder = as_path(out)
+    partial = folder.parent / f"{folder.name}.partial"
+    for path in (folder, partial):
+        if path.exists():
+            raise ValueError(f"{path} exists already: remove it or choose another folder")
     partial.mkdir(parents=True)
     try:
-        tokenizer = learn(tokenizer, sources, column, vocab_size)
+        tokenizer = learn(tokenizer, read(paths, pattern, column, "learning"), vocab_size)
         dtype = np.dtype("uint16" if tokenizer.vocab_size <= 2**16 else "uint32")
-        n_train, n_val = encode(read(sources, column, "encoding"), tokenizer, dtype, partial)
+        n_train, n_val = encode(read(paths, pattern, column, "encoding"), tokenizer, dtype, partial)
         if not n_train or not n_val:
             raise ValueError(
-                f"{n_train} tokens for training and {n_val} for validation are too few: give more documents, "
-                "of which one in a hundred is for validation, or a text itself, of which the last tenth is"
+                f"{n_train} tokens for training and {n_val} for validation are too few: give more documents "
+                "(one in a hundred is for validation), or name a text itself (its last tenth is)"
             )
         meta = {
             "format": FORMAT,
@@ -55,58 +50,48 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
             "vocab_size": tokenizer.vocab_size,
             "n_train": n_train,
             "n_val": n_val,
-            "sources": [
-                {"from": name, "files": len(files), "bytes": n_bytes(files)} for name, files in found
-            ],
+            "sources": list(map(str, paths)),
         }
         tokenizer.save(partial)
         write(partial / "meta.json", json.dumps(meta, indent=1).encode())
-        partial.rename(out)
+        partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return meta
 
 
-def n_bytes(sources):
-    return sum(source.path.stat().st_size for source in sources)
+def read(paths, pattern, column, label):
+    """Yield (whether it is one text, its pieces or documents) of each path, with a progress bar."""
+    for path in paths:
+        is_text, texts = read_source(path, pattern, column)
+        yield is_text, tqdm(texts, f"{label} {path}", unit=" pieces" if is_text else " documents")
 
 
-def read(sources, column, label=None):
-    """(source, its texts) of each source; with a `label`, under a bar that counts bytes on the disk."""
-    end = 0
-    with tqdm(total=n_bytes(sources), desc=label, unit="B", unit_scale=True, disable=not label) as bar:
-        for source in sources:
-            yield source, texts(source, column, bar.update)
-            end += n_bytes([source])
-            bar.update(end - bar.n)  # of a table, one column alone is read
-
-
-def learn(kind, sources, column, vocab_size):
-    """The tokenizer of all characters, or of the byte pairs in the first SAMPLE of them."""
-    label = "finding the characters" if kind == "char" else None
-    pieces = (text for _, found in read(sources, column, label) for _, text in found)
+def learn(kind, sources, vocab_size):
+    """Return the tokenizer of all characters, or of the byte pairs in the first SAMPLE of them."""
+    texts = (text if is_text else text + END for is_text, texts in sources for text in texts)
     if kind == "char":
-        return CharTokenizer("".join(sorted(set(itertools.chain.from_iterable(pieces)))))
+        return CharTokenizer("".join(sorted(set(itertools.chain.from_iterable(texts)))))
     sample = ""
-    while len(sample) < SAMPLE and (text := next(pieces, "")):
+    while len(sample) < SAMPLE and (text := next(texts, "")):
         sample += text
     return BPETokenizer.train(sample[:SAMPLE], vocab_size)
 
 
 def encode(sources, tokenizer, dtype, folder):
-    """Write train.bin and val.bin; returns how many ids are in each."""
+    """Write train.bin and val.bin. Returns how many ids each holds."""
     size = dtype.itemsize
     with open(folder / "train.bin", "w+b") as train, open(folder / "val.bin", "wb") as val:
-        for source, found in sources:
+        for is_text, texts in sources:
             start = train.tell()
-            if source.kind == "text" and isinstance(tokenizer, BPETokenizer):
-                found = ((None, text) for text in between_words(text for _, text in found))
-            for part, text in found:
-                (val if part == "val" else train).write(np.array(tokenizer.encode(text), dtype).data)
-            if source.kind == "text":  # its last tenth
-                end = train.tell()
-                cut = train.seek(end - (end - start) // size // 10 * size)
+            for text in texts:
+                held_out = not is_text and int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100 == 0
+                ids = tokenizer.encode(text if is_text else text + END)
+                (val if held_out else train).write(np.array(ids, dtype).data)
+            if is_text:  # move its last tenth
+                n_ids = (train.tell() - start) // size
+                cut = train.seek(start + (n_ids - n_ids // 10) * size)
                 shutil.copyfileobj(train, val)
                 train.truncate(train.seek(cut))
         for file in (train, val):
@@ -115,26 +100,8 @@ def encode(sources, tokenizer, dtype, folder):
         return train.tell() // size, val.tell() // size
 
 
-def between_words(texts):
-    """The same text, cut only where no BPE token can reach across: before a blank or newline behind what is
-    not white space. No alternative of GPT2_SPLIT matches across it, and none that ends there looks further. A
-    text without any such place is held in memory until its end.
-    """
-    held = []
-    for text in texts:
-        end = text[-1000:]
-        last = re.match(r"(?s).*\S(?=[ \n])", end)
-        if last:
-            cut = len(text) - len(end) + last.end()
-            yield "".join((*held, text[:cut]))
-            held = []
-            text = text[cut:]
-        held.append(text)
-    yield "".join(held)
-
-
 def read_corpus(name, tokenizer="char", vocab_size=1024):
-    """(train_ids, val_ids, tokenizer) of a text, as `load_text` knows it, or of a folder of token files."""
+    """Return (train_ids, val_ids, tokenizer) of a text that `load_text` reads or a folder of token files."""
     if as_path(name).is_dir():
         return load_tokens(name)
     text = load_text(name)
@@ -144,25 +111,21 @@ def read_corpus(name, tokenizer="char", vocab_size=1024):
 
 
 def load_tokens(folder):
-    """(train_ids, val_ids, tokenizer) of a folder that `python -m matgpt data` made; ids (N,) are mapped.
+    """Return (train_ids, val_ids, tokenizer) of a folder that `prepare` made; the ids (N,) are memory-mapped.
 
-    Raises ValueError, naming the file and what is wrong, where one is missing, damaged or of another length.
+    Raises ValueError, naming the file and the reason, if one is missing, damaged or of another length.
     """
     folder = as_path(folder)
-    path = folder / "meta.json"
-    tokenizer = load_tokenizer(folder)
-    with parsed(path, "a record of token files") as meta:
+    tokenizer, parts = load_tokenizer(folder), []
+    with parsed(folder / "meta.json", "a record of token files") as meta:
         sizes, types = [tokenizer.vocab_size], ["uint16", "uint32"]
         for entry, allowed in (("format", [FORMAT]), ("vocab_size", sizes), ("dtype", types)):
             if meta[entry] not in allowed:
                 allowed = " or ".join(map(str, allowed))
-                raise ValueError(f"its {entry} is {meta[entry]!r}, not {allowed}: make the folder anew")
-        parts = [(folder / f"{part}.bin", meta["dtype"], meta[f"n_{part}"]) for part in ("train", "val")]
-        return *itertools.starmap(mapped, parts), tokenizer
-
-
-def mapped(path, dtype, n):
-    size = path.stat().st_size
-    if type(n) is not int or n < 1 or size != n * np.dtype(dtype).itemsize:
-        raise ValueError(f"{n!r} tokens of {dtype} are not what {path} has, {size} bytes")
-    return np.memmap(path, dtype, mode="r")
+                raise ValueError(f"its {entry} is {meta[entry]!r}, not {allowed}: make the folder again")
+        for part in ("train", "val"):
+            ids = np.memmap(folder / f"{part}.bin", meta["dtype"], mode="r")
+            if len(ids) != meta[f"n_{part}"]:
+                raise ValueError(f"{part}.bin holds {len(ids)} tokens, not {meta[f'n_{part}']}")
+            parts.append(ids)
+    return *parts, tokenizer
