@@ -147,10 +147,13 @@ def test_damage_is_named(message, damage, relative, tmp_path, monkeypatch):
         load("." if relative else tmp_path)
 
 
-def test_a_folder_of_transformers_is_named(tmp_path):
-    export_gpt2(MatryoshkaGPT(CONFIG), tmp_path)
-    with pytest.raises(ValueError, match="import_gpt2"):
-        load(tmp_path)
+def test_the_other_function_is_named(tmp_path):
+    export_gpt2(MatryoshkaGPT(CONFIG), tmp_path / "gpt2")
+    save(MatryoshkaGPT(CONFIG), tmp_path / "own")
+    with pytest.raises(ValueError, match="config.json: .*import_gpt2"):
+        load(tmp_path / "gpt2")
+    with pytest.raises(ValueError, match="config.json: .*matgpt.load"):
+        import_gpt2(tmp_path / "own")
 
 
 class Touch:
@@ -224,12 +227,15 @@ def test_nothing_is_replaced_without_permission(tmp_path):
     assert all((tmp_path / name).read_text() == "mine" for name in mine)
 
 
-def test_the_current_folder_is_never_meant_by_an_empty_path(tmp_path, monkeypatch):
+def test_an_empty_path_and_a_file_are_no_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for call in (save, export_gpt2):
         with pytest.raises(ValueError, match="'' is not a path"):
             call(MatryoshkaGPT(CONFIG), "")
-    assert not list(tmp_path.iterdir())
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(ValueError, match="file is a file: name a folder"):
+            call(MatryoshkaGPT(CONFIG), tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_weights_that_are_not_finite_or_of_two_types_are_not_written(tmp_path):

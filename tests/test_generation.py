@@ -329,11 +329,14 @@ def test_bad_texts_tokenizers_and_seeds_are_named():
         (BPETokenizer([bytes([b]) for b in range(256)]), "ab", {}, "has 256 tokens"),
         (None, "ab", {}, "tokenizer=None"),
         (LETTERS, "ab", dict(seed="a"), "seed='a'"),
+        (LETTERS, "ab", dict(seed=1, generator=seeded()), "seed=1 and a generator"),
     ):
         with pytest.raises(ValueError, match=names):
             write(model, tokenizer, text, 3, **options)
     with pytest.raises(ValueError, match="has 2 tokens"):
         stream(model, CharTokenizer("ab"), "ab", 3)  # at the call
+    with pytest.raises(ValueError, match="model=None"):
+        write(None, LETTERS, "ab", 3)
 
 
 def program(*arguments):

@@ -55,7 +55,7 @@ def load(folder):
     path, file = folder / "config.json", folder / "model.safetensors"
     with parsed(path, "a configuration") as saved:
         if "model_type" in saved:
-            raise ValueError("it describes a model of transformers: a GPT-2 loads with matgpt.import_gpt2")
+            raise ValueError("it describes a model of transformers: use matgpt.import_gpt2")
         if saved["format"] != FORMAT or saved["model"] not in MODELS:
             found = f"format {saved['format']!r} and model {saved['model']!r}"
             raise ValueError(f"it has {found}; this program reads format {FORMAT} and {', '.join(MODELS)}")
@@ -153,6 +153,8 @@ def replace(folder, files, overwrite, companions=()):
     Raises ValueError if it would replace other content without `overwrite`, or leave a companion of another
     model.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder")
     paths = {folder / name: x if isinstance(x, bytes) else as_json(x) for name, x in files.items()}
     stale = [name for name in companions if name not in files and (folder / name).exists()]
     if stale:

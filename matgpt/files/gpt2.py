@@ -177,6 +177,8 @@ def import_gpt2(path, nesting=None):
     """
     path = as_path(path)
     with parsed(path / "config.json", "a configuration") as found:
+        if "format" in found:
+            raise ValueError("it describes a model that matgpt.save wrote: use matgpt.load")
         for name, allowed in SUPPORTED.items():
             if found.get(name, allowed[0]) not in allowed:
                 raise ValueError(f"{name}={found[name]!r:.60} is not supported: allowed is {allowed}")

@@ -50,6 +50,8 @@ def stream(model, tokenizer, prompt, max_new_tokens, **options):
     Characters of several bytes are never cut. The joined pieces are the text of what `generate` returns.
     Raises ValueError, at the call, as `generate` does, and for a tokenizer of another vocabulary.
     """
+    if not hasattr(model, "config"):
+        raise ValueError(f"model={model!r:.60} must be a model, as `load` returns it")
     if not hasattr(tokenizer, "encode"):
         raise ValueError(f"tokenizer={tokenizer!r} must be the tokenizer that the model was trained with")
     check_vocabulary(model.config, tokenizer)
@@ -65,6 +67,8 @@ def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **opti
     Raises ValueError as `stream` does.
     """
     if seed is not None:
+        if "generator" in options:
+            raise ValueError(f"seed={seed!r} and a generator: give one of them")
         generator = torch.Generator(model.embedding.token.device)
         options["generator"] = generator.manual_seed(positive("seed", seed, 0))
     return prompt + "".join(stream(model, tokenizer, prompt, max_new_tokens, size=size, **options))
