@@ -160,7 +160,8 @@ class Bench:
         try:
             result = stored(self.args.out, dict(corpus=self.corpus, config=shape, train=settings), compute)
         except DivergedError:
-            return dict(losses={str(size): math.inf for size in config.sizes})
+            result = dict(flops=math.nan, seconds=math.nan, tokens=0, silent=math.nan)
+            result["losses"] = {str(size): math.inf for size in config.sizes}
         print("   " + "  ".join(f"{size}: {loss:.4f}" for size, loss in result["losses"].items()), flush=True)
         return result | {name: settings[name] for name in ("lr", "batch_size")}
 
