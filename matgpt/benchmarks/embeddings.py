@@ -18,7 +18,7 @@ from ..model import MatryoshkaEmbeddingsGPT
 from ..text.corpus import split
 from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
-from .common import DEVICE, stored, markdown, mean_sd, medians, report, whole
+from .common import DEVICE, markdown, mean_sd, medians, report, stored, whole
 
 load = cache(load_pairs)  # parsing takes longer than all else that is not training
 

@@ -60,7 +60,7 @@ def contrastive_losses(model, rows, alike, temperature, micro_batch=None, seed=0
 
 
 def as_pairs(name, value):
-    """Return Pairs, or a list of queries and one of documents, as Pairs. Raises ValueError for anything else."""
+    """Return Pairs, or a list of queries and one of documents, as Pairs. Raises ValueError for others."""
     if isinstance(value, Pairs):
         return value
     if not isinstance(value, tuple | list) or len(value) != 2:
