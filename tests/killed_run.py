@@ -16,8 +16,6 @@ from matgpt import save
 from matgpt.files import atomic
 from tests.test_resume import run
 
-REAL = {name: getattr(os, name) for name in ("fsync", "replace")}
-
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -25,20 +23,20 @@ def die():
 
 def in_write(call, how):
     """Die in the call-th write: with half the bytes written, all but not renamed, or renamed."""
-    calls = dict.fromkeys(REAL, 0)
+    real, calls = {name: getattr(os, name) for name in ("fsync", "replace")}, {"fsync": 0, "replace": 0}
 
     def fsync(descriptor):
         calls["fsync"] += 1
-        if calls["fsync"] == 2 * call - 1 and how == "half":  # a write syncs its file, then its folder
+        if calls["fsync"] == call and how == "half":
             os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
             die()
-        REAL["fsync"](descriptor)
+        real["fsync"](descriptor)
 
     def replace(source, target):
         calls["replace"] += 1
         if calls["replace"] == call and how == "whole":
             die()
-        REAL["replace"](source, target)
+        real["replace"](source, target)
         if calls["replace"] == call and how == "renamed":
             die()
 
@@ -64,7 +62,7 @@ def attempt(folder, prepare=None, kill_after=None, **settings):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main():
+if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     attempt(folder / "never")
@@ -77,7 +75,3 @@ def main():
     for seconds in (0.1, 0.2):
         print("at any time", attempt(killed, kill_after=seconds, **state))
     print("to the end", attempt(killed, **state))
-
-
-if __name__ == "__main__":
-    main()

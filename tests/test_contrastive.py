@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import matgpt
 from matgpt import BPETokenizer, GPTConfig, MatryoshkaEmbeddingsGPT
 from matgpt.embeddings.contrastive import Texts, contrastive_losses, info_nce, train_embeddings
 from matgpt.embeddings.pairs import Pairs
@@ -116,15 +115,10 @@ def test_pairs_set_aside_are_not_learned_from():
     settings = dict(steps=2, batch_size=8, progress=False)
     histories = [
         train_embeddings(model_of(MatryoshkaEmbeddingsGPT), pairs, TOKENIZER, val_pairs=val_pairs, **settings)
-        for pairs, val_pairs in ((PAIRS, None), (rest, aside))
+        for pairs, val_pairs in ((PAIRS, None), (rest, (aside.queries, aside.documents)))
     ]
     assert len(aside) == 4 and not {*aside.names} & {*rest.names} and len(rest) == 36
     assert histories[0].train == histories[1].train
-
-
-def test_a_loss_that_is_not_finite_stops_the_run():
-    with pytest.raises(matgpt.DivergedError, match="lr=1e"):
-        train_embeddings(model_of(MatryoshkaEmbeddingsGPT), PAIRS, TOKENIZER, 20, 8, lr=1e30, progress=False)
 
 
 def test_bad_arguments_are_named():

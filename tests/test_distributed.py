@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-import matgpt
-from matgpt import GPTConfig, History, MatryoshkaGPT, Size, train
+from matgpt import CharTokenizer, GPTConfig, History, MatryoshkaGPT, Size, train, train_embeddings
 from matgpt.__main__ import main
+from matgpt.embeddings.pairs import Pairs
 
 from .test_resume import stop
 
@@ -37,8 +37,8 @@ def run(batch_size=4, seed=0, **settings):
 
 
 def embeddings():
-    pairs = matgpt.embeddings.pairs.Pairs(["a"] * 4, ["b"] * 4, list("abcd"), list("abcd"))
-    matgpt.train_embeddings(MatryoshkaGPT(CONFIG), pairs, matgpt.CharTokenizer("ab"), 1, 2)
+    pairs = Pairs(["a"] * 4, ["b"] * 4, list("abcd"), list("abcd"))
+    train_embeddings(MatryoshkaGPT(CONFIG), pairs, CharTokenizer("ab"), 1, 2)
 
 
 @pytest.fixture(scope="module")

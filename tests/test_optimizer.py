@@ -140,14 +140,3 @@ def test_only_matrices_decay(kind, bias):
     for name, p in model.named_parameters():
         matrix = not name.endswith("bias") and "norm" not in name
         torch.testing.assert_close(p.detach(), before[name] * (0.95 if matrix else 1), msg=name)
-
-
-@pytest.mark.parametrize("kind", ["muon", "adamw"])
-@pytest.mark.parametrize("frozen", ["blocks", "embedding norm"])
-def test_frozen_parameters_are_left_alone(kind, frozen):
-    model = make(NESTED)
-    for name in frozen.split():
-        model.get_submodule(name).requires_grad_(False)
-    changes = change(model, make_optimizers(kind, model, 1e-3, 0.1))
-    moved = {name for name, step in changes.items() if step.any()}
-    assert moved == {name for name, p in model.named_parameters() if p.requires_grad}

@@ -1,25 +1,37 @@
+"""What a run shows of itself: a bar in a terminal, one line and one figure in a notebook."""
+
+from types import SimpleNamespace
+
 import IPython.display
 
-import matgpt
+from matgpt import History, Size
 from matgpt.training import progress
 from matgpt.training.progress import Progress
 
+HISTORY = dict(sizes=(Size(8, 1, 1), Size(16, 1, 1)))
+
+
+def bar(steps=None, flops=None, shown=True, rank=0):
+    return Progress(SimpleNamespace(steps=steps, flops=flops, progress=shown), rank)
+
 
 def test_the_bar_counts_to_the_end_and_shows_the_loss_of_every_size(capsys):
-    history = matgpt.History((matgpt.Size(8, 1, 1), matgpt.Size(16, 1, 1)))
-    with Progress(3, unit="GFLOP") as bar:
-        bar.reached(2)
+    history = History(**HISTORY, spent=2e9)
+    with bar(flops=3e9) as shown:
+        shown.reached(history)
         history.add(*({size: loss + i for i, size in enumerate(history.sizes)} for loss in (9.0, 1.25)))
-        bar.evaluated(history)
-        bar.reached(4)  # a last step may go beyond the budget
+        shown.evaluated(history)
+        history.spent = 4e9  # a last step may go beyond the budget
+        shown.reached(history)
     written = capsys.readouterr().err
     assert "2/3" in written and "3/3" in written and "4/3" not in written
     assert "GFLOP" in written and "val 1.250 2.250" in written
 
 
-def test_no_bar_where_none_is_wanted(capsys):
-    with Progress(3, show=False) as bar:
-        bar.reached(3)
+def test_no_bar_where_none_is_wanted_nor_in_a_second_process(capsys):
+    for options in (dict(shown=False), dict(rank=1)):
+        with bar(3, **options) as hidden:
+            hidden.reached(History(**HISTORY, done=3))
     assert capsys.readouterr() == ("", "")
 
 
@@ -35,13 +47,12 @@ def test_a_notebook_shows_one_line_and_one_figure_that_are_drawn_anew(monkeypatc
 
     monkeypatch.setattr(progress, "in_notebook", lambda: True)
     monkeypatch.setattr(IPython.display, "display", lambda content, **options: Shown(content))
-    history = matgpt.History((matgpt.Size(8, 1, 1),))
-    with Progress(2) as bar:
-        for step in (0, 1, 2):
-            history.add({history.sizes[0]: 2.0 - step}, {history.sizes[0]: 3.0 - step})
-            history.done = step + 1
-            bar.evaluated(history)
-            bar.reached(step)
+    history = History((Size(8, 1, 1),))
+    with bar(2) as live:
+        for history.done in (0, 1, 2):
+            history.add(*({history.sizes[0]: loss - history.done} for loss in (2.0, 3.0)))
+            live.evaluated(history)
+            live.reached(history)
     line, figure = shown
     assert "2/2" in line[-1]["text/plain"]
     assert len(figure) == 2, "from the second evaluation on"

@@ -14,11 +14,21 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 import matgpt
-from matgpt import DivergedError, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, evaluate, train
+from matgpt import (
+    DivergedError,
+    GPTConfig,
+    MatryoshkaEmbeddingsGPT,
+    MatryoshkaGPT,
+    Size,
+    between,
+    evaluate,
+    train,
+)
+from matgpt.embeddings.pairs import Pairs
 from matgpt.measure.evaluation import precision
 from matgpt.nested import NestedLinear
+from matgpt.training import loop, nesting, schedule
 from matgpt.training.cost import training_flops
-from matgpt.training.loop import choose_threads
 from matgpt.training.loss import matryoshka_loss, step_losses
 from matgpt.training.optimizer import learning_rate
 from matgpt.training.schedule import Schedule
@@ -29,7 +39,7 @@ CONFIG = GPTConfig(7, 8, 16, 2, 2, nesting=(8, Size(8, 1, 1)))
 WIDTHS = (4, 8)
 DEPTHS = (Size(16, 2, 1), Size(16, 2, 2), Size(16, 2, 3))
 LATTICE = [Size(d, h, l) for d, h in ((4, 1), (8, 1), (16, 2)) for l in (1, 2)]
-RANGE = matgpt.between(Size(4, 1, 1), Size(16, 2, 2), 4)
+RANGE = between(Size(4, 1, 1), Size(16, 2, 2), 4)
 
 
 def make(variant=MatryoshkaGPT, seed=0, **changes):
@@ -174,37 +184,6 @@ def test_learning_rate_warms_up_and_falls():
 # ---- evaluation
 
 
-def test_evaluate_is_the_mean_over_blocks_that_do_not_overlap(variant):
-    model = make(variant, dropout=0.5)
-    ids = torch.randint(7, (8 * 5 + 3,), generator=torch.Generator().manual_seed(0))
-    for size in model.sizes:
-        with torch.no_grad(), model.mode(training=False):
-            losses = [
-                F.cross_entropy(model(ids[None, i : i + 8], size)[0], ids[i + 1 : i + 9]).item()
-                for i in range(0, 40, 8)
-            ]
-        assert evaluate(model, ids, size, batch_size=2) == pytest.approx(sum(losses) / 5)
-        assert evaluate(model, ids.tolist(), size, max_blocks=2) == pytest.approx((losses[0] + losses[4]) / 2)
-        assert model.training, "evaluation turns dropout off, and on again"
-
-
-def test_every_evaluation_reads_the_same_blocks(model):
-    read, evaluations = [], []
-
-    def forward(model, args):
-        if not model.training:
-            read.append(args[0].tolist())
-
-    model.register_forward_pre_hook(forward)
-
-    def on_evaluation(history):
-        evaluations.append(read.copy())
-        read.clear()
-
-    run(model, steps=4, eval_interval=2, on_evaluation=on_evaluation)
-    assert len(evaluations) == 3 and evaluations[0] == evaluations[1] == evaluations[2] != []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [dict(steps=100), dict(flops=1e9), dict(steps=100, eval_interval=50)])
 def test_evaluation_takes_about_a_tenth_of_a_run(variant, budget):
@@ -228,39 +207,36 @@ def test_evaluation_takes_about_a_tenth_of_a_run(variant, budget):
     "kind, nesting, share",
     [
         (MatryoshkaGPT, WIDTHS, 0.2),
+        (MatryoshkaGPT, WIDTHS, 0.0),
         (MatryoshkaGPT, DEPTHS, 0.05),
         (MatryoshkaGPT, LATTICE, 0.3),
         (MatryoshkaGPT, RANGE, 0.3),
         (MatryoshkaEmbeddingsGPT, WIDTHS, 0.05),
-        (MatryoshkaEmbeddingsGPT, matgpt.between(Size(4, 2, 2), Size(16, 2, 2), 2), 0.1),
+        (MatryoshkaEmbeddingsGPT, between(Size(4, 2, 2), Size(16, 2, 2), 2), 0.1),
     ],
 )
 def test_the_smaller_dolls_get_their_share_of_the_flops(kind, nesting, share):
     """The full doll reads every batch; the others read as much text as `share` pays for, on the average."""
     model = make(kind, nesting=nesting, n_layer=3 if nesting is DEPTHS else 2, vocab_size=97)
     full, rng, prices, reads = model.config.full, np.random.default_rng(0), [], []
-    schedule, whole = Schedule(model, share), 5 * training_flops(model, [model.config.full])
+    drawing, whole = Schedule(model, share), 5 * training_flops(model, [model.config.full])
     for _ in range(1000):
-        passes = schedule.draw(5, rng)
+        passes = drawing.draw(5, rng)
         rows = {size: n for trunk, numbers in passes for size, n in zip(trunk, numbers)}
         assert rows.pop(full) == 5 >= max(rows.values(), default=0)
         reads.append([rows.get(size, 0) for size in model.sizes[:-1]])
         prices.append(sum(training_flops(model, *each) for each in passes) - whole)
     error = np.std(prices) / 1000**0.5
-    assert (
-        np.mean(prices) == pytest.approx(whole * share / (1 - share), abs=4 * error) and error < 0.02 * whole
-    )
+    assert np.mean(prices) == pytest.approx(whole * share / (1 - share), abs=4 * error)
+    assert error < 0.02 * whole
     if nesting in (WIDTHS, DEPTHS, LATTICE):
         assert np.ptp(np.mean(reads, 0)) < 0.1, "each of them reads as much"
 
 
-def test_a_share_larger_than_all_their_text_gives_whole_batches():
-    for share, expected in ((0.95, {4}), (0.0, set())):
-        model = make(nesting=WIDTHS)
-        with Steps(model) as steps:
-            run(model, steps=5, share=share, eval_blocks=1)
-        others = {rows[0] for passes, *_ in steps for trunk, rows, _ in passes[1:]}
-        assert others == expected and len(steps) == 5
+def test_the_constants_that_figures_decided():
+    """LOG.md: the shares of the smaller dolls, how many sizes of a range a step draws, threads by width."""
+    assert (loop.SHARE, nesting.SHARE, schedule.DRAWN) == (0.2, 0.3, 6)
+    assert [loop.choose_threads(n_embd, cores=8) for n_embd in (64, 255, 256, 768)] == [1, 1, 8, 8]
 
 
 def test_each_step_draws_new_sizes_of_a_range():
@@ -305,9 +281,8 @@ def test_the_texts_of_a_step_differ(variant):
 def test_the_shortest_text_is_one_block(model):
     with Steps(model) as steps:
         train(model, TEXT[:9], TEXT[:9], 2, 3, progress=False)
-    assert {tuple(block) for passes, *_ in steps for *_, x in passes for block in x.tolist()} == {
-        tuple(TEXT[:8])
-    }
+    blocks = [block for passes, *_ in steps for *_, x in passes for block in x.tolist()]
+    assert blocks == [TEXT[:8]] * len(blocks)
 
 
 def test_loss_weights_choose_what_learns():
@@ -367,7 +342,7 @@ def test_nesting_costs_what_torch_counts():
         return model.history
 
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        matgpt.training.nesting.importance(plain, ids)
+        nesting.importance(plain, ids)
     fixed = counter.get_total_flops()
     price, count, steps = counted(work, 2, 6)
     assert price == count + steps * adamw_flops(make(), "adamw")
@@ -378,7 +353,7 @@ def test_the_contrastive_stage_costs_what_torch_counts(variant, micro_batch):
     """Texts as long as a block, since attention is priced at full context."""
     tokenizer = matgpt.BPETokenizer([bytes([b]) for b in range(256)])
     words = [f"{i:08}" for i in range(20)]
-    pairs = matgpt.embeddings.pairs.Pairs(words, words[::-1], words, words)
+    pairs = Pairs(words, words[::-1], words, words)
 
     def work(steps):
         settings = dict(micro_batch=micro_batch, eval_interval=100, progress=False, val_pairs=pairs)
@@ -434,18 +409,6 @@ def test_history_by_width_as_a_table_and_as_a_figure():
     assert history.val[16] in drawn
     drawn = [line.get_xdata().tolist() for line in history.plot("flops").axes[0].lines]
     assert history.flops in drawn
-
-
-@pytest.mark.slow
-def test_a_seed_repeats_bit_for_bit(variant):
-    def work(seed):
-        model = make(variant, dropout=0.1)
-        torch.manual_seed(torch.seed() % 2**31)  # whatever the state outside
-        return run(model, steps=10, seed=seed, eval_interval=5), model
-
-    (first, model), (again, same), (other, _) = work(1), work(1), work(2)
-    assert first == again != other
-    assert_equal_weights(model, same)
 
 
 def test_dropout_differs_from_step_to_step():
@@ -559,8 +522,7 @@ def test_a_run_leaves_everything_else_as_it_was(model, end):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_threads_follow_from_the_width_and_the_cores():
-    assert [choose_threads(n_embd, cores=8) for n_embd in (64, 255, 256, 768)] == [1, 1, 8, 8]
+def test_threads_are_chosen_and_restored():
     seen = []
     run(make(), steps=1, threads=2, on_evaluation=lambda _: seen.append(torch.get_num_threads()))
     assert seen == [2, 2] and torch.get_num_threads() == 1
@@ -604,32 +566,24 @@ WEIGHTS = "must be 3 numbers of at least 0, not all 0"
 WHOLE, NUMBER = "must be a whole number of at least", "must be a number of at least 0"
 BAD = [
     (dict(loss_weights=(1, 1)), rf"loss_weights=\(1, 1\) {WEIGHTS}"),
-    (dict(loss_weights=(1, -1, 1)), rf"loss_weights=\(1, -1, 1\) {WEIGHTS}"),
     (dict(loss_weights=(0, 0, 0)), rf"loss_weights=\(0, 0, 0\) {WEIGHTS}"),
     (dict(loss_weights=(1, math.nan, 1)), f"loss_weights=.*nan.* {WEIGHTS}"),
-    (dict(loss_weights="abc"), f"loss_weights='abc' {WEIGHTS}"),
     (dict(steps=0), f"steps=0 {WHOLE} 1"),
     (dict(batch_size=1.5), f"batch_size=1.5 {WHOLE} 1"),
-    (dict(eval_interval=-1), f"eval_interval=-1 {WHOLE} 1"),
     (dict(eval_blocks=0), f"eval_blocks=0 {WHOLE} 1"),
     (dict(threads=0), f"threads=0 {WHOLE} 1"),
-    (dict(seed=1.5), f"seed=1.5 {WHOLE} 0"),
     (dict(lr=-0.1), f"lr=-0.1 {NUMBER}"),
     (dict(lr=math.nan), f"lr=nan {NUMBER}"),
     (dict(warmup=1), f"warmup=1 {NUMBER} and below 1"),
     (dict(share=1), f"share=1 {NUMBER} and below 1"),
-    (dict(weight_decay=-1), f"weight_decay=-1 {NUMBER}"),
-    (dict(grad_clip=math.inf), f"grad_clip=inf {NUMBER}"),
     (dict(flops=1e9), "steps=2 and flops=1000000000.0: give one budget, not both"),
-    (dict(steps=None, flops=-1), f"flops=-1 {NUMBER}"),
-    (dict(steps=None, flops=0), "flops=0.* must be more than 0"),
-    (dict(steps=None, flops="1e9"), f"flops='1e9' {NUMBER}"),
+    (dict(steps=None, flops=0), "flops=0 must be a number above 0"),
+    (dict(steps=None, flops="1e9"), "flops='1e9' must be a number above 0"),
     (dict(dtype="float16"), 'dtype=\'float16\' must be "float32" or "bfloat16"'),
     (dict(optimizer="sgd"), 'optimizer=\'sgd\' must be "muon" or "adamw"'),
     (dict(on_evaluation=5), "on_evaluation=5 must be a function"),
     (dict(resume=True), "resume=True needs the checkpoint_dir"),
     (dict(train_ids=TEXT[:8]), r"train_ids has shape \(8,\) .* more than block_size=8"),
-    (dict(val_ids=[]), r"val_ids has shape \(0,\) .* more than block_size=8"),
     (dict(train_ids=[TEXT]), r"train_ids has shape \(1, 320\) and dtype int64: it must be one row"),
     (dict(train_ids=TEXT + [7]), "train_ids holds token id 7, outside the vocabulary: allowed are 0 to 6"),
     (dict(val_ids=TEXT + [-1, 9]), "val_ids holds token id -1, outside the vocabulary: allowed are 0 to 6"),
@@ -642,22 +596,3 @@ def test_a_bad_argument_is_named_before_any_work(bad, message):
     model.register_forward_pre_hook(lambda *_: pytest.fail("work was done"))
     with pytest.raises(ValueError, match=message):
         train(model, **{"train_ids": TEXT, "val_ids": TEXT, "steps": 2, "progress": False, **bad})
-
-
-@pytest.mark.parametrize("name", ["batch_size", "warmup", "share", "weight_decay", "grad_clip", "seed"])
-def test_none_is_not_a_number(name):
-    with pytest.raises(ValueError, match=f"{name}=None must be a "):
-        run(make(), **{name: None})
-
-
-def test_bad_evaluation(model, xy):
-    with pytest.raises(ValueError, match=rf"loss_weights=\(1, 2\) {WEIGHTS}"):
-        matryoshka_loss(model, *xy, (1, 2))
-    with pytest.raises(ValueError, match=r"shape \(8,\) .* more than block_size=8"):
-        evaluate(model, TEXT[:8])
-    with pytest.raises(ValueError, match="max_blocks=0 must be a whole number of at least 1"):
-        evaluate(model, TEXT, max_blocks=0)
-    with pytest.raises(ValueError, match="size=5 names no doll"):
-        evaluate(model, TEXT, 5)
-    with pytest.raises(ValueError, match="token id 7, outside the vocabulary"):
-        evaluate(model, [7] * 20)

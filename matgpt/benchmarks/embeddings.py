@@ -18,7 +18,7 @@ from ..model import MatryoshkaEmbeddingsGPT
 from ..text.corpus import split
 from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
-from .common import DEVICE, kept, markdown, mean_sd, medians, report, whole
+from .common import DEVICE, markdown, mean_sd, medians, report, stored, whole
 
 load = cache(load_pairs)  # parsing takes longer than all else that is not training
 
@@ -129,7 +129,7 @@ def run(args):
     settings, runs = {key: value for key, value in vars(args).items() if key not in ignored}, []
     for seed in args.seeds:
         settings |= dict(seed=seed, corpus=[pairs.digest() for pairs in data(args, seed)])
-        runs.append(kept(args.out, settings, lambda state: measure(args, seed, state)))
+        runs.append(stored(args.out, settings, lambda state: measure(args, seed, state)))
         show(args, runs)
     report(args.out, "search", f"{torch.get_num_threads()} thread(s)\n\n{speed(args)}")
 

@@ -59,6 +59,15 @@ def contrastive_losses(model, rows, alike, temperature, micro_batch=None, seed=0
             yield (run(trunk, number) * vectors[trunk].grad[part]).sum(), None
 
 
+def as_pairs(name, value):
+    """Return Pairs, or a list of queries and one of documents, as Pairs. Raises ValueError for others."""
+    if isinstance(value, Pairs):
+        return value
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError(f"{name}={value!r:.40} must be Pairs, or a list of queries and one of documents")
+    return Pairs(*value)
+
+
 class Texts:
     """N pairs as rows of ids, of which batches are drawn."""
 
@@ -111,8 +120,8 @@ def train_embeddings(
         raise ValueError(f"temperature={temperature!r} must be a number above 0")
     if processes()[1] > 1:
         raise ValueError("train_embeddings runs in one process: each batch is one set of counterexamples")
-    pairs = pairs if isinstance(pairs, Pairs) else Pairs(*pairs)
-    val_pairs = val_pairs if isinstance(val_pairs, Pairs | None) else Pairs(*val_pairs)
+    pairs = as_pairs("pairs", pairs)
+    val_pairs = None if val_pairs is None else as_pairs("val_pairs", val_pairs)
     if val_pairs is None:
         pairs, val_pairs = pairs.set_aside(min(batch_size, len(pairs) // 10), seed)
     if not 2 <= batch_size <= len(pairs):
