@@ -1,4 +1,4 @@
-"""Questions and the functions that answer them, from Python sources: a docstring, and the code."""
+"""Pairs of a question and the text that answers it: one's own, or functions of Python sources."""
 
 import ast
 import hashlib
@@ -7,7 +7,7 @@ import sysconfig
 import textwrap
 import warnings
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,18 +20,35 @@ FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 
 
 def words(text):
-    """Lower-case words and numbers of a text, names split at capitals and underscores."""
+    """Return the lower-case words and numbers of a text; names are split at capitals and underscores."""
     return [word.lower() for word in re.findall(r"[^\W\d_]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])|\d+", text)]
 
 
 @dataclass
 class Pairs:
-    """N questions and the documents that answer them, with each function's dotted name and its top module."""
+    """N questions (`queries`) and the N documents that answer them, as lists of texts.
 
-    queries: list[str] = field(default_factory=list)
-    documents: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    modules: list[str] = field(default_factory=list)
+    names, modules: of functions, their dotted names and top-level modules, by which `split` and `without` keep
+        copies apart; "" for each pair if left out.
+    Raises ValueError for lists of unequal lengths, and for an empty text or anything but a string.
+    """
+
+    queries: list[str]
+    documents: list[str]
+    names: list[str] | None = None
+    modules: list[str] | None = None
+
+    def __post_init__(self):
+        for name, texts in vars(self).items():
+            texts = [""] * len(self.queries) if texts is None and name in ("names", "modules") else texts
+            if not hasattr(texts, "__iter__") or isinstance(texts, (str, bytes)):
+                raise ValueError(f"{name}={texts!r:.60} must be a list of texts")
+            setattr(self, name, list(texts))
+            if len(self.queries) != len(getattr(self, name)):
+                raise ValueError(f"{len(self.queries)} queries need as many {name}, not {len(list(texts))}")
+            for i, text in enumerate(getattr(self, name)):
+                if not isinstance(text, str) or not text and name in ("queries", "documents"):
+                    raise ValueError(f"{name}[{i}]={text!r:.60} must be a text of at least one character")
 
     def __len__(self):
         return len(self.queries)
@@ -40,108 +57,146 @@ class Pairs:
         return Pairs(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
 
     def take(self, positions):
-        """The pairs at these positions."""
+        """Return the pairs at these positions."""
         return Pairs(*([column[i] for i in positions] for column in vars(self).values()))
 
     def plain(self):
-        """The same pairs with texts as their `words` alone, which is what BM25 and the embeddings read."""
-        plain = lambda texts: [" ".join(words(text)) for text in texts]
-        return Pairs(plain(self.queries), plain(self.documents), self.names, self.modules)
+        """Return the pairs with each text reduced to its `words`, as BM25 reads it."""
+        texts = ([" ".join(words(text)) for text in column] for column in (self.queries, self.documents))
+        return Pairs(*texts, self.names, self.modules)
 
     def digest(self):
-        """What tells one set of pairs from another: a SHA-256, 16 digits of it."""
+        """Return 16 hex digits of a SHA-256 of all texts."""
         return hashlib.sha256(repr(vars(self)).encode(errors="replace")).hexdigest()[:16]
 
     def split(self, held_out=0.2, seed=0):
-        """(train, test): a share of the modules, drawn at random, is test; train has no copy of it.
+        """Return (train, test): test is a random share of the modules, train the rest without copies of test.
 
-        Raises ValueError where a part would be empty.
+        Raises ValueError if a part would be empty.
         """
         modules, rng = sorted(set(self.modules)), np.random.default_rng(positive("seed", seed, 0))
         n = round(held_out * len(modules)) if isinstance(held_out, float) and 0 < held_out < 1 else 0
         if not 0 < n < len(modules):
-            found = f"{len(modules)} modules (files and folders at the top of the source)"
-            raise ValueError(f"held_out={held_out!r} of {found} leaves a part empty: give another share")
+            raise ValueError(
+                f"held_out={held_out!r} of {len(modules)} modules leaves a part empty: give another share, or "
+                "use set_aside, which draws single pairs"
+            )
         drawn = {modules[i] for i in rng.permutation(len(modules))[:n]}
         test = self.take([i for i, module in enumerate(self.modules) if module in drawn])
         return self.without(test), test
 
     def set_aside(self, n, seed=0):
-        """(the others, n pairs drawn at random, at least one)."""
+        """Return (the other pairs, n pairs drawn at random); n is raised to at least 1."""
         order = np.random.default_rng(seed).permutation(len(self))
         return self.take(order[max(1, n) :]), self.take(order[: max(1, n)])
 
     def without(self, test):
-        """The pairs that share with `test` no module, no question about a function of that name, no code."""
-        asks = lambda pairs: [(q, name.rpartition(".")[2]) for q, name in zip(pairs.queries, pairs.names)]
-        modules, known = set(test.modules), set(asks(test))
-        rows = zip(self.modules, asks(self), copied(self.documents, test.documents))
-        held = [module in modules or ask in known or copy for module, ask, copy in rows]
-        return self.take([i for i in range(len(self)) if not held[i]])
+        """Return the pairs that share no module, no copied document and no question with `test`.
+
+        The same question about functions of different names stays: many docstrings are alike.
+        """
+        modules, asked = set(test.modules) - {""}, set(test._asked())
+        rows = zip(self.modules, self._asked(), copied(self.documents, test.documents))
+        shared = [module in modules or question in asked or copy for module, question, copy in rows]
+        return self.take([i for i in range(len(self)) if not shared[i]])
+
+    def _asked(self):
+        """Return (question, name of the function without its module) of each pair."""
+        return [(query, name.rpartition(".")[2]) for query, name in zip(self.queries, self.names)]
+
+
+def as_pairs(name, pairs):
+    """Return `pairs`, or the Pairs of (queries, documents). Raises ValueError, naming it, for anything else."""
+    if isinstance(pairs, Pairs):
+        return pairs
+    try:
+        queries, documents = pairs
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}={pairs!r:.60} must be Pairs or two lists of texts, (queries, documents)"
+        ) from None
+    return Pairs(queries, documents)
 
 
 def copied(documents, others):
-    """Whether one of the others holds at least half of a document's runs of five words: N bools."""
-    runs = lambda text: {tuple(w[i : i + 5]) for w in [words(text)] for i in range(max(1, len(w) - 4))}
-    where, out = defaultdict(list), []
+    """Return for each document whether one of the others has at least half of its runs of five words."""
+
+    def runs(text):
+        all_words = words(text)
+        return {tuple(all_words[i : i + 5]) for i in range(max(1, len(all_words) - 4))}
+
+    having = defaultdict(list)  # {run: the others that have it}
     for i, other in enumerate(others):
         for run in runs(other):
-            where[run].append(i)
+            having[run].append(i)
+    copies = []
     for document in documents:
-        mine = runs(document)
-        hits = Counter(i for run in mine for i in where.get(run, ()))
-        out.append(bool(hits) and max(hits.values()) >= len(mine) / 2)
-    return out
+        own = runs(document)
+        shared = Counter(i for run in own for i in having.get(run, ()))
+        copies.append(bool(shared) and max(shared.values()) >= len(own) / 2)
+    return copies
 
 
 def load_pairs(source=STDLIB, queries="docstrings"):
-    """Pairs from the running Python's own library ("python-stdlib") or from a folder of sources.
+    """Load pairs from the library of the running Python ("python-stdlib"), or from a folder of sources.
 
-    queries: "docstrings": a docstring's first sentence against the function's code without it, of at least 20
-        and 80 characters; "names": of functions without one, the name's words against the code without name.
-    Tests, `idlelib`, `lib2to3`, `encodings` and installed packages are left out. Files are parsed, not run;
-    one that does not parse is passed over. The same code occurs once.
-    Raises ValueError for a folder that holds no such function, or for a Python without its sources.
+    queries: "docstrings": the first sentence of a docstring asks, the code without the docstring answers;
+        at least 20 and 80 characters. "names": for functions without a docstring, the words of the name ask,
+        and the code without the name answers.
+    Leaves out tests, `idlelib`, `lib2to3`, `encodings`, installed packages and second copies of the same code.
+    Files are parsed, not run; those that do not parse are skipped.
+    Raises ValueError for a folder that is missing or holds no such function.
     """
     if queries not in ("docstrings", "names"):
         raise ValueError(f'queries={queries!r} must be "docstrings" or "names"')
     root = as_path(sysconfig.get_paths()["stdlib"] if source == STDLIB else source)
-    found = {}  # by code
+    if not root.is_dir():
+        raise ValueError(f'there is no folder {str(root)!r}: give a folder of sources, or "{STDLIB}"')
+    pairs = {}  # {code: (question, code, name, module)}
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if SKIPPED.intersection(parts) or any(part.startswith("test_") for part in parts):
             continue
         try:
-            source_text = path.read_text("utf-8")  # lines end as `ast` counts them
+            text = path.read_text("utf-8")  # which counts lines as `ast` does
             with warnings.catch_warnings(action="ignore"):
-                tree = ast.parse(source_text)
+                tree = ast.parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError, OSError):
             continue
-        dotted = ".".join(part for part in parts if part != "__init__")
-        for name, query, code in _functions(tree, source_text.split("\n"), queries, dotted):
-            if words(query):
-                found.setdefault(code, (query, code, name, parts[0]))
-    if not found:
+        module = ".".join(part for part in parts if part != "__init__")
+        for name, function in _functions(tree, module):
+            question, code = _pair(function, text.split("\n"), queries)
+            if words(question):
+                pairs.setdefault(code, (question, code, name, parts[0]))
+    if not pairs:
         what = f"with{'' if queries == 'docstrings' else 'out'} a docstring"
         raise ValueError(f"{root} holds no Python source with functions {what}: give a folder of sources")
-    return Pairs(*map(list, zip(*found.values())))
+    return Pairs(*zip(*pairs.values()))
 
 
-def _functions(node, lines, queries, prefix):
-    """(dotted name, question, code) of the functions below a node of the tree, in the order of the file."""
-    for child in ast.iter_child_nodes(node):
-        name = f"{prefix}.{child.name}" if isinstance(child, (*FUNCTIONS, ast.ClassDef)) else prefix
-        if isinstance(child, FUNCTIONS):
-            doc, first = ast.get_docstring(child), child.body[0]
-            keep = range(child.lineno - 1, child.end_lineno)
-            if doc:  # on its own lines, or those of the whole function
-                keep = [i for i in keep if not first.lineno - 1 <= i < first.end_lineno]
-            code = textwrap.dedent("\n".join(lines[i] for i in keep)).strip()
-            if queries == "names":
-                query, code = " ".join(words(child.name)), re.sub(rf"\b{child.name}\b", "_", code)
-                if not doc and len(query) >= 6 and not child.name.startswith("__") and len(code) >= 80:
-                    yield name, query, code
-            elif doc and len(doc) >= 20 and len(code) >= 80:
-                paragraph = " ".join(re.split(r"\n\s*\n", doc)[0].split())
-                yield name, re.split(r"(?<=[.!?])\s", paragraph)[0], code
-        yield from _functions(child, lines, queries, name)
+def _functions(tree, module):
+    """Yield (dotted name, node) of each function of a syntax tree, in the order of the file."""
+    nodes = [(tree, module)]
+    while nodes:
+        node, name = nodes.pop()
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            name = f"{name}.{node.name}"
+        if isinstance(node, FUNCTIONS):
+            yield name, node
+        nodes += [(child, name) for child in reversed(list(ast.iter_child_nodes(node)))]
+
+
+def _pair(function, lines, queries):
+    """Return (question, code) of a function; the question is "" if the function makes no pair."""
+    docstring, first = ast.get_docstring(function), function.body[0]
+    positions = range(function.lineno - 1, function.end_lineno)
+    if docstring:  # it takes whole lines; in a function of one line, all of it
+        positions = [i for i in positions if not first.lineno - 1 <= i < first.end_lineno]
+    code = textwrap.dedent("\n".join(lines[i] for i in positions)).strip()
+    if queries == "docstrings":
+        first_paragraph = " ".join(re.split(r"\n\s*\n", docstring or "")[0].split())
+        question, long_enough = re.split(r"(?<=[.!?])\s", first_paragraph)[0], len(docstring or "") >= 20
+    else:
+        question, code = " ".join(words(function.name)), re.sub(rf"\b{function.name}\b", "_", code)
+        long_enough = not docstring and len(question) >= 6 and not function.name.startswith("__")
+    return (question if long_enough and len(code) >= 80 else ""), code

@@ -1,6 +1,5 @@
-"""Text embeddings from the final residual of a model, whole or cut to fewer dimensions."""
+"""Text embeddings from the final residual of a model, at full width or cut to fewer dimensions."""
 
-from collections.abc import Iterable
 from numbers import Number
 
 import numpy as np
@@ -10,81 +9,89 @@ import torch.nn.functional as F
 from ..config import positive
 
 
-def as_texts(ids_or_texts, tokenizer=None):
-    """What `embed` takes, or refuses, as a list of 1-D tensors of ids, one for each text."""
-    if not isinstance(ids_or_texts, Iterable):
-        raise ValueError(f"ids_or_texts={ids_or_texts!r} must be a text or several, or token ids")
-    strings = str, bytes, bytearray
-    texts = [ids_or_texts] if isinstance(ids_or_texts, strings) else list(ids_or_texts)
+def token_rows(model, texts, tokenizer=None):
+    """Return the token ids of each text that `embed` is given, as a list of 1-D int64 tensors.
+
+    Raises ValueError, naming the text, for anything else, and for a tokenizer of another vocabulary.
+    """
+    vocab_size = model.config.vocab_size
+    if tokenizer is not None and getattr(tokenizer, "vocab_size", None) != vocab_size:
+        raise ValueError(f"tokenizer={tokenizer!r} must have the {vocab_size} tokens of the model")
+    if isinstance(texts, (str, bytes, bytearray)):
+        texts = [texts]
+    try:
+        texts = list(texts)
+    except TypeError:
+        raise ValueError(f"ids_or_texts={texts!r:.60} must be a text, several texts, or token ids") from None
     if not texts:
         raise ValueError("ids_or_texts is empty: give at least one text")
     if all(isinstance(text, (Number, torch.Tensor)) and not np.ndim(text) for text in texts):
-        texts = [texts]  # one text as a plain list of ids
-    rows = []
-    for i, text in enumerate(texts):
-        if isinstance(text, (bytes, bytearray)):
-            raise ValueError(f"text {i} is bytes, whose numbers are no token ids: decode it to a string")
-        if isinstance(text, str):
-            if tokenizer is None:
-                raise ValueError(
-                    f"text {i} is a string: give the tokenizer the model was trained with, or token ids"
-                )
-            text = tokenizer.encode(text)
-        try:
-            row = torch.as_tensor(text)
-        except (TypeError, ValueError, RuntimeError):
-            raise ValueError(f"text {i}, {text!r:.40}, is neither a string nor token ids") from None
-        if row.dim() != 1 or len(row) == 0:
-            raise ValueError(f"text {i} has shape {tuple(row.shape)}: a text is a row of at least one token")
-        if row.is_floating_point():
-            raise ValueError(f"text {i} has dtype {row.dtype}: token ids are whole numbers")
-        rows.append(row.long())
+        texts = [texts]  # the ids of one text
+    rows = [_token_row(f"text {i}", text, tokenizer) for i, text in enumerate(texts)]
+    model.check_ids(torch.cat(rows))
     return rows
 
 
-def pooled(model, rows, size=None):
-    """The final residual of each of B rows of ids, summed over its tokens: (B, d).
+def _token_row(name, text, tokenizer):
+    if isinstance(text, (bytes, bytearray)):
+        raise ValueError(f"{name} is bytes, and bytes are not token ids: decode it to a string")
+    if isinstance(text, str):
+        if tokenizer is None:
+            raise ValueError(f"{name} is a string: give token ids, or the tokenizer of the model")
+        text = tokenizer.encode(text)
+    try:
+        row = torch.as_tensor(text)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"{name}, {text!r:.40}, is neither a string nor token ids") from None
+    if row.dim() != 1 or len(row) == 0:
+        raise ValueError(f"{name} has shape {tuple(row.shape)}: a text is one row of at least one token")
+    if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
+        raise ValueError(f"{name} has dtype {row.dtype}: token ids are whole numbers")
+    return row.long()
 
-    Rows are padded on the right: the model is causal, so no token before the padding sees it.
+
+def pooled(model, rows, size=None):
+    """Return the final residual of each of B rows of ids, summed over the tokens of the row: (B, d).
+
+    Rows are padded on the right: the model is causal, so no token sees the padding after it.
     """
     device = model.embedding.token.device
     idx = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # (B, T)
-    length = torch.tensor([len(row) for row in rows], device=device)
-    real = torch.arange(idx.size(1), device=device) < length[:, None]  # (B, T)
-    return (model.features(idx, size).float() * real[..., None]).sum(1)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    is_token = torch.arange(idx.size(1), device=device) < lengths[:, None]  # (B, T)
+    return (model.features(idx, size).float() * is_token[..., None]).sum(1)
 
 
 @torch.no_grad()
 def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
-    """Embeddings (B, d) of B texts, each of length one: the mean of the final residual over all tokens.
+    """Return embeddings (B, d) of B texts: the mean of the final residual over all tokens, at length one.
 
-    ids_or_texts: a string or several (which need the `tokenizer`), token ids (B, T), or rows of ids that may
-        differ in length; padding changes nothing.
+    ids_or_texts: a string or several strings (which need the `tokenizer`), token ids (B, T), or rows of ids
+        of any lengths.
     size: None for all dimensions, a doll's width, or any Size, trained or not (`model.config.width(24)`).
     batch_size: windows that run at once.
 
     A text longer than block_size is read in windows of block_size tokens that do not see each other; the mean
-    runs over the tokens of all of them. Several sizes of an output-only model need its trunk only once:
+    is over the tokens of all windows. For several sizes of an output-only model, embed once and cut:
     `cut(embed(model, texts), d)` equals `embed(model, texts, size=d)`.
-    Raises ValueError for no text, an empty text, a string without a tokenizer, ids outside the vocabulary or
-    a size that does not fit.
+    Raises ValueError for no text, an empty text, a string without a tokenizer, a tokenizer of another
+    vocabulary, ids outside the vocabulary, a size that does not fit, or weights that are NaN or infinite.
     """
-    T, device = model.config.block_size, model.embedding.token.device
     d, batch_size = model.config.resolve(size).n_embd, positive("batch_size", batch_size)
-    texts = as_texts(ids_or_texts, tokenizer)
-    model.check_ids(torch.cat(texts))
-    windows, owner = zip(*((window, i) for i, text in enumerate(texts) for window in text.split(T)))
-    owner = torch.tensor(owner, device=device)
+    texts, device = token_rows(model, ids_or_texts, tokenizer), model.embedding.token.device
+    windows = [(i, window) for i, text in enumerate(texts) for window in text.split(model.config.block_size)]
     total = torch.zeros(len(texts), d, dtype=torch.float32, device=device)
     with model.mode(training=False):
         for start in range(0, len(windows), batch_size):
-            part = slice(start, start + batch_size)
-            total.index_add_(0, owner[part], pooled(model, windows[part], size))
-    return F.normalize(total, dim=-1)  # the length goes, so the sum serves as the mean
+            positions, rows = zip(*windows[start : start + batch_size])
+            total.index_add_(0, torch.tensor(positions, device=device), pooled(model, rows, size))
+    if not total.isfinite().all():
+        raise ValueError("the embeddings are NaN or infinite, so the weights of the model are damaged")
+    return F.normalize(total, dim=-1)  # the sum and the mean point in the same direction
 
 
 def cut(embeddings, d):
-    """The first d dimensions of embeddings (B, D), at length one: (B, d). ValueError for d outside 1..D."""
+    """Return the first d dimensions of embeddings (B, D), at length one: (B, d). ValueError unless d <= D."""
     if positive("d", d) > embeddings.size(-1):
-        raise ValueError(f"d={d} must be at most {embeddings.size(-1)}, the dimensions there are")
+        raise ValueError(f"d={d} must be at most {embeddings.size(-1)}, the dimensions of the embeddings")
     return F.normalize(embeddings[..., :d], dim=-1)
