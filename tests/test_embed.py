@@ -83,7 +83,9 @@ def test_token_embeddings_are_the_first_columns(model):
 
 
 def test_bad_input_is_named(model):
-    tokenizer = CharTokenizer("abc")
+    tokenizer = CharTokenizer("abcdefghijk")
+    with pytest.raises(ValueError, match="must have the 11 tokens of the model"):
+        embed(model, "abc", tokenizer=CharTokenizer("abc"))
     for texts, match in (
         ([], "empty"),
         (["a", ""], "text 1"),
@@ -126,3 +128,15 @@ def test_a_float64_default_changes_nothing(variant):
 
 def test_it_is_public():
     assert matgpt.embed is embed
+
+
+def test_weights_that_are_not_finite_are_refused(model):
+    model.norm.weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        embed(model, ids(3))
+
+
+def test_under_inference_mode_and_compiled(model):
+    expected = embed(model, ids(3, 9))
+    with torch.inference_mode():
+        assert torch.equal(embed(model, ids(3, 9)), expected)

@@ -5,7 +5,7 @@ import sysconfig
 import pytest
 
 import matgpt
-from matgpt.embeddings.pairs import Pairs, copied, load_pairs, words
+from matgpt.embeddings.pairs import Pairs, as_pairs, copied, load_pairs, words
 
 LONG = "x = first_thing(1)\n    y = second_thing(x)\n    return [x, y, 'and this makes the code long enough']"
 FILE = f'''
@@ -139,8 +139,11 @@ def test_the_library_of_this_python():
 
 def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    for source in (tmp_path / "empty", tmp_path / "missing"):
-        with pytest.raises(ValueError, match="folder of sources"):
+    for source, match in (
+        (tmp_path / "empty", "empty holds no"),
+        (tmp_path / "missing", "there is no folder .*missing"),
+    ):
+        with pytest.raises(ValueError, match=match):
             load_pairs(source)
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "empty")})
     with pytest.raises(ValueError, match="empty holds no Python source"):
@@ -156,3 +159,21 @@ def test_a_digest_tells_pairs_apart():
     pairs = Pairs(["a", "b"], ["c", "d"], ["m.e", "m.f"], ["m", "m"])
     assert pairs.digest() == pairs.take([0, 1]).digest() != pairs.take([1, 0]).digest()
     assert len(pairs.digest()) == 16
+
+
+@pytest.mark.parametrize(
+    "queries, documents, match",
+    [
+        (["a"], ["b", "c"], "1 queries need as many documents, not 2"),
+        (["a", ""], ["b", "c"], r"queries\[1\]='' must be a text"),
+        (["a"], [3], r"documents\[0\]=3 must be a text"),
+        ("a", ["b"], "queries='a' must be a list"),
+        (["a"], None, "documents=None must be a list"),
+    ],
+)
+def test_two_lists_of_texts_are_checked(queries, documents, match):
+    with pytest.raises(ValueError, match=match):
+        Pairs(queries, documents)
+    assert Pairs(("a",), iter(["b"])).names == [""]
+    with pytest.raises(ValueError, match="pairs=3 must be Pairs or two lists"):
+        as_pairs("pairs", 3)

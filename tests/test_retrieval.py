@@ -7,7 +7,7 @@ import torch
 
 from matgpt import plot
 from matgpt.embeddings.pooling import cut
-from matgpt.embeddings.retrieval import BM25, by_dimension, fuse, measures, pca, ranks
+from matgpt.embeddings.retrieval import BM25, by_dimension, fuse, measures, pca, ranks, shortlist_ranks
 
 
 def unit(*shape, seed=0):
@@ -74,9 +74,12 @@ def test_figures_draw_what_they_are_given(tmp_path):
     assert list(figure.axes[0].lines[0].get_ydata()) == pytest.approx([15, 20, 35])  # the mean, in per cent
     drawn = {line.get_label() for line in figure.axes[0].lines}
     assert drawn == {"a", "one, 5 %", "two, 10 %", "three, 20 %", "four, 30 %", "five, 35 %"}
-    other = plot.searches({"int8": {2: (2, 90, 0.1), 4: (4, 200, 0.3)}}, (32, 400, 0.4))
-    assert list(other.axes[0].lines[0].get_xdata()) == [2, 4] and list(
-        other.axes[1].lines[0].get_xdata()
-    ) == [90, 200]
-    for i, drawing in enumerate((figure, other)):
-        drawing.savefig(tmp_path / f"{i}.png")
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_a_shortlist_with_all_documents_ranks_as_the_exact_search_does():
+    documents, queries = unit(20, 8), unit(20, 8, seed=3)
+    exact = ranks(queries @ documents.T)
+    assert torch.equal(shortlist_ranks(documents, queries, 2, 20), exact.clamp(max=11))
+    short = shortlist_ranks(documents, queries, 2, 10)
+    assert set(short.tolist()) <= {*range(1, 12)} and (short != exact.clamp(max=11)).any()

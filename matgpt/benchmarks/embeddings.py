@@ -44,7 +44,7 @@ def data(args, seed):
     """(train, test) pairs, of words alone: test are modules of the library, train has no copy of them."""
     _, test = load(STDLIB).split(seed=seed)
     every = [load(place, by) for by in ("docstrings", "names") for place in (STDLIB, *args.sources)]
-    return sum((pairs.without(test) for pairs in every), Pairs()).plain(), test.plain()
+    return sum((pairs.without(test) for pairs in every), Pairs([], [])).plain(), test.plain()
 
 
 def models(args, tokenizer, pairs, seed, state):
@@ -112,9 +112,8 @@ def show(args, runs):
     dims = args.nesting
     text = ["{:,} pairs to learn from, {:,} to test on.".format(*run["pairs"]) for run in runs]
     for what in ("recall@1", "recall@10", "MRR@10", "nDCG@10"):
-        curves = {
-            name: [[m[what] for m in run["results"][name]] for run in runs] for name in runs[0]["results"]
-        }
+        names = runs[0]["results"]
+        curves = {name: [[m[what] for m in run["results"][name]] for run in runs] for name in names}
         rows = [
             [name, *[""] * (len(dims) - len(some[0])), *map(mean_sd, zip(*some))]
             for name, some in curves.items()

@@ -28,8 +28,8 @@ def words(text):
 class Pairs:
     """N questions (`queries`) and the N documents that answer them, as lists of texts.
 
-    names, modules: of functions, their dotted names and top-level modules, by which `split` and `without` keep
-        copies apart; "" for each pair if left out.
+    names, modules: of functions, their dotted names and top-level modules, by which `split` and `without`
+        keep copies apart; "" for each pair if left out.
     Raises ValueError for lists of unequal lengths, and for an empty text or anything but a string.
     """
 
@@ -78,8 +78,8 @@ class Pairs:
         n = round(held_out * len(modules)) if isinstance(held_out, float) and 0 < held_out < 1 else 0
         if not 0 < n < len(modules):
             raise ValueError(
-                f"held_out={held_out!r} of {len(modules)} modules leaves a part empty: give another share, or "
-                "use set_aside, which draws single pairs"
+                f"held_out={held_out!r} of {len(modules)} modules leaves a part empty: give another share, "
+                "or use set_aside, which draws single pairs"
             )
         drawn = {modules[i] for i in rng.permutation(len(modules))[:n]}
         test = self.take([i for i, module in enumerate(self.modules) if module in drawn])
@@ -106,7 +106,7 @@ class Pairs:
 
 
 def as_pairs(name, pairs):
-    """Return `pairs`, or the Pairs of (queries, documents). Raises ValueError, naming it, for anything else."""
+    """Return `pairs`, or the Pairs of (queries, documents). ValueError, naming it, for anything else."""
     if isinstance(pairs, Pairs):
         return pairs
     try:
@@ -143,7 +143,7 @@ def load_pairs(source=STDLIB, queries="docstrings"):
     queries: "docstrings": the first sentence of a docstring asks, the code without the docstring answers;
         at least 20 and 80 characters. "names": for functions without a docstring, the words of the name ask,
         and the code without the name answers.
-    Leaves out tests, `idlelib`, `lib2to3`, `encodings`, installed packages and second copies of the same code.
+    Leaves out tests, `idlelib`, `lib2to3`, `encodings`, installed packages and copies of the same code.
     Files are parsed, not run; those that do not parse are skipped.
     Raises ValueError for a folder that is missing or holds no such function.
     """
