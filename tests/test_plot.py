@@ -127,7 +127,7 @@ def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
         plot.baselines(PARAMS, {"$^$": {CONFIG.full: [1.0]}}, title="$^$"),
         plot.retrieval([4], {"$^$": [[0.5]]}),
         plot.neighbours({0: {4: ([1], [0.5])}}, ["a", "$^$"]),
-        plot.heat_maps(torch.ones(2, 4), {"$^$": [0, 1]}, [4]),
+        plot.heat_maps(torch.ones(2, 4), {"$^$": [0, 1]}, [4], ["a", "$^$"]),
     ):
         figure.canvas.draw()
     assert matplotlib.rcParams["text.parse_math"], "the user's figures stay as they were"
@@ -161,7 +161,7 @@ def test_a_label_gives_the_width_alone_only_where_nothing_else_differs():
         return plot.label(Size(8, 4, 1), [Size(8, 4, 1), *sizes])
 
     whole = "8 wide, 4 heads, 1 layer"
-    assert name() == name(Size(16, 4, 1)) == "8 wide"
+    assert name() == name(Size(16, 4, 1)) == "8 dimensions"
     assert name(Size(16, 2, 1)) == name(Size(8, 4, 2)) == name(Size(8, 4, 1, 9)) == whole
     assert plot.label(Size(8, 4, 1)) == whole and plot.label(Size(8, 4, 1, 9)) == f"{whole}, 9 inner"
 

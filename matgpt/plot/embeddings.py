@@ -1,10 +1,10 @@
 """Embeddings at every size: what a search finds, neighbours, similarity."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from .style import new_axes, plain_text
+from ..embeddings.pooling import cut
+from .style import new_axes, new_figure, plain_text
 
 RECALL = "recall@10, % of the questions"
 
@@ -38,7 +38,7 @@ def searches(curves, full):
 
     curves: {precision: {dimensions: (bytes a document, multiply-adds a query, share)}}; full: these of all.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharey=True)
+    figure, axes = new_figure(1, 2, figsize=(10, 4.2), sharey=True)
     for column, name in enumerate(("bytes read of each document", "multiply-adds per query")):
         ax = axes[column]
         for i, (precision, points) in enumerate(curves.items()):
@@ -86,9 +86,7 @@ def neighbours(found, names):
     width = max(2.5, len(tables[0]) * max(0.5, 0.1 * longest))
     columns = max(1, min(len(tables), int(12 / width)))
     rows = -(-len(tables) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns + 1.4, 3.4 * rows), layout="constrained", squeeze=False
-    )
+    figure, axes = new_figure(rows, columns, figsize=(width * columns + 1.4, 3.4 * rows), squeeze=False)
     for ax in axes.flat[len(tables) :]:
         ax.axis("off")
     style = dict(ha="center", va="center", fontsize=9, family="monospace")
@@ -106,25 +104,41 @@ def neighbours(found, names):
 
 
 @plain_text
-def heat_maps(embeddings, groups, dims):
-    """Cosine similarity of grouped tokens, one heat map for each number of dimensions.
+def heat_maps(embeddings, groups, dims, names):
+    """Draw the cosine of each pair of grouped tokens, one heat map for each number of dimensions.
 
-    embeddings: (V, D); groups: {name: tokens}; dims: how many of the D to look at.
+    embeddings: (V, D). groups: {name: tokens}, which are framed. dims: how many of the D to read.
+    names: the text of every token.
     """
     tokens = [token for group in groups.values() for token in group]
-    lengths = [len(group) for group in groups.values()]
-    starts = [sum(lengths[:i]) - 0.5 for i in range(len(groups))]
-    figure, axes = plt.subplots(
-        1, len(dims), figsize=(2.6 * len(dims) + 1.6, 3.1), layout="constrained", squeeze=False
-    )
+    labels = [shown(names[token]) for token in tokens]
+    side = 1.2 + 0.17 * len(tokens)  # inches, so that labels do not overlap
+    figure, axes = new_figure(1, len(dims), figsize=(side * len(dims) + 1.4, side), squeeze=False)
     for ax, d in zip(axes[0], dims):
-        unit = embeddings[tokens, :d] / embeddings[tokens, :d].norm(dim=-1, keepdim=True)
+        unit = cut(embeddings[tokens], d)
         image = ax.imshow((unit @ unit.T).tolist(), cmap="RdBu_r", vmin=-1, vmax=1)
-        for start, n in zip(starts, lengths):
+        start = -0.5
+        for n in map(len, groups.values()):
             ax.add_patch(Rectangle((start, start), n, n, fill=False, edgecolor="black", linewidth=1))
+            start += n
         ax.set_title(f"{d} dimensions", fontsize=10)
-        ax.set(xticks=[], yticks=[])
-    axes[0, 0].set_yticks([start + n / 2 for start, n in zip(starts, lengths)], groups, fontsize=9)
-    axes[0, 0].tick_params(length=0)
+        ax.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=8)
+        ax.set_yticks(range(len(tokens)), labels, fontsize=8)
+        ax.tick_params(length=0)
     figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.8)
     return figure
+
+
+def answers(columns, names, right=None, width=24):
+    """Return search results as a table of text: a column for each method, the best answer at the top.
+
+    columns: {method: positions of its answers, best first}. names: the name of every document; those too long
+    for `width` characters are cut at their end. right: position of the right answer, which gets a ✓.
+    """
+
+    def cell(position):
+        name, mark = names[position], "✓ " if position == right else "  "
+        return mark + (name if len(name) <= width - 3 else name[: width - 4] + "…")
+
+    rows = [[f"  {method}" for method in columns], *zip(*(map(cell, each) for each in columns.values()))]
+    return "\n".join("".join(text.ljust(width) for text in row).rstrip() for row in rows)

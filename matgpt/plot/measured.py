@@ -21,7 +21,8 @@ def _name_of(x, names):
 
 def losses(history, x="steps"):
     """Draw the loss of every doll in one run: validation as lines, training dotted. x: "steps" or "flops"."""
-    figure, ax = new_axes("Loss at every size of one run", _name_of(x, SPENT), "cross-entropy, nats")
+    title = "Loss at every size of one run" if len(history.sizes) > 1 else "Loss of one run"
+    figure, ax = new_axes(title, _name_of(x, SPENT), "cross-entropy, nats")
     spent = getattr(history, x)
     for size, color in zip(history.sizes, colors(len(history.sizes))):
         name = label(size, history.sizes)

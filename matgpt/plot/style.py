@@ -31,7 +31,7 @@ def new_axes(title, xlabel, ylabel="validation loss, nats per token", width=7, h
 def label(size, among=()):
     """Return the name of a doll: its width if the sizes in `among` differ in width alone, else every axis."""
     if len({(s.n_head, s.n_layer) for s in among}) == 1 and all(s.n_inner == 4 * s.n_embd for s in among):
-        return f"{size.n_embd} wide"
+        return f"{size.n_embd} dimensions"
     counts = [f"{n} {unit}{'s' * (n > 1)}" for n, unit in ((size.n_head, "head"), (size.n_layer, "layer"))]
     inner = [] if size.n_inner == 4 * size.n_embd else [f"{size.n_inner} inner"]
     return ", ".join([f"{size.n_embd} wide", *counts, *inner])
