@@ -3,7 +3,7 @@
 import statistics
 import sys
 import sysconfig
-from functools import cache, partial
+from functools import cache
 
 import torch
 
@@ -12,13 +12,12 @@ from ..config import GPTConfig
 from ..embeddings.contrastive import train_embeddings
 from ..embeddings.pairs import STDLIB, Pairs, load_pairs
 from ..embeddings.pooling import cut, embed
-from ..embeddings.retrieval import BM25, fuse, measures, pca, ranks, searches
-from ..embeddings.searching import PRECISIONS, Index, search
+from ..embeddings.retrieval import BM25, fuse, measures, pca, ranks, shortlist_ranks
 from ..model import MatryoshkaEmbeddingsGPT
 from ..text.corpus import split
 from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
-from .common import DEVICE, markdown, mean_sd, medians, report, stored, whole
+from .common import DEVICE, markdown, mean_sd, report, stored, whole
 
 load = cache(load_pairs)  # parsing takes longer than all else that is not training
 
@@ -35,7 +34,6 @@ def add_arguments(parser):
     add("--spread", type=float, default=0.3, help="deviation of a fresh model's token embeddings")
     add("--steps", type=int, default=600)
     add("--batch-size", type=int, default=512, help="pairs")
-    add("--synthetic", type=int, nargs="*", default=[1_000, 1_000_000], help="vectors, to time a search")
     add("--shortlist", type=int, default=50, help="documents that the first look of a search leaves")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights, batches and held-out modules")
     add("--out", default="runs/embeddings", help="folder for finished runs, table and figures")
@@ -86,52 +84,27 @@ def measure(args, seed, state):
         "language model alone": texts["language model"],
     }
     lexical = BM25(test.documents)(test.queries)
-    scores = lambda x, queries: [cut(queries, d) @ cut(x, d).T for d in args.nesting]
-    found = {name: scores(*both) for name, both in methods.items()}
-    found["Matryoshka and BM25, fused"] = [fuse(s, lexical) for s in found["Matryoshka"]]
-    found["BM25"] = [lexical]
-    return {
-        "pairs": [len(pairs), len(test)],
-        "found": {name: [measures(ranks(s)) for s in some] for name, some in found.items()},
-        "searches": searches(*methods["Matryoshka"], args.nesting, args.shortlist),
+    scores = {
+        name: [cut(queries, d) @ cut(documents, d).T for d in args.nesting]
+        for name, (documents, queries) in methods.items()
     }
-
-
-def speed(args):
-    """Milliseconds of one query among synthetic vectors, as a table: exact, first looks, and faiss."""
-    rows, D = [], max(args.nesting)
-    for n in args.synthetic:
-        documents = cut(torch.randn(n, D, generator=torch.Generator().manual_seed(0)), D)
-        query = documents[:1]
-        indices = {"exact": Index(documents)}
-        for p, d in (("float32", 16), ("float32", 32), ("int8", D), ("binary", D)):
-            indices[f"{p}, {d} dimensions, then {args.shortlist} with all"] = Index(documents, min(d, D), p)
-        calls = {name: partial(search, indices[name], query, shortlist=args.shortlist) for name in indices}
-        calls["exact"] = partial(search, indices["exact"], query)
-        try:
-            import faiss
-
-            faiss.omp_set_num_threads(torch.get_num_threads())
-            flat = faiss.IndexFlatIP(D)
-            flat.add(documents.numpy())
-            calls["faiss, IndexFlatIP"] = lambda: flat.search(query.numpy(), 10)
-        except ImportError:
-            print("faiss is not installed: its row is left out")
-        rows += [[f"{n:,}", name, f"{1000 * s:.2f}"] for name, s in medians(calls, rounds=7).items()]
-    return markdown(["documents", "search", "ms a query"], rows)
+    scores["Matryoshka and BM25, fused"] = [fuse(s, lexical) for s in scores["Matryoshka"]]
+    results = {name: [measures(ranks(s)) for s in some] for name, some in scores.items()}
+    shortlists = [shortlist_ranks(*methods["Matryoshka"], d, args.shortlist) for d in args.nesting]
+    results[f"Matryoshka, then {args.shortlist} with all dimensions"] = [measures(r) for r in shortlists]
+    return {"pairs": [len(pairs), len(test)], "results": results | {"BM25": [measures(ranks(lexical))]}}
 
 
 def run(args):
     if args.quick:
         args.seeds, args.steps, args.batch_size, args.sources = args.seeds[:1], 100, 256, []
         args.out += "-quick"
-    ignored = ("name", "threads", "out", "quick", "seeds", "synthetic")
+    ignored = ("name", "threads", "out", "quick", "seeds")
     settings, runs = {key: value for key, value in vars(args).items() if key not in ignored}, []
     for seed in args.seeds:
         settings |= dict(seed=seed, corpus=[pairs.digest() for pairs in data(args, seed)])
         runs.append(stored(args.out, settings, lambda state: measure(args, seed, state)))
         show(args, runs)
-    report(args.out, "search", f"{torch.get_num_threads()} thread(s)\n\n{speed(args)}")
 
 
 def show(args, runs):
@@ -139,14 +112,15 @@ def show(args, runs):
     dims = args.nesting
     text = ["{:,} pairs to learn from, {:,} to test on.".format(*run["pairs"]) for run in runs]
     for what in ("recall@1", "recall@10", "MRR@10", "nDCG@10"):
-        curves = {name: [[m[what] for m in run["found"][name]] for run in runs] for name in runs[0]["found"]}
-        blank = lambda some: [""] * (len(dims) - len(some[0]))
-        rows = [[name, *blank(some), *map(mean_sd, zip(*some))] for name, some in curves.items()]
+        curves = {
+            name: [[m[what] for m in run["results"][name]] for run in runs] for name in runs[0]["results"]
+        }
+        rows = [
+            [name, *[""] * (len(dims) - len(some[0])), *map(mean_sd, zip(*some))]
+            for name, some in curves.items()
+        ]
         text.append(f"{what}, mean ± sd over {len(runs)} seed(s):\n\n{markdown(['', *dims], rows)}")
         if what == "recall@10":
             level = {"BM25": statistics.mean(share for (share,) in curves.pop("BM25"))}
             figures = {"retrieval": plot.retrieval(dims, curves, level)}
-    first = runs[0]["searches"]
-    points = {p: {int(d): at for d, at in first[p].items()} for p in PRECISIONS}
-    figures["searches"] = plot.searches(points, first["all"])
     report(args.out, "embeddings", "\n\n".join(text), figures)

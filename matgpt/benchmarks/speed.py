@@ -42,8 +42,8 @@ class Step:
         self.model, self.x, self.y, self.dtype = model, x, y, dtype
         self.optimizers = make_optimizers(kind, model, 1e-4, 0.1)
         schedule, trunks = Schedule(model, SHARE), model.trunks(model.sizes)
-        n = len(x) if whole else round(schedule.fraction(trunks) * len(x))
-        rows = [[len(x) if size == schedule.full else n for size in trunk] for trunk in trunks]
+        parts = {t[0]: 1 if whole else part for t, part in zip(trunks, schedule.fractions(trunks).values())}
+        rows = [[len(x) if s == schedule.full else round(parts[t[0]] * len(x)) for s in t] for t in trunks]
         self.passes = [(trunk, each) for trunk, each in zip(trunks, rows) if max(each)]
         passes = sum(training_flops(model, *each) for each in self.passes) * x.size(1)
         self.flops = passes + optimizer_flops(model, kind)

@@ -12,7 +12,7 @@ from ..sizes import positive
 from ..training.checkpoint import digest
 from ..training.loop import Settings, loop, processes
 from .pairs import Pairs
-from .pooling import as_texts, pooled
+from .pooling import pooled, token_rows
 
 PART = 64  # texts of about one length that run together
 
@@ -69,28 +69,32 @@ def as_pairs(name, value):
 
 
 class Texts:
-    """N pairs as rows of ids, of which batches are drawn."""
+    """N pairs as rows of token ids, from which batches are drawn."""
 
     def __init__(self, model, pairs, tokenizer):
-        both = pairs.queries, pairs.documents
-        self.queries, self.documents = (as_texts(texts, tokenizer) for texts in both)
+        self.queries, self.documents = (
+            token_rows(model, texts, tokenizer) for texts in (pairs.queries, pairs.documents)
+        )
         self.ids = torch.cat(self.queries + self.documents)
-        model.check_ids(self.ids)
         first = {}  # the same number for the same question
         self.asks = torch.tensor([first.setdefault(query, i) for i, query in enumerate(pairs.queries)])
-        self.longest, self.device = model.config.block_size, model.embedding.token.device
+        self.block_size, self.device = model.config.block_size, model.embedding.token.device
 
     def draw(self, step, batch_size, seed):
         """Positions of a batch: each pair occurs once in an epoch; its last, incomplete batch is left out."""
-        per, n = len(self.asks) // batch_size, len(self.asks)
-        order = np.random.default_rng((seed, step // per)).permutation(n)
-        return order[step % per * batch_size :][:batch_size]
+        n = len(self.asks)
+        epoch, number = divmod(step, n // batch_size)
+        order = np.random.default_rng((seed, epoch)).permutation(n)
+        return order[number * batch_size :][:batch_size]
 
     def batch(self, positions, rng=None):
-        """2 B rows of ids, questions first, and who asks the same (B, B). rng crops at random, None ends."""
+        """2 B rows of ids, questions first, and which pairs ask the same (B, B).
+
+        rng: crops long texts at a random place; None: at the beginning.
+        """
         rows = [rows[i] for rows in (self.queries, self.documents) for i in positions]
-        starts = [rng.integers(max(0, len(row) - self.longest) + 1) if rng else 0 for row in rows]
-        rows = [row[start : start + self.longest] for row, start in zip(rows, starts)]
+        starts = [rng.integers(max(0, len(row) - self.block_size) + 1) if rng else 0 for row in rows]
+        rows = [row[start : start + self.block_size] for row, start in zip(rows, starts)]
         asks = self.asks[positions]
         return rows, (asks[:, None] == asks).fill_diagonal_(False).to(self.device)
 

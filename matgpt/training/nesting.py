@@ -16,7 +16,7 @@ from .loss import step_losses
 from .optimizer import default_lr
 from .schedule import Schedule
 
-SHARE = 0.3  # of the price, for all smaller dolls together (LOG.md, "nesting a trained GPT-2")
+SHARE = 0.5  # of the price, for all smaller dolls together (LOG.md, "nesting a trained GPT-2")
 BATCHES = 16  # that measure importance, of 256 tokens or one block each
 
 # The meaning of each axis of a weight: d dimensions of the residual, h heads, f hidden units; "." is not
@@ -127,10 +127,11 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
             n = len(range(rank, n, world))
             return x[:n], y[:n]
 
-        fraction = schedule.fraction([trunk for trunk, _ in passes])
+        fractions = schedule.fractions([trunk for trunk, _ in passes])
+        read_by = {size: fractions[trunk[0]] for trunk, _ in passes for size in trunk}
 
         def weight(size):  # all dolls weigh alike, however much they read
-            return 1 if size == schedule.full else 1 / fraction
+            return 1 if size == schedule.full else 1 / read_by[size]
 
         yield from step_losses(model, passes, read, weight, settings.dtype, rank, world)
 

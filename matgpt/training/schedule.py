@@ -9,10 +9,10 @@ DRAWN = 6  # Sizes of a range in each step; fewer leave gaps between the shapes 
 class Schedule:
     """All dolls train from the first step to the last; `share` of the price pays for the smaller ones.
 
-    The largest doll reads a whole batch in each step. Every other doll reads the same number of sequences, as
-    many as the share pays for. Dolls of one trunk (one width, several depths) read the same sequences in one
-    pass; each trunk reads text of its own. Of a range, each step draws a few Sizes (1903.05134, section 3.2)
-    and trains them beside the smallest and the full one.
+    The largest doll reads a whole batch in each step. The others split the share evenly, in FLOPs, but none
+    reads more than a batch: what a cheap one leaves goes to the dearer ones. Dolls of one trunk (one width,
+    several depths) read the same sequences in one pass; each trunk reads text of its own. Of a range, each
+    step draws a few Sizes (1903.05134, section 3.2) and trains them beside the smallest and the full one.
     """
 
     def __init__(self, model, share, sizes=None):
@@ -29,17 +29,22 @@ class Schedule:
         if isinstance(self.model.config.nesting, Between):
             drawn = [self.model.config.draw(rng) for _ in range(DRAWN)]
             sizes = list(dict.fromkeys([self.sizes[0], *drawn, self.full]))
-        trunks = self.model.trunks(sizes)
-        fraction, passes = self.fraction(trunks), []
+        trunks, passes = self.model.trunks(sizes), []
+        fractions = self.fractions(trunks)
         for trunk in trunks:
-            n = min(batch_size, int(fraction * batch_size + rng.random()))
+            n = min(batch_size, int(fractions[trunk[0]] * batch_size + rng.random()))
             rows = [batch_size if size == self.full else n for size in trunk]
             if max(rows):
                 passes.append((trunk, rows))
         return passes
 
-    def fraction(self, trunks):
-        """The part of a batch that each smaller doll reads: what `share` pays for, at most all of it."""
+    def fractions(self, trunks):
+        """The part of a batch that the smaller dolls of each trunk read, by the first size of the trunk."""
         full = training_flops(self.model, [self.full])
-        others = sum(training_flops(self.model, trunk) for trunk in trunks) - full
-        return min(1.0, self.share / (1 - self.share) * full / others) if others else 0.0
+        prices = {t[0]: training_flops(self.model, t) - full * (self.full in t) for t in trunks}
+        smaller = sorted((size for size in prices if prices[size]), key=prices.get)
+        fractions, left = dict.fromkeys(prices, 0.0), self.share / (1 - self.share) * full
+        for i, size in enumerate(smaller):  # the cheapest first: it may leave something to the others
+            fractions[size] = min(1.0, left / (len(smaller) - i) / prices[size])
+            left -= fractions[size] * prices[size]
+        return fractions
