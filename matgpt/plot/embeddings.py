@@ -1,9 +1,9 @@
 """Embeddings at every size: what a search finds, neighbours, similarity."""
 
 import numpy as np
+import torch
 from matplotlib.patches import Rectangle
 
-from ..embeddings.pooling import cut
 from .style import new_axes, new_figure, plain_text
 
 RECALL = "recall@10, % of the questions"
@@ -30,37 +30,6 @@ def retrieval(dims, curves, levels=None):
     ax.minorticks_off()
     ax.set_ylim(bottom=0)
     figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=3)
-    return figure
-
-
-def searches(curves, full):
-    """Recall@10 against bytes of a document that the first look reads, and against multiply-adds of a query.
-
-    curves: {precision: {dimensions: (bytes a document, multiply-adds a query, share)}}; full: these of all.
-    """
-    figure, axes = new_figure(1, 2, figsize=(10, 4.2), sharey=True)
-    for column, name in enumerate(("bytes read of each document", "multiply-adds per query")):
-        ax = axes[column]
-        for i, (precision, points) in enumerate(curves.items()):
-            line = [p[column] for p in points.values()], [100 * p[2] for p in points.values()]
-            ax.plot(*line, "osD"[i % 3] + "-", color=f"C{i}", markersize=5, label=f"first look: {precision}")
-            for d, x, y in zip(points, *line):
-                ax.annotate(str(d), (x, y), (0, -11), textcoords="offset points", fontsize=7, ha="center")
-        ax.axhline(100 * full[2], color="0.6", linestyle=":", linewidth=1, zorder=0)
-        star = dict(color="black", markersize=12, label="all dimensions at once")
-        ax.plot(full[column], 100 * full[2], "*", **star)
-        ax.set_xlabel(name)
-        ax.grid(alpha=0.25)
-        ax.margins(0.06, 0.12)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_xscale("log", base=2)
-    axes[0].xaxis.set_major_formatter("{x:g}")
-    axes[0].set_ylabel(RECALL)
-    axes[1].set_xscale("log")
-    axes[1].legend(
-        fontsize=8, frameon=False, loc="lower right", title="small numbers: dimensions", title_fontsize=8
-    )
-    figure.suptitle("A first look at few numbers, then a shortlist with all")
     return figure
 
 
@@ -115,7 +84,7 @@ def heat_maps(embeddings, groups, dims, names):
     side = 1.2 + 0.17 * len(tokens)  # inches, so that labels do not overlap
     figure, axes = new_figure(1, len(dims), figsize=(side * len(dims) + 1.4, side), squeeze=False)
     for ax, d in zip(axes[0], dims):
-        unit = cut(embeddings[tokens], d)
+        unit = torch.nn.functional.normalize(embeddings[tokens, :d], dim=1)
         image = ax.imshow((unit @ unit.T).tolist(), cmap="RdBu_r", vmin=-1, vmax=1)
         start = -0.5
         for n in map(len, groups.values()):
