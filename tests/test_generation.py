@@ -1,7 +1,6 @@
 """Cached, streamed and drafted text, compared with the model that runs from the start each time."""
 
 import copy
-import inspect
 import itertools
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import torch
 
 from matgpt import GPTConfig, MatryoshkaGPT, Size, save, stream, train, write
 from matgpt.__main__ import main
-from matgpt.generation import writing
 from matgpt.generation.sampling import Sampling
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
@@ -281,10 +279,6 @@ def test_stream_comes_as_it_is_written():
     pieces = stream(model, LETTERS, "ab", 10**6)
     assert len(next(pieces) + next(pieces)) == 2  # long before a million tokens
     assert list(stream(model, LETTERS, "ab", 0)) == [] and write(model, LETTERS, "ab", 0) == "ab"
-
-
-def test_all_options_of_generate_are_those_of_stream():
-    assert inspect.signature(writing.begin) == inspect.signature(writing.generate)
 
 
 BAD = [

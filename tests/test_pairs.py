@@ -5,7 +5,7 @@ import sysconfig
 import pytest
 
 import matgpt
-from matgpt.embeddings.pairs import Pairs, copied, load_pairs, words
+from matgpt.embeddings.pairs import Pairs, as_pairs, copied, load_pairs, words
 
 LONG = "x = first_thing(1)\n    y = second_thing(x)\n    return [x, y, 'and this makes the code long enough']"
 FILE = f'''
@@ -125,7 +125,11 @@ def test_pairs_of_ones_own_need_two_lists_of_texts():
         (["a"], 3, "documents=3 must be a list"),
     ):
         with pytest.raises(ValueError, match=match):
-            Pairs(queries, documents)
+            as_pairs("pairs", (queries, documents))
+    assert as_pairs("pairs", pairs) is pairs
+    for wrong in (3, None, [("a", "b")], (["a"], ["b"], ["c"])):
+        with pytest.raises(ValueError, match="val_pairs=.* must be Pairs or two lists"):
+            as_pairs("val_pairs", wrong)
 
 
 @pytest.mark.slow

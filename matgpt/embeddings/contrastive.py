@@ -11,7 +11,7 @@ from ..measure.shapes import flops_per_token
 from ..sizes import positive
 from ..training.checkpoint import digest
 from ..training.loop import Settings, loop, processes
-from .pairs import Pairs
+from .pairs import as_pairs
 from .pooling import pooled, token_rows
 
 PART = 64  # texts of about one length that run together
@@ -59,22 +59,12 @@ def contrastive_losses(model, rows, alike, temperature, micro_batch=None, seed=0
             yield (run(trunk, number) * vectors[trunk].grad[part]).sum(), None
 
 
-def as_pairs(name, value):
-    """Return Pairs, or a list of queries and one of documents, as Pairs. Raises ValueError for others."""
-    if isinstance(value, Pairs):
-        return value
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ValueError(f"{name}={value!r:.40} must be Pairs, or a list of queries and one of documents")
-    return Pairs(*value)
-
-
 class Texts:
     """N pairs as rows of token ids, from which batches are drawn."""
 
     def __init__(self, model, pairs, tokenizer):
-        self.queries, self.documents = (
-            token_rows(model, texts, tokenizer) for texts in (pairs.queries, pairs.documents)
-        )
+        both = pairs.queries, pairs.documents
+        self.queries, self.documents = (token_rows(model, texts, tokenizer) for texts in both)
         self.ids = torch.cat(self.queries + self.documents)
         first = {}  # the same number for the same question
         self.asks = torch.tensor([first.setdefault(query, i) for i, query in enumerate(pairs.queries)])
@@ -107,13 +97,17 @@ def train_embeddings(
 ):  # fmt: skip
     """Teach every size which document answers which question; returns a `History` of losses in nats.
 
-    The loss is the mean over the sizes (2205.13147) of the symmetric InfoNCE between means over tokens, with
-    the batch's other pairs as counterexamples (2201.10005). Texts are read as they are: `pairs.plain()` is
-    words alone. One of more than block_size tokens is cropped at random, anew each time (2112.09118).
+    The loss is the mean over the sizes (2205.13147) of the symmetric InfoNCE between means over tokens; the
+    other pairs of the batch are the counterexamples (2201.10005). A text of more than block_size tokens is
+    cropped at random, anew each time (2112.09118).
 
+    pairs: two lists of texts, (queries, documents), or `Pairs` as `load_pairs` makes them.
+    tokenizer: the one that the model was trained with. batch_size: pairs in a step.
     val_pairs: pairs to measure on, a batch of them; None: a batch of `pairs` (at most a tenth) is set aside.
-    micro_batch: texts that are differentiated at once, for batches that do not fit in memory.
-    All else, errors and Ctrl-C: as in `train`.
+    temperature: divides the cosines. micro_batch: texts that are differentiated at once, for batches that do
+        not fit in memory; None: all.
+    options: those of `Settings`, such as optimizer, progress, checkpoint_dir and resume.
+    Raises ValueError for bad arguments, and under torchrun; DivergedError when a loss is not finite.
     """
     steps, config = positive("steps", steps), model.config
     warmup = min(0.1, 20 / steps)

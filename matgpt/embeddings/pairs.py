@@ -106,6 +106,17 @@ class Pairs:
         return [(query, name.rpartition(".")[2]) for query, name in zip(self.queries, self.names)]
 
 
+def as_pairs(name, pairs):
+    """Return `pairs`, or the Pairs of (queries, documents). ValueError, naming it, for anything else."""
+    if isinstance(pairs, Pairs):
+        return pairs
+    try:
+        queries, documents = pairs
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={pairs!r:.60} must be Pairs or two lists, (queries, documents)") from None
+    return Pairs(queries, documents)
+
+
 def copied(documents, others):
     """Return for each document whether at least half of its runs of five words occur in the others."""
     known = set().union(*map(_runs, others))

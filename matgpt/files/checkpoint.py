@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from ..config import GPTConfig, Size
-from ..generation.checks import check_vocabulary
+from ..generation.writing import check_vocabulary
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..ranges import Between
 from ..text.tokenizer import Tokenizer, load_tokenizer

@@ -3,39 +3,33 @@
 import torch
 
 
-def count(stats, tokens, proposed, accepted):
-    """Add one step of the writing doll to the totals in `stats`."""
-    for name, n in dict(steps=1, tokens=tokens, proposed=proposed, accepted=accepted).items():
-        stats[name] = stats.get(name, 0) + n
-    stats["acceptance"] = stats["accepted"] / max(1, stats["proposed"])
-    stats["tokens_per_step"] = stats["tokens"] / stats["steps"]
+def propose(draft, out, t, n, sampling):
+    """Write n tokens of the draft into out (B, T) from t on; return their distributions (B, n, V)."""
+    probs = []
+    for i in range(t, t + n):
+        probs.append(sampling.probabilities(draft(out, 0, i)[:, -1]))
+        out[:, i] = sampling.draw(probs[-1])[:, 0]
+    return torch.stack(probs, 1)
 
 
-def verify(logits, proposed, proposed_probs, sampling):
+def verify(p, q, proposed, sampling):
     """Return the tokens (B, n + 1) of one speculative step: n accepted proposals, then one of the target.
 
-    logits: (B, g + 1, V), the target's at the g proposals and after the last one.
-    proposed: (B, g) tokens, drawn from `proposed_probs` (B, g, V), which is not read if greedy.
+    p: (B, g + 1, V), the target's distributions at the g proposals and after the last one.
+    q: (B, g, V), those that the tokens `proposed` (B, g) were drawn from.
     Algorithm 1 of 2211.17192: accept a proposal x with probability min(1, p(x) / q(x)), else draw its
     replacement from max(0, p - q). All rows of a batch advance together: the step ends at the first position
     where any row replaces its token. That position depends only on the tokens before it, and all later
     tokens are drawn anew, so each row has exactly the distribution p.
     """
-    if sampling.temperature == 0:
-        tokens = logits.argmax(-1)
-        accepted = tokens[:, :-1] == proposed
-        return tokens[:, : int(accepted.all(0).cumprod(0).sum()) + 1]
-    p, q, generator = sampling.probabilities(logits), proposed_probs, sampling.generator
-    p_x, q_x = (probs[:, : proposed.size(1)].gather(-1, proposed[..., None])[..., 0] for probs in (p, q))
-    u = torch.rand(p_x.shape, device=p.device, generator=generator)
+    g = proposed.size(1)
+    p_x, q_x = (probs[:, :g].gather(-1, proposed[..., None])[..., 0] for probs in (p, q))
+    u = torch.rand(p_x.shape, device=p.device, generator=sampling.generator)
     accepted = u * q_x < p_x  # (B, g)
     n = int(accepted.all(0).cumprod(0).sum())
-    weights = p[:, n]
-    if n < proposed.size(1):
-        rest = (weights - q[:, n]).clamp(min=0)
-        # in a row where p = q nothing is rejected and the rest is 0: multinomial would raise
-        weights = torch.where(rest.sum(-1, keepdim=True) > 0, rest, weights)
-    last = torch.multinomial(weights, 1, generator=generator)
-    if n < proposed.size(1):
-        last = torch.where(accepted[:, n : n + 1], proposed[:, n : n + 1], last)
-    return torch.cat([proposed[:, :n], last], 1)
+    if n == g:
+        return torch.cat([proposed, sampling.draw(p[:, n])], 1)
+    rest = (p[:, n] - q[:, n]).clamp(min=0)
+    # in a row where p = q nothing is rejected and the rest is 0: multinomial would raise
+    replaced = sampling.draw(torch.where(rest.sum(-1, keepdim=True) > 0, rest, p[:, n]))
+    return torch.cat([proposed[:, :n], torch.where(accepted[:, n, None], proposed[:, n, None], replaced)], 1)

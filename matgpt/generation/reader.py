@@ -18,8 +18,7 @@ class Reader:
 
     The forward of the layers serves every size and gradients; called for one token at a time, it would spend
     most of the time in Python and cut all weights again. So this class cuts them once, as matrices, and
-    repeats the arithmetic of the layers, without dropout. It is the only place that does. With
-    `use_cache=False` the model itself reads the whole window each time; tests compare the two.
+    repeats the arithmetic of the layers, without dropout. It is the only place that does.
     """
 
     @torch.no_grad()
@@ -27,8 +26,7 @@ class Reader:
         config = model.config
         self.model, self.size = model, config.resolve(size)
         trunk = model.trunk_size(self.size)
-        d, h, s = trunk.n_embd, trunk.n_head, config.head_size_of(trunk)
-        self.n_embd, self.n_head, self.head_size = d, h, s
+        self.shape = d, h, s = trunk.n_embd, trunk.n_head, config.head_size_of(trunk)
         self.use_cache, self.cache = use_cache, None  # keys and values (layers, 2, B, h, block_size, s)
         self.start = self.length = 0
         self.layers = [
@@ -48,27 +46,21 @@ class Reader:
 
         Raises ValueError if they are not finite.
         """
-        if start != self.start:  # the window slid, so every token has another position
+        if start != self.start or not self.use_cache:  # if the window slid, every token has another position
             self.start, self.length = start, 0
-        if self.use_cache:
-            x = self.features(out[:, start + self.length : end])
-        else:
-            with self.model.mode(training=False):
-                x = self.model.features(out[:, start:end], self.size)
+        x = self.features(out[:, start + self.length : end])
         logits = self.model.embedding.readout(x[:, -last:])
         if not logits.amax().isfinite():
-            raise ValueError(
-                f"the logits of {self.size!r} are not finite: are its weights, in {logits.dtype}?"
-            )
+            raise ValueError(f"logits of {self.size!r} are not finite: are its weights, in {logits.dtype}?")
         return logits
 
     def features(self, idx):
         """Read token ids (B, T) after those read so far; return their final residual (B, T, d)."""
-        (B, T), h, s = idx.shape, self.n_head, self.head_size
+        (B, T), (d, h, s) = idx.shape, self.shape
         end, mask = self.length + T, None
         if 1 < T < end:  # several tokens after earlier ones: is_causal would mask as if there were none
             mask = torch.ones(T, end, dtype=torch.bool, device=idx.device).tril(self.length)
-        x = self.model.embedding(idx, self.n_embd, self.length)  # (B, T, d)
+        x = self.model.embedding(idx, d, self.length)  # (B, T, d)
         if self.cache is None:
             self.cache = x.new_empty(len(self.layers), 2, B, h, self.model.config.block_size, s)
         for cache, layer in zip(self.cache, self.layers):

@@ -5,6 +5,7 @@ import numbers
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from ..config import positive
 
@@ -29,16 +30,17 @@ class Sampling:
         if not isinstance(self.generator, torch.Generator | None):
             raise ValueError(f"generator={self.generator!r} must be a torch.Generator")
 
-    def draw(self, logits):
-        """Draw one token per row of logits (B, V): tokens (B,) and their distributions, None if greedy."""
+    def draw(self, probs):
+        """Draw one token (B, 1) per row of probabilities (B, V)."""
         if self.temperature == 0:
-            return logits.argmax(-1), None
-        probs = self.probabilities(logits)
-        return torch.multinomial(probs, 1, generator=self.generator)[:, 0], probs
+            return probs.argmax(-1, keepdim=True)
+        return torch.multinomial(probs, 1, generator=self.generator)
 
     def probabilities(self, logits):
-        """Turn logits (..., V) into the probabilities (..., V) to draw from, at a temperature above 0."""
+        """Turn logits (..., V) into the probabilities (..., V) to draw from: a single 1 if greedy."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.temperature == 0:
+            return F.one_hot(logits.argmax(-1), logits.size(-1)).to(logits.dtype)
         least = torch.finfo(logits.dtype).tiny  # in this type a smaller temperature would be 0: 0 / 0
         logits = (logits - logits.amax(-1, keepdim=True)) / max(float(self.temperature), least)
         if self.top_k is not None and self.top_k < logits.size(-1):

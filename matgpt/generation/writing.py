@@ -5,8 +5,7 @@ import codecs
 import torch
 
 from ..sizes import positive
-from .checks import check_draft, check_vocabulary, checked_prompt
-from .drafts import count, verify
+from .drafts import propose, verify
 from .reader import Reader
 from .sampling import Sampling
 
@@ -23,25 +22,41 @@ def generate(
         (nucleus sampling, 1904.09751).
     generator: a torch.Generator for repeatable samples; None: PyTorch's global one.
     use_cache: keep keys and values, so that each token costs one position. After block_size tokens the window
-        slides and all positions change, so each token costs a whole window, with or without the cache. False
-        runs the model on the whole window each time; the tokens are the same.
+        slides and all positions change, so each token costs a whole window, with or without the cache.
     draft_size: a smaller doll that proposes `draft_tokens` tokens at a time; `size` checks them in one pass
         (speculative decoding, 2211.17192). Greedy tokens are the same as without a draft, up to ties in
-        rounding; samples have the same distribution. A draft helps where it costs a small part of this doll
-        and they often agree. It helps less with a tiny doll, whose time is Python's, or in a batch, whose
-        rows wait for each other, and not at all after block_size tokens or in an output-only model.
+        rounding; samples have the same distribution. A draft pays if it is much cheaper and often agrees. It
+        pays less in a batch, whose rows wait for each other, and not at all after block_size tokens or in an
+        output-only model.
     draft_model: another model that proposes, such as one that `nest` made; draft_size is then a doll of it.
     stats: a dict, to which "steps" (passes of this doll), "tokens", "proposed", "accepted", "acceptance" =
         accepted / proposed and "tokens_per_step" are added.
     Raises ValueError, before any work, for an empty prompt, ids outside the vocabulary, a setting out of
     range, or a draft that is not smaller; and in any step whose logits are not finite.
     """
-    drawing = temperature, top_k, top_p, generator
+    sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     drafting = draft_size, draft_tokens, draft_model
-    out, steps = begin(model, idx, max_new_tokens, size, *drawing, use_cache, *drafting, stats)
+    out, steps = begin(model, idx, max_new_tokens, size, use_cache, *drafting, stats, **sampling)
     for _ in steps:
         pass
     return out
+
+
+def check_model(name, model):
+    """Raise ValueError unless `model` is one."""
+    if not hasattr(model, "config"):
+        raise ValueError(f"{name}={model!r:.60} must be a model, as `load` returns it")
+
+
+def check_vocabulary(config, tokenizer, folder=None):
+    """Raise ValueError unless the tokenizer, if there is one, has as many tokens as the model.
+
+    folder: where the two come from, for the message.
+    """
+    tokens, expected = getattr(tokenizer, "vocab_size", None), config.vocab_size
+    if tokenizer is not None and tokens != expected:
+        where = "" if folder is None else f"{folder}: "
+        raise ValueError(f"{where}the tokenizer has {tokens} tokens, the model vocab_size={expected}")
 
 
 def stream(model, tokenizer, prompt, max_new_tokens, **options):
@@ -50,8 +65,7 @@ def stream(model, tokenizer, prompt, max_new_tokens, **options):
     Characters of several bytes are never cut. The joined pieces are the text of what `generate` returns.
     Raises ValueError, at the call, as `generate` does, and for a tokenizer of another vocabulary.
     """
-    if not hasattr(model, "config"):
-        raise ValueError(f"model={model!r:.60} must be a model, as `load` returns it")
+    check_model("model", model)
     if not hasattr(tokenizer, "encode"):
         raise ValueError(f"tokenizer={tokenizer!r} must be the tokenizer that the model was trained with")
     check_vocabulary(model.config, tokenizer)
@@ -76,49 +90,78 @@ def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **opti
 
 @torch.inference_mode(False)  # tensors made in inference mode cannot be changed outside it
 def begin(
-    model, idx, max_new_tokens, size=None, temperature=1.0, top_k=None, top_p=None, generator=None,
-    use_cache=True, draft_size=None, draft_tokens=4, draft_model=None, stats=None,
+    model, idx, max_new_tokens, size=None,
+    use_cache=True, draft_size=None, draft_tokens=4, draft_model=None, stats=None, **sampling,
 ):  # fmt: skip
     """Check the arguments of `generate`; return (out, steps): the iterator `steps` fills `out`."""
-    sampling = Sampling(temperature, top_k, top_p, generator)
-    model.config.resolve(size)
+    sampling, own = Sampling(**sampling), model.config.resolve(size)
     positive("draft_tokens", draft_tokens)
     if not isinstance(stats, dict | None):
         raise ValueError(f"stats={stats!r:.60} must be a dict")
-    drafted = draft_size is not None or draft_model is not None
-    if drafted:
-        check_draft(model, size, draft_size, draft_model)
-    out = checked_prompt(model, idx, max_new_tokens)
-    target, draft = Reader(model, size, use_cache), None
-    if drafted:
-        draft = Reader(model if draft_model is None else draft_model, draft_size, use_cache)
-    return out, write_steps(out, out.size(1) - max_new_tokens, target, draft, draft_tokens, sampling, stats)
+    drafter = model if draft_model is None else draft_model
+    check_model("draft_model", drafter)
+    draft = drafter.config.resolve(draft_size)
+    if draft_model is None and draft_size is not None and (draft == own or not own.covers(draft)):
+        raise ValueError(f"draft_size={draft!r} is not smaller than the doll it drafts for, {own!r}")
+    for name in ("vocab_size", "block_size"):
+        theirs, ours = getattr(drafter.config, name), getattr(model.config, name)
+        if theirs != ours:
+            raise ValueError(f"draft_model has {name}={theirs}: it must be that of the model, {ours}")
+    out = prepare(model, idx, positive("max_new_tokens", max_new_tokens, 0))
+    readers = [Reader(model, own, use_cache)]
+    if (draft_size, draft_model) != (None, None):
+        readers.append(Reader(drafter, draft, use_cache))
+    return out, write_steps(out, out.size(1) - max_new_tokens, readers, draft_tokens, sampling, stats)
+
+
+def prepare(model, idx, max_new_tokens):
+    """Return the prompt (B, T0) at the beginning of a new (B, T0 + max_new_tokens) int64 tensor."""
+    try:
+        idx = torch.as_tensor(idx).to(model.embedding.token.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"idx={idx!r:.60} must be token ids, (B, T0)") from None
+    whole = not (idx.is_floating_point() or idx.is_complex() or idx.dtype == torch.bool)
+    if idx.dim() != 2 or idx.numel() == 0 or not whole:
+        shape = f"idx has shape {tuple(idx.shape)} and dtype {idx.dtype}"
+        raise ValueError(f"{shape}: a prompt is (B, T0) integers with at least one token")
+    idx = idx.long()  # a narrow type may not hold vocab_size
+    model.check_ids(idx)
+    try:
+        out = idx.new_empty(len(idx), idx.size(1) + max_new_tokens)
+    except (RuntimeError, TypeError):  # too large for memory, or for 64 bits
+        raise ValueError(f"max_new_tokens={max_new_tokens} does not fit into memory") from None
+    out[:, : idx.size(1)] = idx
+    return out
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def write_steps(out, t, target, draft, draft_tokens, sampling, stats):
-    """Fill out (B, end) from position t on; yield, after each step, the end of what is written."""
+def write_steps(out, t, readers, draft_tokens, sampling, stats):
+    """Fill out (B, end) from position t on; yield, after each step, the end of what is written.
+
+    readers: the doll that writes and, if there is one, its draft.
+    """
+    target, draft = readers[0], readers[-1]
     end, block_size = out.size(1), target.model.config.block_size
     while t < end:
-        g = 0 if draft is None else max(0, min(draft_tokens, block_size - t, end - t - 1))  # proposals
+        g = max(0, min(draft_tokens, block_size - t, end - t - 1)) if draft is not target else 0  # proposals
         if g == 0:
-            tokens = sampling.draw(target(out, max(0, t - block_size), t)[:, -1])[0][:, None]
+            tokens = sampling.draw(sampling.probabilities(target(out, max(0, t - block_size), t)[:, -1]))
         else:
-            probs = []
-            for i in range(t, t + g):
-                out[:, i], q = sampling.draw(draft(out, 0, i)[:, -1])
-                probs.append(q)
-            q = None if probs[0] is None else torch.stack(probs, 1)
-            tokens = verify(target(out, 0, t + g, g + 1), out[:, t : t + g], q, sampling)
+            q = propose(draft, out, t, g, sampling)
+            p = sampling.probabilities(target(out, 0, t + g, g + 1))
+            tokens = verify(p, q, out[:, t : t + g], sampling)
         n = tokens.size(1)
         out[:, t : t + n] = tokens
         t += n
         if g:  # forget what was read of rejected proposals
-            for reader in (target, draft):
+            for reader in readers:
                 reader.length = min(reader.length, t - 1)
         if stats is not None:
-            count(stats, n, g, n - 1)
+            for name, number in dict(steps=1, tokens=n, proposed=g, accepted=n - 1).items():
+                stats[name] = stats.get(name, 0) + number
+            stats["acceptance"] = stats["accepted"] / max(1, stats["proposed"])
+            stats["tokens_per_step"] = stats["tokens"] / stats["steps"]
         yield t
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ..config import positive
 from ..text.batches import as_row, batch
 
-MOST_LOGITS = 2**26  # held at once: a quarter of a gigabyte in float32
+MOST_LOGITS = 2**26  # at once: a quarter of a gigabyte in float32
 
 
 class BySize(dict):
@@ -49,56 +49,57 @@ def cross_entropy(model, x, y, size=None):
         return nats(model(x, size), y)
 
 
-def blocks(model, ids, max_blocks, batch_size, n_sizes=1):
+def blocks(model, ids, max_blocks=None, batch_size=64, n_sizes=1):
     """Yield inputs and targets (B, T) of blocks of `ids` that do not overlap: all, or some evenly spaced.
 
-    B is at most batch_size, and smaller where the logits of `n_sizes` dolls would exceed MOST_LOGITS.
+    B is at most batch_size, and less if the logits of n_sizes dolls would otherwise exceed MOST_LOGITS.
     """
-    config, T = model.config, model.config.block_size
+    T, V = model.config.block_size, model.config.vocab_size
     ids = as_row(ids, T)
     starts = np.arange(0, len(ids) - T, T)
     if max_blocks is not None and positive("max_blocks", max_blocks) < len(starts):
         starts = starts[np.linspace(0, len(starts) - 1, max_blocks).astype(int)]
-    most = MOST_LOGITS // (n_sizes * T * config.vocab_size)
-    B = min(positive("batch_size", batch_size), max(1, most))
-    for chunk in np.split(starts, range(B, len(starts), B)):
-        yield batch(ids, chunk, T, model.embedding.token.device, config.vocab_size)
-
-
-def passes(model, ids, sizes, max_blocks, batch_size):
-    """Yield each size, its logits (B, T, V) and the targets (B, T), batch by batch, the full size first.
-
-    One pass of the model reads out all sizes that share a trunk.
-    """
-    trunks = model.trunks(sizes)
-    for x, y in blocks(model, ids, max_blocks, batch_size, max(map(len, trunks), default=1)):
-        for trunk in trunks:
-            for size, logits in zip(trunk, model(x, trunk)):
-                yield size, logits, y
+    B = min(positive("batch_size", batch_size), max(1, MOST_LOGITS // (n_sizes * T * V)))
+    for i in range(0, len(starts), B):
+        yield batch(ids, starts[i : i + B], T, model.embedding.token.device, V)
 
 
 @torch.no_grad()
-def evaluate_sizes(model, ids, sizes=None, max_blocks=None, batch_size=64):
-    """Return {size: mean cross-entropy} of several dolls (default: the nesting) on `ids`, in nats per token.
+def averages(measure, model, ids, sizes, max_blocks, batch_size):
+    """Return {size: mean over all blocks of measure(logits (B, T, V), targets (B, T), first) -> (B, *)}.
 
-    Dolls that share a trunk share its pass. Raises the same errors as `evaluate`.
+    One pass without dropout serves all sizes that share a trunk. first: the logits of the largest size.
     """
-    sizes = [model.config.resolve(size) for size in (model.sizes if sizes is None else sizes)]
-    losses = {size: [] for size in sizes}
-    with precision(model.embedding.token.device), model.mode(training=False):
-        for size, logits, y in passes(model, ids, list(losses), max_blocks, batch_size):
-            losses[size] += [nats(logits, y).item()] * len(y)
-    return BySize((size, sum(each) / len(each)) for size, each in losses.items())
+    values = BySize((model.config.resolve(size), []) for size in sizes)
+    trunks = model.trunks(values)
+    with model.mode(training=False):
+        for x, y in blocks(model, ids, max_blocks, batch_size, max(map(len, trunks), default=1)):
+            first = None
+            for trunk in trunks:
+                for size, logits in zip(trunk, model(x, trunk)):
+                    first = logits if first is None else first
+                    values[size].append(measure(logits, y, first))
+    return BySize((size, torch.cat(each).mean(0).tolist()) for size, each in values.items())
+
+
+def evaluate_sizes(model, ids, sizes=None, max_blocks=None, batch_size=64):
+    """Return {size: loss} of several dolls, by default those of the nesting, as `evaluate` measures them."""
+
+    def loss(logits, y, _):
+        return nats(logits, y).expand(len(y))
+
+    with precision(model.embedding.token.device):
+        return averages(loss, model, ids, model.sizes if sizes is None else sizes, max_blocks, batch_size)
 
 
 def evaluate(model, ids, size=None, max_blocks=None, batch_size=64):
     """Return the mean cross-entropy of one doll on `ids`, in nats per token.
 
-    Reads blocks of block_size tokens that do not overlap: all of them, or `max_blocks` evenly spaced.
-    Raises ValueError for a text shorter than one block, an id outside the vocabulary, or a size that does not
-    fit.
+    Reads blocks of block_size tokens that do not overlap: all, or `max_blocks` evenly spaced. Raises
+    ValueError for a text shorter than a block, an id outside the vocabulary, or a size that does not fit.
     """
-    return evaluate_sizes(model, ids, [size], max_blocks, batch_size)[model.config.resolve(size)]
+    (loss,) = evaluate_sizes(model, ids, [size], max_blocks, batch_size).values()
+    return loss
 
 
 class Agreement(NamedTuple):
@@ -108,20 +109,18 @@ class Agreement(NamedTuple):
     kl: float
 
 
-@torch.no_grad()
-def agreement(model, ids, max_blocks=256, batch_size=16):
+def agreement(model, ids, max_blocks=256, batch_size=64):
     """Return {size: Agreement} of every doll with the full one on a text (MatFormer, 2310.07707, 4.1).
 
     `kl` is the mean of KL(full || doll): the smaller it is, the more tokens of a draft the full doll accepts.
     Reads blocks and raises errors as `evaluate` does.
     """
-    totals, n_tokens = BySize((size, np.zeros(2)) for size in model.sizes), 0
-    with model.mode(training=False):
-        for size, logits, y in passes(model, ids, model.sizes, max_blocks, batch_size):
-            doll = logits.float().log_softmax(-1)  # (B, T, V)
-            if size == model.config.full:
-                full, n_tokens = doll, n_tokens + y.numel()
-            same = (doll.argmax(-1) == full.argmax(-1)).sum()
-            kl = F.kl_div(doll, full, reduction="sum", log_target=True)
-            totals[size] += [same.item(), kl.item()]
-    return BySize((size, Agreement(*(total / n_tokens).tolist())) for size, total in totals.items())
+
+    def compare(logits, _, full):
+        doll, full = logits.float().log_softmax(-1), full.float().log_softmax(-1)
+        same = (doll.argmax(-1) == full.argmax(-1)).float()
+        kl = F.kl_div(doll, full, reduction="none", log_target=True).sum(-1)
+        return torch.stack([same, kl], -1).mean(1)  # (B, 2)
+
+    result = averages(compare, model, ids, model.sizes, max_blocks, batch_size)
+    return BySize((size, Agreement(*pair)) for size, pair in result.items())

@@ -16,7 +16,7 @@ from ..sizes import Size, inner_sizes, positive
 from .evaluation import evaluate_sizes
 
 # the unit of each cost of a doll
-UNITS = dict(params="parameters", flops="FLOPs per token", ms="milliseconds per token", bytes="bytes")
+UNITS = dict(params="parameters", flops="FLOPs per token", ms="milliseconds per token")
 
 
 def lattice(n_embd, n_layer, head_size, n_inner_ratio=(4,)):
@@ -41,34 +41,22 @@ def flops_per_token(config, size=None, trunk=None):
     Counts as PaLM does (2204.02311, appendix B): the tied readout counts, and so does attention without its
     causal mask; embedding look-ups, norms and softmax do not.
     """
-    weights = config.vocab_size * config.resolve(size).n_embd
     trunk = config.resolve(size if trunk is None else trunk)
     d, a = trunk.n_embd, trunk.n_head * config.head_size_of(trunk)
-    for f in inner_sizes(trunk.n_inner, trunk.n_layer):
-        weights += (
-            4 * a * d + 2 * d * f + 2 * a * config.block_size
-        )  # the last: q·k and the weighted sum of v
-    return 2 * weights
+    inner = sum(inner_sizes(trunk.n_inner, trunk.n_layer))
+    attention = 4 * a * d + 2 * a * config.block_size  # the last: q·k and the weighted sum of v
+    return 2 * (config.vocab_size * config.resolve(size).n_embd + trunk.n_layer * attention + 2 * d * inner)
 
 
 @torch.no_grad()
 def milliseconds(model, size):
     """Return the median time of a forward pass of one token, by the doll sliced out if that is possible."""
-    doll = model
     if isinstance(model, MatryoshkaGPT):
         with warnings.catch_warnings(action="ignore"):  # the size need not be a trained one
-            doll, size = model.slice(size), None
+            model, size = model.slice(size), None
     token = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.token.device)
-    with doll.mode(training=False):  # .item() waits for a GPU
-        seconds = timeit.repeat(lambda: doll(token, size)[0, 0, 0].item(), number=1, repeat=15)
-    return 1e3 * median(seconds)
-
-
-def costs(model, size, latency=False):
-    """Return what a doll costs, by the names of UNITS; `ms` is None unless latency is True."""
-    params, flops = model.num_params(size), flops_per_token(model.config, size, model.trunk_size(size))
-    memory = params * model.embedding.token.element_size()
-    return dict(params=params, flops=flops, bytes=memory, ms=milliseconds(model, size) if latency else None)
+    with model.mode(training=False):  # .item() waits for a GPU
+        return 1e3 * median(timeit.repeat(lambda: model(token, size).max().item(), number=1, repeat=15))
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,6 @@ class Point:
     flops: int
     loss: float
     on_front: bool = False
-    bytes: int | None = None
     ms: float | None = None
 
     def __str__(self):
@@ -94,6 +81,16 @@ class Points(list):
 
     def __repr__(self):
         return "\n".join(map(str, self))
+
+
+def values(points, cost):
+    """Return one cost of each point. Raises ValueError if there is no such cost or it was not measured."""
+    if cost not in UNITS:
+        raise ValueError(f"{cost!r} must be one of {', '.join(UNITS)}")
+    numbers = [getattr(p, cost) for p in points]
+    if None in numbers:
+        raise ValueError(f"the points hold no {cost}: frontier(..., latency=True) measures it")
+    return numbers
 
 
 def mark_front(points):
@@ -114,38 +111,40 @@ def mark_front(points):
 def frontier(model, val_ids, sizes=None, max_blocks=None, latency=False):
     """Return a list of Points, smallest first, that prints as a table: one for each of `sizes`.
 
-    sizes: default the nesting; any Size that fits, trained or not, such as `model.config.sample(100)` of a
-        range. max_blocks: see `evaluate`. latency: whether to measure milliseconds per token, too.
+    sizes: None for the nesting, or any Sizes that fit, such as `model.config.sample(100)` of a range.
+    max_blocks: see `evaluate`. latency: whether to measure milliseconds per token, too.
     """
     if not isinstance(sizes, Iterable | None):
         raise ValueError(f"sizes={sizes!r} must be several sizes, or None for those of the nesting")
-    losses = evaluate_sizes(model, val_ids, sizes, max_blocks)
-    return mark_front([Point(s, loss=loss, **costs(model, s, latency)) for s, loss in losses.items()])
+    points = []
+    for size, loss in evaluate_sizes(model, val_ids, sizes, max_blocks).items():
+        flops = flops_per_token(model.config, size, model.trunk_size(size))
+        ms = milliseconds(model, size) if latency else None
+        points.append(Point(size, model.num_params(size), flops, loss, ms=ms))
+    return mark_front(points)
 
 
-def best_size(points, max_params=None, max_flops=None, max_ms=None, max_bytes=None):
+def best_size(points, max_params=None, max_flops=None, max_ms=None):
     """Return the Size with the lowest loss among the points within every limit that is given.
 
-    points: what `frontier` measured. max_flops and max_ms are per token, max_bytes is for the weights.
+    points: what `frontier` measured. max_flops and max_ms are per token.
     Raises ValueError if `points` holds anything else, lacks a cost that has a limit, or has none that fits.
     """
     if not isinstance(points, (list, tuple)) or not all(isinstance(p, Point) for p in points):
         what = f"what frontier(model, val_ids) measures, not a {type(points).__name__}"
         raise ValueError(f"points must be {what}: call frontier first")
     points = fitting = [p for p in points if not math.isnan(p.loss)]
-    limits = dict(params=max_params, flops=max_flops, ms=max_ms, bytes=max_bytes)
-    limits = {name: most for name, most in limits.items() if most is not None}
-    for name, most in limits.items():
-        if not isinstance(most, Real):
-            raise ValueError(f"max_{name}={most!r} must be a number of {UNITS[name]}")
-        if any(getattr(p, name) is None for p in points):
-            remedy = f"frontier(..., latency={name == 'ms'}) measures it"
-            raise ValueError(f"max_{name}={most}: points hold no {name}; {remedy}")
-        fitting = [p for p in fitting if getattr(p, name) <= most]
     if not points:
         raise ValueError("points is empty, or every loss is NaN: measure dolls with frontier first")
+    limits = dict(params=max_params, flops=max_flops, ms=max_ms)
+    limits = {cost: most for cost, most in limits.items() if most is not None}
+    least = []
+    for cost, most in limits.items():
+        if not isinstance(most, Real):
+            raise ValueError(f"max_{cost}={most!r} must be a number of {UNITS[cost]}")
+        least.append(f"{min(values(points, cost))} {UNITS[cost]}")
+        fitting = [p for p in fitting if getattr(p, cost) <= most]
     if not fitting:
-        asked = ", ".join(f"max_{name}={most}" for name, most in limits.items())
-        least = ", ".join(f"{min(getattr(p, name) for p in points)} {UNITS[name]}" for name in limits)
-        raise ValueError(f"no doll fits {asked}: the least is {least}")
+        asked = ", ".join(f"max_{cost}={most}" for cost, most in limits.items())
+        raise ValueError(f"no doll fits {asked}: the least is {', '.join(least)}")
     return min(fitting, key=lambda p: p.loss).size

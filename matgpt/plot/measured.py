@@ -1,58 +1,46 @@
 """The losses of dolls: over a run, against their cost, and beside those of the full one."""
 
-import math
 from statistics import mean
 
+import numpy as np
 from matplotlib.ticker import AutoLocator, EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from ..measure.shapes import UNITS
+from ..measure.shapes import UNITS, values
 from .style import colors, label, new_axes, new_figure, plain_text
 
-SPENT = {"steps": "training step", "flops": "training FLOPs"}
 MARKERS = "osD^vPX"
-
-
-def _name_of(x, names):
-    """Return the label of the axis that `x` asks for. Raises ValueError if it is not among `names`."""
-    if x not in names:
-        raise ValueError(f"x={x!r} must be one of {', '.join(map(repr, names))}")
-    return names[x]
 
 
 def losses(history, x="steps"):
     """Draw the loss of every doll in one run: validation as lines, training dotted. x: "steps" or "flops"."""
+    if x not in ("steps", "flops"):
+        raise ValueError(f"x={x!r} must be one of 'steps', 'flops'")
+    xlabel = "training step" if x == "steps" else "training FLOPs"
     title = "Loss at every size of one run" if len(history.sizes) > 1 else "Loss of one run"
-    figure, ax = new_axes(title, _name_of(x, SPENT), "cross-entropy, nats")
-    spent = getattr(history, x)
+    figure, ax = new_axes(title, xlabel, "cross-entropy, nats")
     for size, color in zip(history.sizes, colors(len(history.sizes))):
-        name = label(size, history.sizes)
-        last = f"{name}: {history.val[size][-1]:.3f}" if spent else name
-        ax.plot(spent, history.val[size], "o-", color=color, markersize=3, label=last)
-        ax.plot(spent, history.train[size], ":", color=color, linewidth=1)
+        name = label(size, history.sizes) + "".join(f": {loss:.3f}" for loss in history.val[size][-1:])
+        ax.plot(getattr(history, x), history.val[size], "o-", color=color, markersize=3, label=name)
+        ax.plot(getattr(history, x), history.train[size], ":", color=color, linewidth=1)
     ax.plot([], [], ":", color="gray", label="dotted: training text")
     ax.set_yscale("log")  # holds the first loss, near ln V, and spreads the last ones
     ax.yaxis.set(major_locator=AutoLocator(), major_formatter="{x:g}", minor_locator=NullLocator())
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if x == "flops":
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set(major_locator=MaxNLocator(integer=True), major_formatter=EngFormatter(sep=""))
     ax.legend(fontsize=8, frameon=False)
     return figure
 
 
-def _cost_axes(title, x):
-    """Return a figure and axes for losses over a cost on a log scale, with ticks at 1, 2 and 5 times 10^n."""
-    figure, ax = new_axes(title, f"{_name_of(x, UNITS)} of the doll", width=8, height=4.6)
+def _against_cost(title, x, families):
+    """Return a figure and axes with losses against a cost; families: (Points, style of `plot`) each."""
+    figure, ax = new_axes(title, f"{UNITS.get(x)} of the doll", width=8, height=4.6)
+    for points, style in families:
+        if points:
+            ax.plot(values(points, x), [p.loss for p in points], **style)
     ax.set_xscale("log")
     ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=EngFormatter(sep=""))
     ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.legend(fontsize=8, frameon=False)
     return figure, ax
-
-
-def _at(points, x):
-    """Return the costs and losses of points. Raises ValueError if a cost was not measured."""
-    if any(getattr(p, x) is None for p in points):
-        raise ValueError(f"x={x!r}: points hold no {x}; frontier(..., latency=True) measures it")
-    return [getattr(p, x) for p in points], [p.loss for p in points]
 
 
 @plain_text
@@ -62,15 +50,13 @@ def frontier(groups, x="params", twins=()):
     groups: {name: list of Points}; a line joins those of a family that are on its front. x: a cost.
     twins: Points of models trained alone.
     """
-    figure, ax = _cost_axes("Which shape for which budget?", x)
+    families = []
     for i, (name, points) in enumerate(groups.items()):
-        ax.plot(*_at(points, x), MARKERS[i % 7], color=f"C{i}", label=name)
-        front = sorted((p for p in points if p.on_front), key=lambda p: getattr(p, x))
-        ax.plot(*_at(front, x), "-", color=f"C{i}", alpha=0.7)
-    if twins:
-        ax.plot(*_at(twins, x), "x", color="black", label="twins trained alone")
-    ax.legend(fontsize=8, frameon=False)
-    return figure
+        front = sorted((p for p in points if p.on_front), key=lambda p: values([p], x))
+        families.append((points, dict(marker=MARKERS[i % 7], ls="", color=f"C{i}", label=name)))
+        families.append((front, dict(color=f"C{i}", alpha=0.7)))
+    families.append((twins, dict(marker="x", ls="", color="black", label="twins trained alone")))
+    return _against_cost("Which shape for which budget?", x, families)[0]
 
 
 def slices(points, listed=(), twins=(), x="flops"):
@@ -79,17 +65,14 @@ def slices(points, listed=(), twins=(), x="flops"):
     points: Points of dolls anywhere in a range. listed: of those in `model.sizes`, ringed. twins: of models
     trained alone, as crosses. x: a cost.
     """
-    figure, ax = _cost_axes("Every doll of one model", x)
     dots = [*points, *listed]
+    dot = dict(marker="o", ls="", ms=5, color="tab:green", label="sliced out of it")
+    ring = dict(marker="o", ls="", ms=10, mfc="none", mec="tab:red", label="listed in model.sizes")
+    cross = dict(marker="x", ls="", color="black", label="trained alone")
+    figure, ax = _against_cost("Every doll of one model", x, [(dots, dot), (listed, ring), (twins, cross)])
     widths = [p.size.n_embd for p in dots]
-    dolls = ax.scatter(*_at(dots, x), c=widths, cmap="viridis_r", s=22, label="sliced out of it")
-    if listed:
-        ring = dict(facecolors="none", edgecolors="tab:red", linewidths=1.4)
-        ax.scatter(*_at(listed, x), s=110, label="listed in model.sizes", **ring)
-    if twins:
-        ax.scatter(*_at(twins, x), marker="x", color="black", s=45, label="trained alone")
-    figure.colorbar(dolls, ax=ax, label="width")
-    ax.legend(fontsize=8, frameon=False)
+    colored = ax.scatter(values(dots, x), [p.loss for p in dots], s=28, c=widths, cmap="viridis_r", zorder=3)
+    figure.colorbar(colored, ax=ax, label="width")
     return figure
 
 
@@ -103,15 +86,12 @@ def baselines(params, families, title="What nesting costs and gains"):
     figure, ax = new_axes(title, "parameters of the doll", width=8, height=4.8)
     numbers = []
     for i, (name, runs) in enumerate(families.items()):
-        sizes = sorted(runs, key=params.get)
-        counts, means = [params[s] for s in sizes], [mean(runs[s]) for s in sizes]
-        bars = (
-            [m - min(runs[s]) for s, m in zip(sizes, means)],
-            [max(runs[s]) - m for s, m in zip(sizes, means)],
-        )
-        marker = dict(marker=MARKERS[i % 7], ms=5) if len(sizes) > 1 else dict(marker="*", ms=12, ls="")
+        rows = [(params[s], min(runs[s]), mean(runs[s]), max(runs[s])) for s in sorted(runs, key=params.get)]
+        counts, least, means, most = np.array(rows, float).T
+        marker = dict(marker=MARKERS[i % 7], ms=5) if len(rows) > 1 else dict(marker="*", ms=12, ls="")
+        bars = means - least, most - means
         ax.errorbar(counts, means, bars, color=f"C{i}", capsize=3, label=name, **marker)
-        numbers += [(m, n, f"C{i}") for m, n in zip(means, counts) if math.isfinite(m)]
+        numbers += [(m, n, f"C{i}") for m, n in zip(means, counts) if np.isfinite(m)]
     names = [f"{n:,}\n" + label(s, params).replace(", ", "\n") for s, n in params.items()]
     ax.set_xscale("log")
     ax.set_xticks(list(params.values()), names, fontsize=8)
@@ -132,14 +112,12 @@ def baselines(params, families, title="What nesting costs and gains"):
 def agreement(agreements):
     """Draw what `matgpt.agreement` returns: how often the likeliest tokens agree, and the KL divergence."""
     figure, axes = new_figure(1, 2, figsize=(8, 3.4))
-    same, kl = [100 * a.same for a in agreements.values()], [a.kl for a in agreements.values()]
-    panels = (
-        ("Same next token as the full doll", "% of positions", same, "%.1f"),
-        ("KL (full || doll)", "nats per token", kl, "%.3f"),
-    )
-    for ax, (title, ylabel, values, form) in zip(axes, panels):
-        ax.bar_label(ax.bar(range(len(values)), values, color=colors(len(values))), fmt=form, fontsize=8)
-        ax.set_xticks(range(len(values)), map(str, agreements), fontsize=8)
-        ax.set(title=title, xlabel="width, heads, layers of the doll", ylabel=ylabel)
-        ax.spines[["top", "right"]].set_visible(False)
+    same, kl = zip(*agreements.values())
+    axes[0].set(title="Same next token as the full doll", ylabel="share of positions")
+    axes[1].set(title="KL (full || doll)", ylabel="nats per token")
+    for ax, shares in zip(axes, (same, kl)):
+        bars = ax.bar(list(map(str, agreements)), shares, color=colors(len(shares)))
+        ax.bar_label(bars, fmt="%.3f", fontsize=8)
+        ax.set_xlabel("width, heads, layers of the doll")
+        ax.tick_params(labelsize=8)
     return figure
