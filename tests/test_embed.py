@@ -4,16 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import matgpt
-from matgpt import CharTokenizer, GPTConfig, MatryoshkaEmbeddingsGPT
-from matgpt.embeddings.pooling import cut, embed
+from matgpt import CharTokenizer, GPTConfig, MatryoshkaEmbeddingsGPT, embed
+from matgpt.embeddings.pooling import cut
 
 BLOCK = 6
+CONFIG = GPTConfig(11, BLOCK, 16, 2, 2, nesting=(4, 8, 16))
 
 
 @pytest.fixture
 def model(variant, build):
-    return build(variant, GPTConfig(11, BLOCK, 16, 2, 2, nesting=(4, 8, 16)))
+    return build(variant, CONFIG)
 
 
 def ids(*lengths):
@@ -21,56 +21,45 @@ def ids(*lengths):
     return [torch.randint(11, (n,), generator=rng) for n in lengths]
 
 
-def test_embedding_is_the_mean_of_the_final_residual_over_the_tokens(model):
-    (row,) = ids(5)
-    for size in (None, 8, model.config.width(6)):
-        mean = model.features(row[None], size)[0].mean(0)
-        assert torch.allclose(embed(model, [row], size)[0], F.normalize(mean, dim=0).float(), atol=1e-6)
-
-
-def test_a_long_text_is_the_mean_over_all_its_tokens_in_windows(model):
-    (row,) = ids(2 * BLOCK + 3)
-    x = torch.cat([model.features(part[None])[0] for part in row.split(BLOCK)])
-    assert len(x) == len(row)
-    assert torch.allclose(embed(model, [row])[0], F.normalize(x.mean(0), dim=0).float(), atol=1e-6)
+def test_the_embedding_is_the_mean_of_the_final_residual_over_all_windows(model):
+    for length in (5, 2 * BLOCK + 3):
+        (row,) = ids(length)
+        for size in (None, 8, model.config.width(6)):
+            x = torch.cat([model.features(part[None], size)[0] for part in row.split(BLOCK)])
+            expected = F.normalize(x.mean(0), dim=0).float()
+            assert len(x) == length and torch.allclose(embed(model, [row], size)[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_neighbours_in_the_batch_and_its_padding_change_nothing(model, batch_size):
+def test_other_texts_of_the_batch_and_padding_change_nothing(model, batch_size):
     rows = ids(1, 17, BLOCK, 3, BLOCK + 1)
     together = embed(model, rows, batch_size=batch_size)
     assert together.shape == (5, 16)
-    for row, out in zip(rows, together):
-        assert torch.allclose(embed(model, [row])[0], out, atol=1e-6)
-    assert (together[0] - together[3]).norm() > 1e-2  # and texts do differ
+    for row, embedding in zip(rows, together):
+        assert torch.allclose(embed(model, [row])[0], embedding, atol=1e-6)
+    assert (together[0] - together[3]).norm() > 1e-2, "texts differ"
 
 
-def test_length_is_one_at_every_size(model):
-    for size in (4, 8, None, model.config.width(6)):
-        assert torch.allclose(embed(model, ids(3, 9), size).norm(dim=1), torch.ones(2), atol=1e-6)
-
-
-def test_cutting_is_embedding_at_that_size_with_the_trunk_run_once(build):
-    model = build(MatryoshkaEmbeddingsGPT, GPTConfig(11, BLOCK, 16, 2, 2, nesting=(4, 8, 16)))
-    rows = ids(3, 20)
+def test_a_cut_output_only_embedding_is_the_embedding_at_that_size(build):
+    model, rows = build(MatryoshkaEmbeddingsGPT, CONFIG), ids(3, 20)
     whole = embed(model, rows)
     for d in (4, 6, 8, 16):
         assert torch.allclose(cut(whole, d), embed(model, rows, model.config.width(d)), atol=1e-6)
-    assert torch.equal(cut(whole, 4), cut(cut(whole, 8), 4)) or torch.allclose(
-        cut(whole, 4), cut(cut(whole, 8), 4)
-    )
+        assert torch.allclose(cut(whole, d).norm(dim=1), torch.ones(2))
+    for d in (0, 17, 2.5, None):
+        with pytest.raises(ValueError, match=f"d={d}"):
+            cut(whole, d)
 
 
 def test_texts_ids_and_lists_agree(model):
-    tokenizer = CharTokenizer("abcdefghijk")
-    text = "abcabckkkj"
+    tokenizer, text = CharTokenizer("abcdefghijk"), "abcabckkkj"
     row = tokenizer.encode(text)
     expected = embed(model, [torch.tensor(row)])
-    for same in (text, [text], row, [row], torch.tensor(row), torch.tensor([row])):
+    for same in (text, [text], row, [row], torch.tensor(row), torch.tensor([row]), torch.tensor(row).numpy()):
         assert torch.equal(embed(model, same, tokenizer=tokenizer), expected)
 
 
-def test_mode_of_the_model_is_left_as_it_was_and_dropout_is_off(variant):
+def test_dropout_is_off_and_the_mode_stays(variant):
     torch.manual_seed(0)
     model = variant(GPTConfig(11, BLOCK, 16, 2, 2, dropout=0.5)).train()
     assert torch.equal(embed(model, ids(5)), embed(model, ids(5)))
@@ -82,61 +71,63 @@ def test_token_embeddings_are_the_first_columns(model):
     assert model.token_embeddings(model.config.width(6)).shape == (11, 6)
 
 
-def test_bad_input_is_named(model):
-    tokenizer = CharTokenizer("abcdefghijk")
-    with pytest.raises(ValueError, match="must have the 11 tokens of the model"):
-        embed(model, "abc", tokenizer=CharTokenizer("abc"))
-    for texts, match in (
-        ([], "empty"),
+@pytest.mark.parametrize(
+    "texts, match",
+    [
+        ([], "ids_or_texts is empty"),
+        (None, "ids_or_texts=None"),
+        (torch.tensor(3), "ids_or_texts=tensor"),
         (["a", ""], "text 1"),
-        ([[]], "text 0"),
-        ([[0.5]], "whole numbers"),
-        ([[3, 11]], "11"),
-        ([[-1]], "-1"),
+        ([[]], "text 0 has shape"),
+        (torch.zeros(2, 2, 2).long(), "text 0 has shape"),
+        ([[0.5]], "text 0 has dtype torch.float32"),
+        ([[True, False]], "text 0 has dtype torch.bool"),
+        ([[1j]], "text 0 has dtype torch.complex64"),
+        ([[2**70]], "text 0, .* is neither"),
+        ([None], "text 0, None, is neither"),
+        ([[3, 11]], "token id 11"),
+        ([[-1]], "token id -1"),
         (["ax"], "'x'"),
-        (torch.zeros(2, 2, 2).long(), "shape"),
+        (b"abc", "must be a str, not bytes"),
+        ([bytearray(b"abc")], "must be a str, not bytearray"),
+    ],
+)
+def test_bad_texts_are_named(model, texts, match):
+    with pytest.raises(ValueError, match=match):
+        embed(model, texts, tokenizer=CharTokenizer("abcdefghijk"))
+
+
+def test_other_bad_arguments_are_named(model):
+    for options, match in (
+        (dict(size=5), "size=5"),
+        (dict(batch_size=0), "batch_size=0"),
+        (dict(batch_size=None), "batch_size=None"),
+        (dict(tokenizer=CharTokenizer("abc")), "CharTokenizer.*must have the 11 tokens"),
+        (dict(tokenizer=CharTokenizer("abcdefghijklm")), "must have the 11 tokens"),
+        (dict(tokenizer="gpt2"), "tokenizer='gpt2' must have"),
     ):
         with pytest.raises(ValueError, match=match):
-            embed(model, texts, tokenizer=tokenizer)
-    for texts in (b"abc", [b"abc"], bytearray(b"abc")):
-        with pytest.raises(ValueError, match="text 0 is bytes"):
-            embed(model, texts, tokenizer=tokenizer)
-    with pytest.raises(ValueError, match="tokenizer"):
-        embed(model, ["abc"])
-    with pytest.raises(ValueError, match="tokenizer"):
-        embed(model, [[1, 2], "abc"])
-    with pytest.raises(ValueError, match="size=5"):
-        embed(model, ids(3), size=5)
-    with pytest.raises(ValueError, match="batch_size"):
-        embed(model, ids(3), batch_size=0)
-    for d in (0, 17, 2.5):
-        with pytest.raises(ValueError, match="d="):
-            cut(torch.ones(2, 16), d)
+            embed(model, ids(3), **options)
+    for texts in (["abc"], [[1, 2], "abc"]):
+        with pytest.raises(ValueError, match="is a string: give token ids, or the tokenizer"):
+            embed(model, texts)
 
 
-def test_a_float64_default_changes_nothing(variant):
-    torch.manual_seed(0)
-    model = variant(GPTConfig(11, BLOCK, 16, 2, 2, nesting=(4, 8, 16)))
-    expected = embed(model, ids(5, 9))
-    torch.set_default_dtype(torch.float64)
-    try:
-        found = embed(model, ids(5, 9))
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert torch.equal(found, expected) and found.dtype == torch.float32
-
-
-def test_it_is_public():
-    assert matgpt.embed is embed
-
-
-def test_weights_that_are_not_finite_are_refused(model):
-    model.norm.weight.data[0] = float("nan")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_damaged_weights_are_an_error(model, value):
+    with torch.no_grad():
+        model.norm.weight[3] = value
     with pytest.raises(ValueError, match="NaN or infinite"):
         embed(model, ids(3))
 
 
-def test_under_inference_mode_and_compiled(model):
-    expected = embed(model, ids(3, 9))
-    with torch.inference_mode():
-        assert torch.equal(embed(model, ids(3, 9)), expected)
+def test_a_float64_default_changes_nothing(variant):
+    torch.manual_seed(0)
+    model = variant(CONFIG)
+    expected = embed(model, ids(5, 9))
+    torch.set_default_dtype(torch.float64)
+    try:
+        embeddings = embed(model, ids(5, 9))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(embeddings, expected) and embeddings.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Pairs of a docstring and its code: what is taken, what is left out, and that no copy crosses the split."""
+"""Pairs: what is read from sources, what is left out, one's own, and that no copy crosses the split."""
 
 import sysconfig
 
@@ -51,28 +51,14 @@ def folder(tmp_path):
 
 
 def test_words_split_names_at_capitals_and_underscores():
-    assert words("parse_HTTPHeader2 fooBar getURL Über_maß!") == [
-        "parse",
-        "http",
-        "header",
-        "2",
-        "foo",
-        "bar",
-        "get",
-        "url",
-        "über",
-        "maß",
-    ]
+    expected = ["parse", "http", "header", "2", "foo", "bar", "get", "url", "über", "maß"]
+    assert words("parse_HTTPHeader2 fooBar getURL Über_maß!") == expected
 
 
 def test_the_first_sentence_against_the_code_without_docstring(folder):
     pairs = load_pairs(folder)
-    assert pairs.names == [
-        "a.Reader.read_file",
-        "a.wait_for_it",
-        "b.inner.Reader.read_file",
-        "b.inner.wait_for_it",
-    ]
+    functions = ("Reader.read_file", "wait_for_it")
+    assert pairs.names == [f"{module}.{name}" for module in ("a", "b.inner") for name in functions]
     assert pairs.modules == ["a", "a", "b", "b"] and len(pairs) == 4
     assert pairs.queries[:2] == ["Read the file from disk.", "Wait until it is there"]
     assert pairs.documents[0] == f"def read_file(self):\n    {LONG}"
@@ -80,7 +66,7 @@ def test_the_first_sentence_against_the_code_without_docstring(folder):
 
 
 def test_lines_are_those_of_the_parser(tmp_path):
-    """Neither a form feed nor a separator in a string ends one."""
+    """A form feed or a separator in a string ends no line."""
     (tmp_path / "a.py").write_bytes(("\x0c\nx = '\x1c \u2028'\n" + FILE).replace("\n", "\r\n").encode())
     pairs = load_pairs(tmp_path)
     assert pairs.queries[0] == "Read the file from disk."
@@ -94,37 +80,56 @@ def test_functions_without_docstring_are_asked_for_by_name(folder):
     assert pairs.plain().documents[0].startswith("def self other x first thing 1 y second")
 
 
-def test_split_parts_by_module_and_takes_copies_out():
-    bodies = [f"a{i} b{i} c{i} d{i} e{i} f{i} g{i} h{i}" for i in range(40)]
+def test_split_holds_out_modules_and_leaves_copies_out():
+    documents = [f"a{i} b{i} c{i} d{i} e{i} f{i} g{i} h{i}" for i in range(40)]
+    modules = [f"m{i % 10}" for i in range(40)]
     pairs = Pairs(
-        [f"q{i}" for i in range(40)],
-        bodies,
-        [f"m{i % 10}.f{i}" for i in range(40)],
-        [f"m{i % 10}" for i in range(40)],
+        [f"q{i}" for i in range(40)], documents, [f"{m}.f{i}" for i, m in enumerate(modules)], modules
     )
     train, test = pairs.split(held_out=0.2, seed=1)
     assert len(set(test.modules)) == 2 and len(train) + len(test) == 40
     assert not set(train.modules) & set(test.modules)
     assert pairs.split(0.2, 1)[1].names == test.names != pairs.split(0.2, 2)[1].names
-    body = test.documents[0]
+    same_name = "o." + test.names[0].partition(".")[2]
     others = Pairs(
-        ["new"] * 4,
-        [f"def g {body} end", "all else is new here and there", "only a few words of it", "x " * 9],
-        ["o.g", "o.h", "o.i", "o." + test.names[0].partition(".")[2]],
-        ["o"] * 4,
+        ["new", "new", "new", test.queries[0], test.queries[0]],
+        [f"def g {test.documents[0]} end", "all else is new", "few words of it", "x " * 9, "y " * 9],
+        ["o.copy", "o.new", "o.few", same_name, "o.another"],
+        ["o"] * 5,
     )
-    others.queries[3] = test.queries[0]
-    assert others.without(test).names == [
-        "o.h",
-        "o.i",
-    ]  # a copy, and the same question of the same name, are gone
+    assert others.without(test).names == ["o.new", "o.few", "o.another"]
 
 
-def test_copies_are_found_by_runs_of_words():
+def test_copies_share_half_of_their_runs_of_five_words():
     original = "def f a b: return sum of all the things that are in a and b"
-    assert copied(
-        [original, original.replace("def f", "def g"), "return sum of nothing", "b a"], [original]
-    ) == [True, True, False, False]
+    documents = [original, original.replace("def f", "def g"), "return sum of nothing", "b a"]
+    assert copied(documents, [original]) == [True, True, False, False]
+    assert copied(documents, []) == [False] * 4
+
+
+def test_pairs_of_ones_own_need_two_lists_of_texts():
+    pairs = Pairs(("why", "how", "why"), ["since", "so", "as"])
+    assert pairs.queries == ["why", "how", "why"] and pairs.names == pairs.modules == ["", "", ""]
+    rest, aside = pairs.set_aside(1, seed=0)
+    assert sorted(rest.documents + aside.documents) == ["as", "since", "so"] and len(aside) == 1
+    assert pairs.without(Pairs(["why"], ["never"])).queries == ["how"], "no module is shared, a question is"
+    with pytest.raises(ValueError, match="1 modules leaves a part empty.*set_aside"):
+        pairs.split()
+    for queries, documents, match in (
+        (["a", "b"], ["c"], "2 queries need as many documents, not 1"),
+        (["a", ""], ["c", "d"], r"queries\[1\]=''"),
+        (["a"], [None], r"documents\[0\]=None"),
+        (["a"], [b"c"], r"documents\[0\]=b'c'"),
+        ("a", "c", "queries='a' must be a list"),
+        (None, ["c"], "queries=None must be a list"),
+        (["a"], 3, "documents=3 must be a list"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            as_pairs("pairs", (queries, documents))
+    assert as_pairs("pairs", pairs) is pairs
+    for wrong in (3, None, [("a", "b")], (["a"], ["b"], ["c"])):
+        with pytest.raises(ValueError, match="val_pairs=.* must be Pairs or two lists"):
+            as_pairs("val_pairs", wrong)
 
 
 @pytest.mark.slow
@@ -133,15 +138,16 @@ def test_the_library_of_this_python():
     assert len(pairs) > 2000 and len(set(pairs.modules)) > 80
     assert all(len(column) == len(pairs) for column in vars(pairs).values())
     assert not {"test", "idlelib", "site-packages"} & set(pairs.modules)
-    train, test = pairs.split(held_out=0.2, seed=0)
-    assert not any(copied(train.documents, test.documents))
 
 
 def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     for source, match in (
-        (tmp_path / "empty", "empty holds no"),
-        (tmp_path / "missing", "there is no folder .*missing"),
+        (tmp_path / "empty", "empty holds no Python source with functions with a docstring"),
+        (tmp_path / "missing", "there is no folder '.*missing'"),
+        ("nope", "there is no folder 'nope'"),
+        (folder / "a.py", "there is no folder"),
+        (None, "None"),
     ):
         with pytest.raises(ValueError, match=match):
             load_pairs(source)
@@ -150,30 +156,11 @@ def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
         load_pairs()
     with pytest.raises(ValueError, match="queries='all'"):
         load_pairs(folder, queries="all")
-    for share in (0, 1, 0.1, "x"):
+    for share in (0, 1, 0.1, "x", None):
         with pytest.raises(ValueError, match="held_out"):
             load_pairs(folder).split(share)
 
 
 def test_a_digest_tells_pairs_apart():
-    pairs = Pairs(["a", "b"], ["c", "d"], ["m.e", "m.f"], ["m", "m"])
+    pairs = Pairs(["a", "b"], ["c", "d"])
     assert pairs.digest() == pairs.take([0, 1]).digest() != pairs.take([1, 0]).digest()
-    assert len(pairs.digest()) == 16
-
-
-@pytest.mark.parametrize(
-    "queries, documents, match",
-    [
-        (["a"], ["b", "c"], "1 queries need as many documents, not 2"),
-        (["a", ""], ["b", "c"], r"queries\[1\]='' must be a text"),
-        (["a"], [3], r"documents\[0\]=3 must be a text"),
-        ("a", ["b"], "queries='a' must be a list"),
-        (["a"], None, "documents=None must be a list"),
-    ],
-)
-def test_two_lists_of_texts_are_checked(queries, documents, match):
-    with pytest.raises(ValueError, match=match):
-        Pairs(queries, documents)
-    assert Pairs(("a",), iter(["b"])).names == [""]
-    with pytest.raises(ValueError, match="pairs=3 must be Pairs or two lists"):
-        as_pairs("pairs", 3)

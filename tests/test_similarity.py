@@ -1,26 +1,33 @@
-"""Pictures of embeddings: neighbours, similarity."""
+"""Pictures of embeddings: recall, neighbours, similarity, answers."""
 
 import pytest
 import torch
 
-import matgpt
 from matgpt import plot
 
 
-@pytest.mark.slow
-def test_figures_draw_what_they_are_given(tmp_path):
-    e, names, dims = torch.randn(8, 8), ["a", " b", "\n", "much too long", *"defg"], [2, 4, 8]
-    found = {t: {d: [x[1:].tolist() for x in matgpt.search(e, e[t], 4, d)] for d in dims} for t in (0, 1, 2)}
-    figures = [plot.neighbours(found, names), plot.heat_maps(e, {"x": [0, 1], "y": [2, 3, 4]}, dims, names)]
-    assert [text.get_text() for text in figures[0].axes[0].texts if text.get_text() == "much␣too…"] == [
-        "much␣too…"
-    ] * sum(3 in others for others, _ in found[0].values())
-    for i, figure in enumerate(figures):
-        figure.savefig(tmp_path / f"{i}.png")
+def test_recall_is_drawn_in_percent_with_levels_across():
+    levels = {"one": 0.05, "two": 0.1, "three": 0.2, "four": 0.3, "five": 0.35}
+    (ax,) = plot.retrieval([2, 4, 8], {"a": [[0.1, 0.2, 0.3], [0.2, 0.2, 0.4]]}, levels).axes
+    assert list(ax.lines[0].get_ydata()) == pytest.approx([15, 20, 35])
+    names = {line.get_label() for line in ax.lines}
+    assert names == {"a", "one, 5 %", "two, 10 %", "three, 20 %", "four, 30 %", "five, 35 %"}
+
+
+def test_neighbours_are_written_at_each_size_and_long_ones_cut():
+    names = ["a", " b", "\n", "much too long", *"defg"]
+    tables = {
+        0: {2: ([3, 1], [0.9, 0.1]), 4: ([2, 3], [0.5, 0.4])},
+        1: {2: ([0, 3], [1, 0]), 4: ([4, 5], [1, 0])},
+    }
+    figure = plot.neighbours(tables, names)
+    drawn = [[text.get_text() for text in ax.texts] for ax in figure.axes[:2]]
+    assert drawn == [["much␣too…", "␣b", "⏎", "much␣too…"], ["a", "much␣too…", "d", "e"]]
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["nearest to  a", "nearest to  ␣b"]
 
 
 def test_labels_of_a_heat_map_do_not_overlap():
-    names = [f"word {i}" for i in range(30)]
+    names = [f"word{i}" for i in range(30)]
     figure = plot.heat_maps(torch.randn(30, 8), {"x": range(10), "y": range(10, 30)}, [2, 8], names)
     figure.canvas.draw()
     for ax in figure.axes[:2]:

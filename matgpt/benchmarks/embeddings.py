@@ -1,4 +1,4 @@
-"""Find the function by what it does: recall against dimensions, with every control, over several seeds."""
+"""Find the function by what it does: recall against dimensions, for every control, over several seeds."""
 
 import statistics
 import sys
@@ -19,69 +19,67 @@ from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
 from .common import DEVICE, markdown, mean_sd, report, stored, whole
 
-load = cache(load_pairs)  # parsing takes longer than all else that is not training
+N_HEAD, N_LAYER, BLOCK_SIZE = 4, 1, 64
+SPREAD = 0.3  # deviation of the first token embeddings: equal words of two texts count from the first step
+load = cache(load_pairs)  # parsing takes longer than everything but training
 
 
 def add_arguments(parser):
     add = parser.add_argument
     add("--sources", nargs="*", default=[sysconfig.get_paths()["purelib"]], help="more folders to learn from")
-    add("--nesting", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="the last is the full one")
-    add("--n-head", type=int, default=4)
-    add("--n-layer", type=int, default=1)
-    add("--block-size", type=int, default=64, help="tokens")
+    add("--nesting", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="the last is the full width")
     add("--vocab", type=int, default=8192, help="byte pairs")
-    add("--lm-steps", type=int, default=200, help="of the language model, 12 blocks each")
-    add("--spread", type=float, default=0.3, help="deviation of a fresh model's token embeddings")
-    add("--steps", type=int, default=600)
+    add("--lm-steps", type=int, default=200, help="steps of the language model, 12 blocks each")
+    add("--steps", type=int, default=600, help="steps of each embedding model")
     add("--batch-size", type=int, default=512, help="pairs")
-    add("--shortlist", type=int, default=50, help="documents that the first look of a search leaves")
+    add("--shortlist", type=int, default=50, help="documents that are ranked again with all dimensions")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights, batches and held-out modules")
-    add("--out", default="runs/embeddings", help="folder for finished runs, table and figures")
+    add("--out", default="runs/embeddings", help="folder for finished runs, table and figure")
     add("--quick", action="store_true", help="one seed, 100 steps of 256, the library alone: five minutes")
 
 
 def data(args, seed):
-    """(train, test) pairs, of words alone: test are modules of the library, train has no copy of them."""
+    """Return (train, test) pairs as plain words: test is a fifth of the library's modules, without copies."""
     _, test = load(STDLIB).split(seed=seed)
-    every = [load(place, by) for by in ("docstrings", "names") for place in (STDLIB, *args.sources)]
+    every = [load(source, kind) for kind in ("docstrings", "names") for source in (STDLIB, *args.sources)]
     return sum((pairs.without(test) for pairs in every), Pairs([], [])).plain(), test.plain()
 
 
 def models(args, tokenizer, pairs, seed, state):
-    """{name: model}: a language model, and what learns to find, at every size and at the full size alone."""
+    """Return {name: model}: a language model, and embeddings trained at every size and at the full size."""
     text = "\n".join(f"{query}\n{document}" for query, document in zip(pairs.queries, pairs.documents))
-    ids, out = split(tokenizer.encode(text)), {}
+    ids, trained = split(tokenizer.encode(text)), {}
     for name, nesting in (("language model", args.nesting), ("Matryoshka", args.nesting), ("plain", None)):
-        shape = tokenizer.vocab_size, args.block_size, max(args.nesting), args.n_head, args.n_layer
         torch.manual_seed(seed)
-        model = out[name] = MatryoshkaEmbeddingsGPT(GPTConfig(*shape, nesting)).to(DEVICE)
-        follow = dict(progress=sys.stderr.isatty(), checkpoint_dir=state / name, resume=True)
+        shape = tokenizer.vocab_size, BLOCK_SIZE, max(args.nesting), N_HEAD, N_LAYER
+        model = trained[name] = MatryoshkaEmbeddingsGPT(GPTConfig(*shape, nesting)).to(DEVICE)
+        options = dict(seed=seed, progress=sys.stderr.isatty(), checkpoint_dir=state / name, resume=True)
         if name == "language model":
-            often = dict(eval_interval=args.lm_steps, eval_blocks=16, **follow)
-            whole(train(model, *ids, steps=args.lm_steps, seed=seed, **often), args.lm_steps)
-            continue
-        model.embedding.token.data *= args.spread / model.embedding.token.std()
-        settings = args.steps, args.batch_size, None, seed
-        whole(train_embeddings(model, pairs, tokenizer, *settings, **follow), args.steps)
-    return out
+            options |= dict(steps=args.lm_steps, eval_interval=args.lm_steps, eval_blocks=16)
+            whole(train(model, *ids, **options), args.lm_steps)
+        else:
+            model.embedding.token.data *= SPREAD / model.embedding.token.std()
+            options |= dict(steps=args.steps, batch_size=args.batch_size)
+            whole(train_embeddings(model, pairs, tokenizer, **options), args.steps)
+    return trained
 
 
 def measure(args, seed, state):
-    """Everything about one seed, as a JSON object. state: a folder for runs that are under way."""
+    """Return all measures of one seed, as a JSON object. state: a folder for runs that are under way."""
     pairs, test = data(args, seed)
     print(f"seed {seed}: {len(pairs):,} pairs to learn from, {len(test):,} to test on", flush=True)
     tokenizer = BPETokenizer.train("\n".join(pairs.queries + pairs.documents), args.vocab)
-    texts = {
-        name: [embed(model, some, tokenizer=tokenizer).cpu() for some in (test.documents, test.queries)]
+    vectors = {
+        name: [embed(model, texts, tokenizer=tokenizer).cpu() for texts in (test.documents, test.queries)]
         for name, model in models(args, tokenizer, pairs, seed, state).items()
     }
     drawn = torch.randperm(max(args.nesting), generator=torch.Generator().manual_seed(seed))
     methods = {
-        "Matryoshka": texts["Matryoshka"],
-        "plain InfoNCE, cut alike": texts["plain"],
-        "plain InfoNCE, PCA": pca(*texts["plain"]),
-        "plain InfoNCE, random dimensions": [x[:, drawn] for x in texts["plain"]],
-        "language model alone": texts["language model"],
+        "Matryoshka": vectors["Matryoshka"],
+        "plain InfoNCE, cut alike": vectors["plain"],
+        "plain InfoNCE, PCA": pca(*vectors["plain"]),
+        "plain InfoNCE, random dimensions": [x[:, drawn] for x in vectors["plain"]],
+        "language model alone": vectors["language model"],
     }
     lexical = BM25(test.documents)(test.queries)
     scores = {
@@ -91,7 +89,7 @@ def measure(args, seed, state):
     scores["Matryoshka and BM25, fused"] = [fuse(s, lexical) for s in scores["Matryoshka"]]
     results = {name: [measures(ranks(s)) for s in some] for name, some in scores.items()}
     shortlists = [shortlist_ranks(*methods["Matryoshka"], d, args.shortlist) for d in args.nesting]
-    results[f"Matryoshka, then {args.shortlist} with all dimensions"] = [measures(r) for r in shortlists]
+    results[f"Matryoshka, then {args.shortlist} with all dimensions"] = list(map(measures, shortlists))
     return {"pairs": [len(pairs), len(test)], "results": results | {"BM25": [measures(ranks(lexical))]}}
 
 
@@ -108,18 +106,15 @@ def run(args):
 
 
 def show(args, runs):
-    """Tables and figures of the seeds that are done."""
-    dims = args.nesting
+    """Report the tables and the figure of the seeds that are done."""
+    dims, results = args.nesting, [run["results"] for run in runs]
     text = ["{:,} pairs to learn from, {:,} to test on.".format(*run["pairs"]) for run in runs]
-    for what in ("recall@1", "recall@10", "MRR@10", "nDCG@10"):
-        names = runs[0]["results"]
-        curves = {name: [[m[what] for m in run["results"][name]] for run in runs] for name in names}
-        rows = [
-            [name, *[""] * (len(dims) - len(some[0])), *map(mean_sd, zip(*some))]
-            for name, some in curves.items()
-        ]
-        text.append(f"{what}, mean ± sd over {len(runs)} seed(s):\n\n{markdown(['', *dims], rows)}")
-        if what == "recall@10":
+    for name in ("recall@1", "recall@10", "MRR@10", "nDCG@10"):
+        curves = {method: [[m[name] for m in run[method]] for run in results] for method in results[0]}
+        cells = {method: list(map(mean_sd, zip(*curve))) for method, curve in curves.items()}
+        rows = [[method, *[""] * (len(dims) - len(row)), *row] for method, row in cells.items()]
+        text.append(f"{name}, mean ± sd over {len(runs)} seed(s):\n\n{markdown(['', *dims], rows)}")
+        if name == "recall@10":
             level = {"BM25": statistics.mean(share for (share,) in curves.pop("BM25"))}
             figures = {"retrieval": plot.retrieval(dims, curves, level)}
     report(args.out, "embeddings", "\n\n".join(text), figures)

@@ -6,7 +6,6 @@ import re
 import sysconfig
 import textwrap
 import warnings
-from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +27,8 @@ def words(text):
 class Pairs:
     """N questions (`queries`) and the N documents that answer them, as lists of texts.
 
-    names, modules: of functions, their dotted names and top-level modules, by which `split` and `without`
-        keep copies apart; "" for each pair if left out.
+    names, modules: the dotted names of functions and their top-level modules, which `split` and `without`
+        compare; left out, each is "".
     Raises ValueError for lists of unequal lengths, and for an empty text or anything but a string.
     """
 
@@ -40,13 +39,15 @@ class Pairs:
 
     def __post_init__(self):
         for name, texts in vars(self).items():
-            texts = [""] * len(self.queries) if texts is None and name in ("names", "modules") else texts
+            if texts is None and name in ("names", "modules"):
+                texts = [""] * len(self.queries)
             if not hasattr(texts, "__iter__") or isinstance(texts, (str, bytes)):
                 raise ValueError(f"{name}={texts!r:.60} must be a list of texts")
-            setattr(self, name, list(texts))
-            if len(self.queries) != len(getattr(self, name)):
-                raise ValueError(f"{len(self.queries)} queries need as many {name}, not {len(list(texts))}")
-            for i, text in enumerate(getattr(self, name)):
+            texts = list(texts)
+            setattr(self, name, texts)
+            if len(texts) != len(self.queries):
+                raise ValueError(f"{len(self.queries)} queries need as many {name}, not {len(texts)}")
+            for i, text in enumerate(texts):
                 if not isinstance(text, str) or not text and name in ("queries", "documents"):
                     raise ValueError(f"{name}[{i}]={text!r:.60} must be a text of at least one character")
 
@@ -112,29 +113,20 @@ def as_pairs(name, pairs):
     try:
         queries, documents = pairs
     except (TypeError, ValueError):
-        raise ValueError(
-            f"{name}={pairs!r:.60} must be Pairs or two lists of texts, (queries, documents)"
-        ) from None
+        raise ValueError(f"{name}={pairs!r:.60} must be Pairs or two lists, (queries, documents)") from None
     return Pairs(queries, documents)
 
 
 def copied(documents, others):
-    """Return for each document whether one of the others has at least half of its runs of five words."""
+    """Return for each document whether at least half of its runs of five words occur in the others."""
+    known = set().union(*map(_runs, others))
+    runs = [_runs(document) for document in documents]
+    return [len(own & known) >= len(own) / 2 for own in runs]
 
-    def runs(text):
-        all_words = words(text)
-        return {tuple(all_words[i : i + 5]) for i in range(max(1, len(all_words) - 4))}
 
-    having = defaultdict(list)  # {run: the others that have it}
-    for i, other in enumerate(others):
-        for run in runs(other):
-            having[run].append(i)
-    copies = []
-    for document in documents:
-        own = runs(document)
-        shared = Counter(i for run in own for i in having.get(run, ()))
-        copies.append(bool(shared) and max(shared.values()) >= len(own) / 2)
-    return copies
+def _runs(text):
+    all_words = words(text)
+    return {tuple(all_words[i : i + 5]) for i in range(max(1, len(all_words) - 4))}
 
 
 def load_pairs(source=STDLIB, queries="docstrings"):
@@ -143,8 +135,8 @@ def load_pairs(source=STDLIB, queries="docstrings"):
     queries: "docstrings": the first sentence of a docstring asks, the code without the docstring answers;
         at least 20 and 80 characters. "names": for functions without a docstring, the words of the name ask,
         and the code without the name answers.
-    Leaves out tests, `idlelib`, `lib2to3`, `encodings`, installed packages and copies of the same code.
-    Files are parsed, not run; those that do not parse are skipped.
+    Leaves out tests, `idlelib`, `lib2to3`, `encodings`, installed packages and repetitions of the same code.
+    Files are parsed, not run; one that does not parse is skipped.
     Raises ValueError for a folder that is missing or holds no such function.
     """
     if queries not in ("docstrings", "names"):

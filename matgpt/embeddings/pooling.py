@@ -33,9 +33,7 @@ def token_rows(model, texts, tokenizer=None):
 
 
 def _token_row(name, text, tokenizer):
-    if isinstance(text, (bytes, bytearray)):
-        raise ValueError(f"{name} is bytes, and bytes are not token ids: decode it to a string")
-    if isinstance(text, str):
+    if isinstance(text, (str, bytes, bytearray)):
         if tokenizer is None:
             raise ValueError(f"{name} is a string: give token ids, or the tokenizer of the model")
         text = tokenizer.encode(text)

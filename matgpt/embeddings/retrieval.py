@@ -41,7 +41,7 @@ def ranks(scores):
 
 
 def shortlist_ranks(documents, queries, dims, shortlist):
-    """Return the ranks (Q,) of the right answers in a `search` with a shortlist; 11 for later ones."""
+    """Return the ranks (Q,) of the right answers in a `search` with a shortlist; 11 means later than 10."""
     positions = search(documents, queries, 10, dims, shortlist).positions  # (Q, 10)
     hits = positions == torch.arange(len(queries), device=positions.device)[:, None]
     return torch.where(hits.any(1), 1 + hits.int().argmax(1), 11)

@@ -4,7 +4,7 @@ import importlib
 
 HOMES = dict(
     **dict.fromkeys(("agreement", "baselines", "frontier", "losses", "slices"), "measured"),
-    **dict.fromkeys(("answers", "heat_maps", "neighbours", "retrieval", "searches"), "embeddings"),
+    **dict.fromkeys(("answers", "heat_maps", "neighbours", "retrieval"), "embeddings"),
     **dict.fromkeys(("colors", "label", "new_axes"), "style"),
     nesting="corners",
 )

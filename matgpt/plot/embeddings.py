@@ -1,9 +1,9 @@
-"""Embeddings at every size: what a search finds, neighbours, similarity."""
+"""Figures of embeddings at every size: recall, neighbours, similarity; and a table of search answers."""
 
 import numpy as np
+import torch
 from matplotlib.patches import Rectangle
 
-from ..embeddings.pooling import cut
 from .style import new_axes, new_figure, plain_text
 
 RECALL = "recall@10, % of the questions"
@@ -11,9 +11,10 @@ RECALL = "recall@10, % of the questions"
 
 @plain_text
 def retrieval(dims, curves, levels=None):
-    """Recall@10 against dimensions, mean ± sd over runs.
+    """Draw recall@10 against dimensions, mean ± standard deviation over runs.
 
-    curves: {method: runs, a share for each of dims}; levels: {name: share}, drawn across, such as BM25.
+    curves: {method: runs}, each run a list of shares, one for each of dims.
+    levels: {name: share}, such as BM25, drawn as horizontal lines.
     """
     figure, ax = new_axes("Finding the function by what it does", "dimensions", RECALL, width=7.5, height=4.6)
     for i, (name, runs) in enumerate(curves.items()):
@@ -33,47 +34,16 @@ def retrieval(dims, curves, levels=None):
     return figure
 
 
-def searches(curves, full):
-    """Recall@10 against bytes of a document that the first look reads, and against multiply-adds of a query.
-
-    curves: {precision: {dimensions: (bytes a document, multiply-adds a query, share)}}; full: these of all.
-    """
-    figure, axes = new_figure(1, 2, figsize=(10, 4.2), sharey=True)
-    for column, name in enumerate(("bytes read of each document", "multiply-adds per query")):
-        ax = axes[column]
-        for i, (precision, points) in enumerate(curves.items()):
-            line = [p[column] for p in points.values()], [100 * p[2] for p in points.values()]
-            ax.plot(*line, "osD"[i % 3] + "-", color=f"C{i}", markersize=5, label=f"first look: {precision}")
-            for d, x, y in zip(points, *line):
-                ax.annotate(str(d), (x, y), (0, -11), textcoords="offset points", fontsize=7, ha="center")
-        ax.axhline(100 * full[2], color="0.6", linestyle=":", linewidth=1, zorder=0)
-        star = dict(color="black", markersize=12, label="all dimensions at once")
-        ax.plot(full[column], 100 * full[2], "*", **star)
-        ax.set_xlabel(name)
-        ax.grid(alpha=0.25)
-        ax.margins(0.06, 0.12)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_xscale("log", base=2)
-    axes[0].xaxis.set_major_formatter("{x:g}")
-    axes[0].set_ylabel(RECALL)
-    axes[1].set_xscale("log")
-    axes[1].legend(
-        fontsize=8, frameon=False, loc="lower right", title="small numbers: dimensions", title_fontsize=8
-    )
-    figure.suptitle("A first look at few numbers, then a shortlist with all")
-    return figure
-
-
 def shown(name):
-    """A token as people can read it: blanks as ␣, line ends as ⏎."""
+    """Return a token as a reader can see it: blanks as ␣, newlines as ⏎."""
     return name.replace(" ", "␣").replace("\n", "⏎")
 
 
 @plain_text
-def neighbours(found, names):
-    """Nearest neighbours of some tokens at each size, nearest on top, shaded by cosine.
+def neighbours(results, names):
+    """Draw the nearest neighbours of some tokens at each size, nearest on top, shaded by cosine.
 
-    found: {token: {dimensions: (neighbours, their cosines)}}, as `search` finds them.
+    results: {token: {dimensions: (positions, cosines)}}, as `search` returns them.
     names: the text of every token.
     """
 
@@ -81,7 +51,7 @@ def neighbours(found, names):
         name = shown(name)
         return name if len(name) < 10 else name[:8] + "…"
 
-    tables = list(found.values())
+    tables = list(results.values())
     longest = max(len(short(names[i])) for table in tables for others, _ in table.values() for i in others)
     width = max(2.5, len(tables[0]) * max(0.5, 0.1 * longest))
     columns = max(1, min(len(tables), int(12 / width)))
@@ -90,8 +60,8 @@ def neighbours(found, names):
     for ax in axes.flat[len(tables) :]:
         ax.axis("off")
     style = dict(ha="center", va="center", fontsize=9, family="monospace")
-    for ax, (token, table) in zip(axes.flat, found.items()):
-        cosines = zip(*(values for _, values in table.values()))  # a column for each size
+    for ax, (token, table) in zip(axes.flat, results.items()):
+        cosines = zip(*(values for _, values in table.values()))  # one column per size
         image = ax.imshow(list(cosines), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for x, (others, values) in enumerate(table.values()):
             for y, (other, value) in enumerate(zip(others, values)):
@@ -113,15 +83,15 @@ def heat_maps(embeddings, groups, dims, names):
     tokens = [token for group in groups.values() for token in group]
     labels = [shown(names[token]) for token in tokens]
     side = 1.2 + 0.17 * len(tokens)  # inches, so that labels do not overlap
-    figure, axes = new_figure(1, len(dims), figsize=(side * len(dims) + 1.4, side), squeeze=False)
+    figure, axes = new_figure(1, len(dims), figsize=(side * len(dims) + 1.4, side + 0.4), squeeze=False)
     for ax, d in zip(axes[0], dims):
-        unit = cut(embeddings[tokens], d)
+        unit = torch.nn.functional.normalize(embeddings[tokens, :d], dim=1)
         image = ax.imshow((unit @ unit.T).tolist(), cmap="RdBu_r", vmin=-1, vmax=1)
         start = -0.5
         for n in map(len, groups.values()):
             ax.add_patch(Rectangle((start, start), n, n, fill=False, edgecolor="black", linewidth=1))
             start += n
-        ax.set_title(f"{d} dimensions", fontsize=10)
+        ax.set_title(f"{d} dimension{'s' * (d > 1)}", fontsize=10)
         ax.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=8)
         ax.set_yticks(range(len(tokens)), labels, fontsize=8)
         ax.tick_params(length=0)

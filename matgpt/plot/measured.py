@@ -16,7 +16,8 @@ def losses(history, x="steps"):
     if x not in ("steps", "flops"):
         raise ValueError(f"x={x!r} must be one of 'steps', 'flops'")
     xlabel = "training step" if x == "steps" else "training FLOPs"
-    figure, ax = new_axes("Loss at every size of one run", xlabel, "cross-entropy, nats")
+    title = "Loss at every size of one run" if len(history.sizes) > 1 else "Loss of one run"
+    figure, ax = new_axes(title, xlabel, "cross-entropy, nats")
     for size, color in zip(history.sizes, colors(len(history.sizes))):
         name = label(size, history.sizes) + "".join(f": {loss:.3f}" for loss in history.val[size][-1:])
         ax.plot(getattr(history, x), history.val[size], "o-", color=color, markersize=3, label=name)
