@@ -1,7 +1,6 @@
 """Texts, the split, and token files: what is streamed must equal what is encoded whole."""
 
 import functools
-import gzip
 import hashlib
 import http.server
 import json
@@ -78,7 +77,7 @@ def test_a_failed_download_says_what_to_do(served, tmp_path):
 
 def test_another_file_under_the_name_is_refused_and_left_alone(served, tmp_path):
     (tmp_path / "shakespeare.txt").write_text("my own notes", "utf-8")
-    with pytest.raises(ValueError, match=r"shakespeare\.txt is not shakespeare: .*remove it"):
+    with pytest.raises(ValueError, match=r"shakespeare\.txt is not shakespeare .*: remove it"):
         load_text("shakespeare", tmp_path)
     assert (tmp_path / "shakespeare.txt").read_text("utf-8") == "my own notes"
 
@@ -122,7 +121,7 @@ def test_the_library_is_its_sources_without_tests(library):
     assert "other" not in load_text("python-stdlib+tests") and "build" not in load_text("python-stdlib+tests")
     for path in library.rglob("*.py"):
         path.unlink()
-    with pytest.raises(ImportError, match=f"lacks the sources of its library.*{library}"):
+    with pytest.raises(ValueError, match=f"no file in {library} matches"):
         load_text("python-stdlib")
 
 
@@ -133,7 +132,6 @@ def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
     text = "é\r\n中\n\r👩‍👩‍👧\0 \ufeff end\n\n"
     (tmp_path / "my.txt").write_bytes(text.encode())
     (tmp_path / "mark.txt").write_bytes(text.encode("utf-8-sig"))
-    (tmp_path / "packed.TXT.GZ").write_bytes(gzip.compress(text.encode()))
     for path in tmp_path.iterdir():
         assert load_text(path) == load_text(str(path)) == text
 
@@ -141,16 +139,14 @@ def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("latin.txt", b"caf\xc3\xa9 caf\xe9 ", "is not UTF-8: byte 0xe9"),
-        ("late.txt", b"a" * 9000 + b"\xe4\xb8", "is not UTF-8: byte 0xe4"),
-        ("cut.gz", gzip.compress(b"text" * 999)[:-9], "cannot be read"),
-        ("no.gz", b"no archive", "cannot be read"),
+        ("latin.txt", b"caf\xc3\xa9 caf\xe9 ", "invalid continuation byte"),
+        ("late.txt", b"a" * 9000 + b"\xe4\xb8", "unexpected end of data"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     for take in (load_text, lambda path: prepare([path], tmp_path / "out")):
-        with pytest.raises(ValueError, match=f"{name} {message}"):
+        with pytest.raises(ValueError, match=rf"{name} is not UTF-8 \({message}\)"):
             take(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -185,14 +181,11 @@ def test_tensors_and_arrays_are_cut_without_copying(tmp_path):
 
 
 def test_ids_that_cannot_be_split_are_named():
-    for ids in ([], [1], torch.zeros(0), np.zeros(1)):
-        with pytest.raises(ValueError, match=f"{len(ids)} tokens is too short"):
+    with pytest.raises(ValueError, match="1 tokens is too short"):
+        split([1])
+    for ids in ([], torch.zeros(2, 3, dtype=torch.int64), [0.5, 1.7] * 9, torch.rand(30), [True] * 30):
+        with pytest.raises(ValueError, match="ids has shape .* must be one row of .* whole numbers"):
             split(ids)
-    with pytest.raises(ValueError, match=r"\(2, 3\)"):
-        split(torch.zeros(2, 3))
-    for floats in ([0.5, 1.7, 2.2] * 9, torch.rand(30), np.zeros(30), [True] * 30):
-        with pytest.raises(ValueError, match="whole numbers, not of type (torch.)?(float|bool)"):
-            split(floats)
     for fraction in (0, 1, -0.1, float("nan")):
         with pytest.raises(ValueError, match=f"val_fraction={fraction} must be between 0 and 1"):
             split([1, 2, 3], fraction)
@@ -240,12 +233,12 @@ HOSTILE = (
 
 @pytest.fixture
 def texts(tmp_path):
-    """The paths and contents of four texts, one of them empty and one packed."""
+    """The paths and contents of four texts, one of them empty."""
     docs = load_text("python-docs")
     parts = [docs[:50_003], HOSTILE * 20 + docs[50_003:80_000], "", docs[80_000:120_000] + HOSTILE]
-    paths = [tmp_path / name for name in ("0.txt", "1.txt", "2.txt", "3.txt.gz")]
+    paths = [tmp_path / f"{i}.txt" for i in range(4)]
     for path, part in zip(paths, parts):
-        path.write_bytes(gzip.compress(part.encode()) if path.suffix == ".gz" else part.encode())
+        path.write_bytes(part.encode())
     return paths, parts
 
 
@@ -365,7 +358,7 @@ def as_jsonl(path, documents, mark=b""):
     content = mark + "\n\n".join([*rows, '{"body": ""}', '{"body": null}']).encode()
     if path.suffix == ".zst":
         content = pytest.importorskip("zstandard").compress(content)
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(content)
     return path
 
 
@@ -380,7 +373,6 @@ def as_parquet(path, documents):
 FORMS = {
     "folder": as_folder,
     "A.JSONL": functools.partial(as_jsonl, mark=b"\xef\xbb\xbf"),
-    "rows.jsonl.gz": as_jsonl,
     "rows.jsonl.zst": as_jsonl,
     "rows.parquet": as_parquet,
 }
@@ -420,7 +412,7 @@ def test_a_name_is_a_source_too(library, served, tmp_path, monkeypatch):
 def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
     folder = as_folder(tmp_path / "folder", DOCUMENTS)
     (folder / "0" / "latin.md").write_bytes(b"caf\xe9")
-    with pytest.warns(UserWarning, match=r"skipped: .*latin\.md is not UTF-8: byte 0xe9"):
+    with pytest.warns(UserWarning, match=r"skipped: .*latin\.md is not UTF-8"):
         prepare([folder], tmp_path / "out", "char", pattern="*.md")
     train_ids, val_ids, _ = load_tokens(tmp_path / "out")
     assert len(train_ids) + len(val_ids) == sum(len(document) + 2 for document in DOCUMENTS)
@@ -429,9 +421,9 @@ def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("rows.jsonl", '{"text": "fine"}\n{', "cannot be read after row"),
-        ("rows.jsonl", '{"other": "x"}', "row 1 has no text in column 'text': .*other"),
-        ("rows.jsonl", '{"text": 5}', "row 1 has no text in column 'text': .*5"),
+        ("rows.jsonl", '{"text": "fine"}\n{', "cannot be read at row"),
+        ("rows.jsonl", '{"other": "x"}', "row 1: there is no text in column 'text': .*other"),
+        ("rows.jsonl", '{"text": 5}', "row 1: there is no text in column 'text': .*5"),
         ("rows.jsonl", "", "cannot be read"),
         ("rows.parquet", "PAR1 no table", "cannot be read"),
     ],
@@ -470,7 +462,7 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path, monkeypatch):
     train_ids, _, tokenizer = load_tokens(tmp_path / "out")
     assert tokenizer.decode(train_ids) == "".join(f"{text}\n\n" for text in DOCUMENTS if not held_out(text))
     assert load_text("hf:owner/name") == "\n\n".join(DOCUMENTS)
-    with pytest.raises(ConnectionError, match="hf:owner/none cannot be read: no route"):
+    with pytest.raises(ConnectionError, match="hf:owner/none cannot be read at row 0: no route"):
         load_text("hf:owner/none")
 
 
@@ -487,12 +479,11 @@ def prepared(tmp_path):
 @pytest.mark.parametrize(
     "entry, value, message",
     [
-        ("n_train", 1891, "train.bin holds 1890 tokens, not 1891"),
-        ("n_val", 0, "val.bin holds 210 tokens, not 0"),
-        ("dtype", "float64", "dtype is 'float64', not uint16 or uint32"),
-        ("dtype", "uint32", "train.bin holds 945 tokens, not 1890"),
-        ("format", 1, "format is 1, not 2: make the folder again"),
-        ("vocab_size", 65, "vocab_size is 65, not 10"),
+        ("n_train", 1891, "n_train is 1891, and should be 1890"),
+        ("n_val", 0, "n_val is 0, and should be 210"),
+        ("dtype", "uint32", "dtype is 'uint32', and should be 'uint16'"),
+        ("format", 1, "format is 1, and should be 2: make the folder again"),
+        ("vocab_size", 65, "vocab_size is 65, and should be 10"),
     ],
 )
 def test_records_that_do_not_fit_are_refused_by_name(prepared, entry, value, message):
@@ -502,7 +493,7 @@ def test_records_that_do_not_fit_are_refused_by_name(prepared, entry, value, mes
         load_tokens(prepared)
     del meta[entry]
     (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
-    with pytest.raises(ValueError, match=f"meta.json is not a record of token files: KeyError.'{entry}'"):
+    with pytest.raises(ValueError, match=f"meta.json: KeyError.'{entry}'"):
         load_tokens(prepared)
 
 
@@ -510,7 +501,7 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
     tokens = (prepared / "train.bin").read_bytes()
     for damaged, message in (
         (tokens[:-3], "multiple"),
-        (tokens[:-4], "1888 tokens, not 1890"),
+        (tokens[:-4], "n_train is 1890, and should be 1888"),
         (b"", "empty"),
     ):
         (prepared / "train.bin").write_bytes(damaged)
@@ -518,7 +509,7 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
             load_tokens(prepared)
     for name in ("train.bin", "meta.json", "tokenizer.json"):
         (prepared / name).unlink()
-        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+        with pytest.raises(ValueError, match=f"No such file.*{name}"):
             load_tokens(prepared)
 
 

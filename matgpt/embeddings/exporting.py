@@ -39,7 +39,7 @@ def export_sentence_transformers(model, path, tokenizer, overwrite=False):
         model.config = dataclasses.replace(model.config, vocab_size=tokenizer.vocab_size)
         token = model.embedding.token.detach()
         model.embedding.token = nn.Parameter(torch.cat([token, torch.zeros_like(token[:1])]))
-    files = gpt2_files(model, tokenizer=tokenizer)
+    files = gpt2_files(model, path, tokenizer=tokenizer)
     pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
     pooling["word_embedding_dimension"] = files["config.json"]["n_embd"]
     files["tokenizer_config.json"]["pad_token"] = PAD
