@@ -99,10 +99,9 @@ def library(tmp_path, monkeypatch):
         "json/__init__.py": "naïve = 1\n",
         "json/empty.py": "",
         "json/notes.txt": "no source",
-        "test/test_os.py": "assert 1\n",
-        "unittest/test/test_case.py": "assert 2\n",
-        "distutils/tests/test_a.py": "assert 3\n",
-        "idlelib/idle_test/test_b.py": "assert 4\n",
+        "unittest/test/test_case.py": "assert 1\n",
+        "distutils/tests/test_a.py": "assert 2\n",
+        "idlelib/idle_test/test_b.py": "assert 3\n",
         "unittest/case.py": "class Case: ...\n",
         "_sysconfigdata__linux.py": "path = '/build'\n",
         "config-3.11/python-config.py": "build\n",
@@ -117,7 +116,7 @@ def library(tmp_path, monkeypatch):
 
 def test_the_library_is_its_sources_without_tests(library):
     assert load_text("python-stdlib") == "naïve = 1\n\n\nimport sys\n\n\nclass Case: ...\n"
-    assert load_text("python-stdlib+tests").count("assert") == 4
+    assert load_text("python-stdlib+tests").count("assert") == 3
     assert "other" not in load_text("python-stdlib+tests") and "build" not in load_text("python-stdlib+tests")
     for path in library.rglob("*.py"):
         path.unlink()
@@ -314,11 +313,9 @@ def test_an_interrupted_run_leaves_nothing(texts, tmp_path, monkeypatch):
     [
         ("text", {"tokenizer": "chars"}, "tokenizer='chars' must be 'bpe' or 'char'"),
         ("text", {"out": ""}, "'' is not a path"),
-        ("text", {"out": "."}, "exists already"),
-        ("", {"tokenizer": "char"}, "empty"),
+        ("", {"tokenizer": "char"}, "at least one token"),
         ("", {"vocab_size": 256}, "0 tokens for training"),
         ("a", {"tokenizer": "char"}, "1 tokens for training and 0 for validation are too few"),
-        ("text", {"paths": [], "tokenizer": "char"}, "empty"),
         ("text", {"paths": ["."], "pattern": "*.py"}, r"no file in \. matches the pattern '\*\.py'"),
     ],
 )
@@ -399,16 +396,6 @@ def test_token_files_inside_the_folder_are_no_documents(tmp_path):
     assert first == second == away
 
 
-def test_a_name_is_a_source_too(library, served, tmp_path, monkeypatch):
-    for i in range(200):
-        (library / f"module{i}.py").write_text(f"number = {i}\n", "utf-8")
-    monkeypatch.setattr(corpus, "DATA", tmp_path / "data")
-    prepare(["python-stdlib", "shakespeare"], tmp_path / "out", "char")
-    train, val = map(load_tokens(tmp_path / "out")[2].decode, load_tokens(tmp_path / "out")[:2])
-    assert "class Case" in train and "assert" not in train
-    assert "number = " in val and "naïve speak" in val
-
-
 def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
     folder = as_folder(tmp_path / "folder", DOCUMENTS)
     (folder / "0" / "latin.md").write_bytes(b"caf\xe9")
@@ -423,8 +410,6 @@ def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
     [
         ("rows.jsonl", '{"text": "fine"}\n{', "cannot be read at row"),
         ("rows.jsonl", '{"other": "x"}', "row 1: there is no text in column 'text': .*other"),
-        ("rows.jsonl", '{"text": 5}', "row 1: there is no text in column 'text': .*5"),
-        ("rows.jsonl", "", "cannot be read"),
         ("rows.parquet", "PAR1 no table", "cannot be read"),
     ],
 )
@@ -436,14 +421,12 @@ def test_a_table_without_texts_is_refused_by_name(name, content, message, tmp_pa
     assert not (tmp_path / "out.partial").exists()
 
 
-@pytest.mark.parametrize("name", ["table.parquet", "rows.jsonl", "tinystories", "hf:owner/name"])
-def test_the_package_for_tables_and_the_hub_is_optional(name, tmp_path, monkeypatch):
+def test_the_package_for_tables_and_the_hub_is_optional(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    monkeypatch.chdir(tmp_path)
-    for file in ("table.parquet", "rows.jsonl"):
-        Path(file).write_bytes(b"something")
-    with pytest.raises(ImportError, match="needs the package datasets: pip install datasets"):
-        prepare([name], "out")
+    (tmp_path / "table.parquet").write_bytes(b"something")
+    for name in (tmp_path / "table.parquet", "tinystories", "hf:owner/name"):
+        with pytest.raises(ImportError, match="needs the package datasets: pip install datasets"):
+            prepare([name], tmp_path / "out")
 
 
 def test_a_data_set_of_the_hub_is_streamed(tmp_path, monkeypatch):
@@ -480,7 +463,6 @@ def prepared(tmp_path):
     "entry, value, message",
     [
         ("n_train", 1891, "n_train is 1891, and should be 1890"),
-        ("n_val", 0, "n_val is 0, and should be 210"),
         ("dtype", "uint32", "dtype is 'uint32', and should be 'uint16'"),
         ("format", 1, "format is 1, and should be 2: make the folder again"),
         ("vocab_size", 65, "vocab_size is 65, and should be 10"),
@@ -499,12 +481,9 @@ def test_records_that_do_not_fit_are_refused_by_name(prepared, entry, value, mes
 
 def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
     tokens = (prepared / "train.bin").read_bytes()
-    for damaged, message in (
-        (tokens[:-3], "multiple"),
-        (tokens[:-4], "n_train is 1890, and should be 1888"),
-        (b"", "empty"),
-    ):
-        (prepared / "train.bin").write_bytes(damaged)
+    messages = {-3: "multiple", -4: "n_train is 1890, and should be 1888", 0: "empty"}
+    for length, message in messages.items():
+        (prepared / "train.bin").write_bytes(tokens[:length])
         with pytest.raises(ValueError, match=f"{prepared}.*{message}"):
             load_tokens(prepared)
     for name in ("train.bin", "meta.json", "tokenizer.json"):
@@ -520,10 +499,8 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
     "arguments, message",
     [
         (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
-        (["text.txt"], "--out"),
         (["text.txt", "--out", ""], "argument --out: ''"),
         (["text.txt", "--out", "out", "--vocab", "255"], "255 must be a whole number of at least 256"),
-        (["text.txt", "--out", "out", "--tokenizer", "word"], "word"),
     ],
 )
 def test_a_bad_option_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):

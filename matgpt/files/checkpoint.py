@@ -22,8 +22,7 @@ TYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64  # in which 
 def save(model, folder, tokenizer=None, overwrite=False):
     """Write a model to `folder`: config.json, model.safetensors and, if given, its tokenizer.json.
 
-    tokenizer: None: the one in the folder, if any, stays.
-    overwrite: replace another model in the folder.
+    tokenizer: None keeps the one in the folder. overwrite: replace another model in the folder.
     Raises ValueError for weights that are not finite or not of one type, a tokenizer (given or in the folder)
     of another vocabulary, or, without `overwrite`, if other files would be replaced.
     """
@@ -122,7 +121,7 @@ def on_meta(kind, config):
 
 
 def read_weights(path):
-    """Return {name: tensor} of a safetensors file, checked, and what `save` noted of the files beside it."""
+    """Return {name: tensor} of a safetensors file, and what `save` noted of the files beside it."""
     try:
         with safetensors.safe_open(path, "pt") as file:  # a clone does not depend on the file
             weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118

@@ -1,6 +1,7 @@
 """Export any doll as a GPT-2 of `transformers`, which is not needed for it; import a GPT-2 to nest it."""
 
 import dataclasses
+import itertools
 import math
 from contextlib import suppress
 
@@ -88,7 +89,7 @@ def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     """Write one doll to the folder `path`, as transformers' GPT2LMHeadModel.from_pretrained reads it.
 
     The logits are the same to rounding, for every Size: shapes that GPT-2 does not have are padded with 0.
-    tokenizer: AutoTokenizer.from_pretrained(path) then encodes as it does; None: the one in the folder stays.
+    tokenizer: AutoTokenizer.from_pretrained(path) then encodes as it does; None keeps the one in the folder.
     overwrite: replace another model in the folder.
     Raises ValueError for a size that does not fit, a smaller size of an output-only model, weights that are
     not finite, a tokenizer (given or in the folder) of another vocabulary, a folder with other files that
@@ -133,7 +134,7 @@ def gpt2_files(model, path, size=None, tokenizer=None):
             "model_max_length": config.block_size,
             "clean_up_tokenization_spaces": False,
             "split_special_tokens": True,
-            **({"bos_token": end, "eos_token": end} if end else {}),
+            **dict.fromkeys(("bos_token", "eos_token"), end),
         }
     return files
 
@@ -169,15 +170,13 @@ def from_gpt2(weights, state):
     head, ours = weights.pop("lm_head.weight", None), {}
     if head is not None and not torch.equal(head, weights.get("wte.weight", head[:0])):
         raise ValueError("lm_head.weight is not the token embedding; only a tied head is supported")
+    shapes = {name: tuple(p.shape) for name, p in weights.items()}
+    expected = {other: tuple(p.shape) for other, p in itertools.starmap(theirs, state.items())}
+    if different := sorted(shapes.items() ^ expected.items()):
+        raise ValueError(f"this configuration and the weights differ in {different[:2]}")
     for name, p in state.items():
-        other, expected = theirs(name, p)
-        weight = weights.pop(other, None)
-        if weight is None or weight.shape != expected.shape:
-            problem = "is missing" if weight is None else f"has shape {tuple(weight.shape)}"
-            raise ValueError(f"{other} {problem}; config.json asks for {tuple(expected.shape)}")
+        weight = weights[theirs(name, p)[0]]
         ours[name] = (weight if name.startswith("embedding") else weight.t()).reshape(p.shape).contiguous()
-    if weights:
-        raise ValueError(f"the GPT-2 that config.json describes has no {next(iter(weights))}")
     return ours
 
 

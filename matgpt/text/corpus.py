@@ -30,7 +30,6 @@ HUB = {"tinystories": "hf:roneneldan/TinyStories"}
 HIDDEN = r"/\."
 BUILT = rf"{HIDDEN}|^/(site|dist)-packages/|^/_sysconfigdata|^/config-"  # and what a build of Python records
 STDLIB = {"python-stdlib": BUILT + "|/(test|tests|idle_test)/", "python-stdlib+tests": BUILT}  # left out
-CORPORA = ("python-docs", *STDLIB, *DOWNLOADS, *HUB)
 TABLE = re.compile(r"\.(parquet|jsonl(\.gz|\.zst)?)$", re.IGNORECASE)
 TOKEN_FILES = ("train.bin", "val.bin", "meta.json", "tokenizer.json")
 CHUNK = 2**20  # characters of a file that are read at once
@@ -74,7 +73,7 @@ def read_source(name_or_path, pattern="*", column="text", data_dir=None):
             raise ValueError(f"no file in {path} matches the pattern {pattern!r}")
         return False, read_documents(files, column)
     if not os.path.isfile(path):
-        names = ", ".join(map(repr, CORPORA))
+        names = ", ".join(map(repr, ("python-docs", *STDLIB, *DOWNLOADS, *HUB)))
         raise ValueError(f"there is no corpus or file {name!r:.200}: give {names}, or the path of a text")
     return (False, read_table(path, column)) if TABLE.search(path.name) else (True, read_pieces(path))
 
@@ -89,10 +88,8 @@ def fetch(name, data_dir=None):
     try:
         file = pooch.retrieve(url, digest, path.name, path.parent, processor=unzip, progressbar=True)
     except (OSError, ValueError) as error:  # pooch raises ValueError for a wrong hash
-        raise ConnectionError(
-            f"could not download {name} ({error}): try again, put the file {url} at {path}, or use "
-            '"python-docs", which needs no network'
-        ) from error
+        hint = f'put the file {url} at {path}, or use "python-docs", which needs no network'
+        raise ConnectionError(f"could not download {name} ({error}): {hint}") from error
     return Path(file[0] if unzip else file)
 
 

@@ -72,7 +72,7 @@ class CharTokenizer(Tokenizer):
     """One token per character, in the order of `characters`."""
 
     def __init__(self, characters):
-        """Raises ValueError for an empty string, a character that occurs twice, or a lone surrogate."""
+        """Raise ValueError for an empty string, a character that occurs twice, or a lone surrogate."""
         _check_text(characters)
         super().__init__([character.encode() for character in characters])
         self.characters = characters
@@ -90,10 +90,8 @@ class CharTokenizer(Tokenizer):
         try:
             return [self._ids[character] for character in text]
         except KeyError as error:
-            raise ValueError(
-                f"character {error} is not among the {self.vocab_size} known ones, {self.characters!r:.80}: "
-                "remove it, or use a BPETokenizer, which encodes any text"
-            ) from None
+            known = f"the {self.vocab_size} known ones, {self.characters!r:.80}"
+            raise ValueError(f"{error} is not among {known}; a BPETokenizer encodes any text") from None
 
     def to_json(self):
         """Return what `save` writes, as bytes."""
@@ -112,15 +110,14 @@ class BPETokenizer(Tokenizer):
     """
 
     def __init__(self, tokens, special_tokens=()):
-        """Raises ValueError if a token occurs twice or a single byte is missing."""
+        """Raise ValueError if a token occurs twice or a single byte is missing."""
         super().__init__([*tokens, *(token.encode() for token in special_tokens)], special_tokens)
         self.tokens = list(tokens)
         ranks = {token: i for i, token in enumerate(self.tokens)}
         if any(bytes([byte]) not in ranks for byte in range(256)):  # tiktoken would panic, past any `except`
             raise ValueError("BPE needs all 256 single bytes among its tokens")
-        self._encoding = tiktoken.Encoding(
-            "matgpt", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={}
-        )
+        options = dict(pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
+        self._encoding = tiktoken.Encoding("matgpt", **options)
 
     @classmethod
     def train(cls, text, vocab_size=1024):
@@ -132,12 +129,10 @@ class BPETokenizer(Tokenizer):
         _check_text(text)
         vocab_size = positive("vocab_size", vocab_size, 256)  # one token for each byte
         library = tokenizers.Tokenizer(models.BPE())
-        library.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.FixedLength(LONGEST)]
-        )
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, min_frequency=2, initial_alphabet=ALPHABET, show_progress=False
-        )
+        words = [pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.FixedLength(LONGEST)]
+        library.pre_tokenizer = pre_tokenizers.Sequence(words)
+        options = dict(min_frequency=2, initial_alphabet=ALPHABET, show_progress=False)
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, **options)
         library.train_from_iterator(PIECE.findall(text), trainer)  # whole, a text takes 100 times its memory
         ids = library.get_vocab()
         if len(ids) < vocab_size:
