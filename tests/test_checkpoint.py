@@ -65,12 +65,6 @@ def test_folders_of_older_versions_load(tmp_path):
     assert loaded.sizes == model.sizes and torch.equal(loaded.embedding.token, model.embedding.token)
 
 
-def test_a_doll_takes_the_room_of_a_doll(build, tmp_path):
-    size = CONFIG.sizes[0]
-    save(build(MatryoshkaGPT, CONFIG).slice(size), tmp_path)
-    assert 0 < (tmp_path / "model.safetensors").stat().st_size - 8 * CONFIG.num_params(size) < 5000
-
-
 @pytest.mark.filterwarnings("ignore:the vocabulary has")
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_tokenizer(kind, tmp_path):
@@ -132,7 +126,7 @@ DAMAGE = [
     ("config.json: .*unknown", other_weights(lambda w: w | {"unknown": torch.zeros(2)})),
     ("model.safetensors has weights of type .*torch.float16", cast(torch.float16, "norm")),
     ("model.safetensors has weights of type .*torch.float8_e4m3fn", cast(torch.float8_e4m3fn)),
-    ("model.safetensors: norm.* contains NaN", other_weights(lambda w: {n: p / 0 for n, p in w.items()})),
+    ("model.safetensors: blocks.* contains NaN", other_weights(lambda w: {n: p / 0 for n, p in w.items()})),
     ("tokenizer.json", lambda folder: (folder / "tokenizer.json").write_text("{")),
 ]
 
@@ -249,9 +243,7 @@ def test_weights_that_are_not_finite_or_of_two_types_are_not_written(tmp_path):
                 call(model, tmp_path / "new")
     for other in (None, torch.nn.Linear(2, 2), type("Own", (MatryoshkaGPT,), {})(CONFIG)):
         for call in (save, export_gpt2):
-            with pytest.raises(
-                ValueError, match="must be a MatryoshkaGPT or a .*, not a (NoneType|Linear|Own)"
-            ):
+            with pytest.raises(ValueError, match="must be a MatryoshkaGPT or a .* (NoneType|Linear|Own)"):
                 call(other, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

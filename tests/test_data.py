@@ -459,24 +459,13 @@ def prepared(tmp_path):
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize(
-    "entry, value, message",
-    [
-        ("n_train", 1891, "n_train is 1891, and should be 1890"),
-        ("dtype", "uint32", "dtype is 'uint32', and should be 'uint16'"),
-        ("format", 1, "format is 1, and should be 2: make the folder again"),
-        ("vocab_size", 65, "vocab_size is 65, and should be 10"),
-    ],
-)
-def test_records_that_do_not_fit_are_refused_by_name(prepared, entry, value, message):
+def test_records_that_do_not_fit_are_refused_by_name(prepared):
     meta = json.loads((prepared / "meta.json").read_bytes())
-    (prepared / "meta.json").write_text(json.dumps(meta | {entry: value}), "utf-8")
-    with pytest.raises(ValueError, match=message):
-        load_tokens(prepared)
-    del meta[entry]
-    (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
-    with pytest.raises(ValueError, match=f"meta.json: KeyError.'{entry}'"):
-        load_tokens(prepared)
+    for name, value in dict(n_train=1891, dtype="uint32", format=1, vocab_size=65).items():
+        for changed in (meta | {name: value}, {key: meta[key] for key in meta if key != name}):
+            (prepared / "meta.json").write_text(json.dumps(changed), "utf-8")
+            with pytest.raises(ValueError, match=f"meta.json: .*{name}"):
+                load_tokens(prepared)
 
 
 def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
@@ -495,23 +484,19 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
 # ---- the program
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
+def test_a_bad_option_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("some words " * 9, "utf-8")
+    for arguments, message in (
         (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
         (["text.txt", "--out", ""], "argument --out: ''"),
         (["text.txt", "--out", "out", "--vocab", "255"], "255 must be a whole number of at least 256"),
-    ],
-)
-def test_a_bad_option_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text("some words " * 9, "utf-8")
-    with pytest.raises(SystemExit) as stopped:
-        main(["data", *arguments])
-    assert stopped.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("python -m matgpt data: error: ") and message in last
-    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["data", *arguments])
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("python -m matgpt data: error: ") and message in last
+        assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 def test_the_program_makes_token_files(prepared, tmp_path, capsys):

@@ -143,7 +143,7 @@ def test_masks_of_old_checkpoints_and_half_precision(tmp_path):
         (dict(tie_word_embeddings=False), "tie_word_embeddings=False"),
         (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon=1e-06"),
         (dict(model_type="llama"), "model_type='llama'"),
-        (dict(n_embd=20), r"weights differ in .*h.0.attn.*\(20,\).*\(24,\)"),
+        (dict(n_embd=20), r"weights differ in .*h.0.attn.*\(60,\).*\(72,\)"),
         (dict(n_positions=9), r"weights differ in .*wpe.weight.*\(7, 24\).*\(9, 24\)"),
         (dict(n_inner=7), "weights differ in .*c_fc"),
         (dict(n_head=5), "n_embd=24 must be a multiple of n_head=5"),
@@ -173,9 +173,7 @@ def test_folders_that_hold_no_gpt2(tmp_path):
         ("transformer.ln_f.bias", torch.zeros(24, dtype=torch.float8_e4m3fn)),
     ):
         safetensors.torch.save_file(weights | {name: weight}, file)
-        with pytest.raises(
-            ValueError, match="float8" if "ln_f" in name else name.removeprefix("transformer.")
-        ):
+        with pytest.raises(ValueError, match="float8" if "ln_f" in name else name.split(".", 1)[-1]):
             import_gpt2(tmp_path)
     gpt2_at(tmp_path / "one").save_pretrained(tmp_path / "many", max_shard_size="10KB")
     with pytest.raises(ValueError, match="model.safetensors is missing.*max_shard_size"):

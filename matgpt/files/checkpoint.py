@@ -1,8 +1,8 @@
 """Folders that hold a model: written as a whole, checked when read, and never run as code."""
 
 import dataclasses
-import hashlib
 import json
+from hashlib import sha256
 
 import safetensors.torch
 import torch
@@ -35,7 +35,7 @@ def save(model, folder, tokenizer=None, overwrite=False):
     elif own.exists():
         files[own.name] = own.read_bytes()
     weights = {name: p.cpu().contiguous() for name, p in weights.items()}
-    beside = " ".join(f"{name} {digest(data)}" for name, data in files.items())
+    beside = " ".join(f"{name} {sha256(data).hexdigest()}" for name, data in files.items())
     files["model.safetensors"] = safetensors.torch.save(weights, {"beside": beside})
     replace(folder, files, overwrite)
 
@@ -63,7 +63,7 @@ def load(folder):
         model.load_state_dict(weights, assign=True)  # not copied: they keep the type in which they were saved
     tokenizer = check_tokenizer(config, None, folder)
     for path in (folder / "config.json", folder / "tokenizer.json"):
-        if path.name in beside and path.exists() and digest(path.read_bytes()) not in beside:
+        if path.name in beside and path.exists() and sha256(path.read_bytes()).hexdigest() not in beside:
             raise ValueError(f"{path} is not the file that was saved with {file.name}")
     return model.eval(), tokenizer
 
@@ -76,10 +76,6 @@ def check_tokenizer(config, tokenizer, folder):
         raise ValueError(f"tokenizer={tokenizer!r:.60} must be a CharTokenizer or a BPETokenizer")
     check_vocabulary(config, tokenizer, folder)
     return tokenizer
-
-
-def digest(data):
-    return hashlib.sha256(data).hexdigest()
 
 
 def unwrapped(model):

@@ -68,7 +68,9 @@ def read_source(name_or_path, pattern="*", column="text", data_dir=None):
     elif name in STDLIB:
         path, pattern = Path(sysconfig.get_paths()["stdlib"]), "*.py"
     if os.path.isdir(path):
-        files = list_files(path, pattern, STDLIB.get(name, HIDDEN))
+        files = [file for file in sorted(path.rglob(pattern)) if file.is_file()]
+        left_out = re.compile(STDLIB.get(name, HIDDEN))
+        files = [file for file in files if not left_out.search(f"/{file.relative_to(path).as_posix()}")]
         if not files:
             raise ValueError(f"no file in {path} matches the pattern {pattern!r}")
         return False, read_documents(files, column)
@@ -93,25 +95,17 @@ def fetch(name, data_dir=None):
     return Path(file[0] if unzip else file)
 
 
-def list_files(folder, pattern, left_out):
-    """Return the matching files of a folder, sorted, without those `left_out` and the files of `prepare`."""
-    return [
-        file
-        for file in sorted(folder.rglob(pattern))
-        if file.is_file() and not re.search(left_out, f"/{file.relative_to(folder).as_posix()}")
-        if file.name not in TOKEN_FILES or not (file.parent / "val.bin").exists()
-    ]
-
-
 def read_documents(files, column):
-    """Yield the text of each file, or of each of its rows; skip files that are not UTF-8 with a warning."""
+    """Yield the text of each file, or of each of its rows, but not of token files.
+
+    Warns of a file that is not UTF-8, and skips it.
+    """
     for file in files:
-        if TABLE.search(file.name):
-            yield from read_table(file, column)
+        if file.name in TOKEN_FILES and (file.parent / "val.bin").exists():
             continue
         try:
-            if text := "".join(read_pieces(file)):
-                yield text
+            texts = read_table(file, column) if TABLE.search(file.name) else ["".join(read_pieces(file))]
+            yield from filter(None, texts)
         except UnicodeError as error:
             warnings.warn(f"skipped: {error}", stacklevel=2)
 
