@@ -65,12 +65,6 @@ def test_folders_of_older_versions_load(tmp_path):
     assert loaded.sizes == model.sizes and torch.equal(loaded.embedding.token, model.embedding.token)
 
 
-def test_a_doll_takes_the_room_of_a_doll(build, tmp_path):
-    size = CONFIG.sizes[0]
-    save(build(MatryoshkaGPT, CONFIG).slice(size), tmp_path)
-    assert 0 < (tmp_path / "model.safetensors").stat().st_size - 8 * CONFIG.num_params(size) < 5000
-
-
 @pytest.mark.filterwarnings("ignore:the vocabulary has")
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_tokenizer(kind, tmp_path):
@@ -118,21 +112,21 @@ def cast(dtype, of=""):
 
 
 DAMAGE = [
-    ("config.json cannot be read", lambda folder: (folder / "config.json").unlink()),
-    ("model.safetensors cannot be read", lambda folder: (folder / "model.safetensors").unlink()),
-    ("config.json is not JSON", cut("config.json", 60)),
-    ("model.safetensors is truncated", cut("model.safetensors", 0)),
-    ("model.safetensors is truncated", cut("model.safetensors", -1)),
+    ("config.json: .*No such file", lambda folder: (folder / "config.json").unlink()),
+    ("model.safetensors is missing", lambda folder: (folder / "model.safetensors").unlink()),
+    ("config.json: .*line", cut("config.json", 60)),
+    ("model.safetensors is missing or damaged", cut("model.safetensors", 0)),
+    ("model.safetensors is missing or damaged", cut("model.safetensors", -1)),
     ("config.json: .*format 7", edit('"format": 1', '"format": 7')),
     ("config.json: .*model 'Other'", edit("MatryoshkaGPT", "Other")),
-    ("config.json is not a configuration.*block_sizes", edit("block_size", "block_sizes")),
+    ("config.json: .*block_sizes", edit("block_size", "block_sizes")),
     ("config.json: dropout=3.5", edit('"dropout": 0.1', '"dropout": 3.5')),
-    ("does not hold.*size mismatch", edit('"vocab_size": 5', '"vocab_size": 6')),
-    ("does not hold.*position", other_weights(lambda w: {n: p for n, p in w.items() if "position" not in n})),
-    ("does not hold.*unknown", other_weights(lambda w: w | {"unknown": torch.zeros(2)})),
-    ("model.safetensors has weights of type torch.float16, torch.float32", cast(torch.float16, "norm")),
-    ("model.safetensors has weights of type torch.float8_e4m3fn", cast(torch.float8_e4m3fn)),
-    ("model.safetensors has weights of type torch.int64", cast(torch.int64)),
+    ("config.json: .*size mismatch", edit('"vocab_size": 5', '"vocab_size": 6')),
+    ("config.json: .*position", other_weights(lambda w: {n: p for n, p in w.items() if "position" not in n})),
+    ("config.json: .*unknown", other_weights(lambda w: w | {"unknown": torch.zeros(2)})),
+    ("model.safetensors has weights of type .*torch.float16", cast(torch.float16, "norm")),
+    ("model.safetensors has weights of type .*torch.float8_e4m3fn", cast(torch.float8_e4m3fn)),
+    ("model.safetensors: blocks.* contains NaN", other_weights(lambda w: {n: p / 0 for n, p in w.items()})),
     ("tokenizer.json", lambda folder: (folder / "tokenizer.json").write_text("{")),
 ]
 
@@ -212,10 +206,9 @@ def test_nothing_is_replaced_without_permission(tmp_path):
     save(model, tmp_path, LETTERS)
     before = bytes_of(tmp_path)
     for message, call in (
-        ("already holds config.json, model.safetensors: .*overwrite=True", lambda: save(other, tmp_path)),
+        ("already holds config.json, model.safetensors: pass overwrite=True", lambda: save(other, tmp_path)),
         ("already holds tokenizer.json", lambda: save(model, tmp_path, CharTokenizer("vwxyz"))),
         ("already holds config.json", lambda: export_gpt2(model, tmp_path, tokenizer=LETTERS)),
-        ("tokenizer.json is not a tokenizer of transformers", lambda: export_gpt2(model, tmp_path)),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -239,11 +232,7 @@ def test_an_empty_path_and_a_file_are_no_folders(tmp_path, monkeypatch):
 
 
 def test_weights_that_are_not_finite_or_of_two_types_are_not_written(tmp_path):
-    for value, message in (
-        (torch.nan, "blocks.1.*NaN"),
-        (torch.inf, "blocks.1.*NaN"),
-        (None, "float16.*float32"),
-    ):
+    for value, message in ((torch.nan, "blocks.1.*NaN"), (torch.inf, "blocks.1.*NaN"), (None, "float16")):
         model = MatryoshkaGPT(CONFIG)
         if value is None:
             model.norm.half()
@@ -254,9 +243,7 @@ def test_weights_that_are_not_finite_or_of_two_types_are_not_written(tmp_path):
                 call(model, tmp_path / "new")
     for other in (None, torch.nn.Linear(2, 2), type("Own", (MatryoshkaGPT,), {})(CONFIG)):
         for call in (save, export_gpt2):
-            with pytest.raises(
-                ValueError, match="must be a MatryoshkaGPT or a .*, not a (NoneType|Linear|Own)"
-            ):
+            with pytest.raises(ValueError, match="must be a MatryoshkaGPT or a .* (NoneType|Linear|Own)"):
                 call(other, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -138,18 +138,17 @@ def test_masks_of_old_checkpoints_and_half_precision(tmp_path):
     "change, names",
     [
         (dict(activation_function="gelu"), "activation_function='gelu'"),
-        (dict(activation_function="relu"), "activation_function='relu'"),
         (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
         (dict(scale_attn_weights=False), "scale_attn_weights=False"),
         (dict(tie_word_embeddings=False), "tie_word_embeddings=False"),
         (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon=1e-06"),
         (dict(model_type="llama"), "model_type='llama'"),
-        (dict(n_embd=20), r"wte.weight has shape \(13, 24\).*\(13, 20\)"),
-        (dict(n_positions=9), r"wpe.weight has shape \(7, 24\)"),
-        (dict(n_inner=7), "c_fc.weight has shape"),
+        (dict(n_embd=20), r"weights differ in .*h.0.attn.*\(60,\).*\(72,\)"),
+        (dict(n_positions=9), r"weights differ in .*wpe.weight.*\(7, 24\).*\(9, 24\)"),
+        (dict(n_inner=7), "weights differ in .*c_fc"),
         (dict(n_head=5), "n_embd=24 must be a multiple of n_head=5"),
-        (dict(n_layer=4), "h.3.*is missing"),
-        (dict(n_layer=2), "h.2"),
+        (dict(n_layer=4), "weights differ in .*h.3"),
+        (dict(n_layer=2), "weights differ in .*h.2"),
         (dict(vocab_size=None), "vocab_size=None"),
     ],
 )
@@ -164,7 +163,8 @@ def test_other_configurations_are_named(tmp_path, change, names):
 def test_folders_that_hold_no_gpt2(tmp_path):
     with pytest.raises(ValueError, match="config.json"):
         import_gpt2(tmp_path / "nowhere")
-    export_gpt2(make(), tmp_path)
+    for name in (".", "one"):
+        export_gpt2(make(), tmp_path / name)
     file = tmp_path / "model.safetensors"
     weights = safetensors.torch.load(file.read_bytes())
     for name, weight in (
@@ -173,29 +173,14 @@ def test_folders_that_hold_no_gpt2(tmp_path):
         ("transformer.ln_f.bias", torch.zeros(24, dtype=torch.float8_e4m3fn)),
     ):
         safetensors.torch.save_file(weights | {name: weight}, file)
-        with pytest.raises(
-            ValueError, match="float8" if "ln_f" in name else name.removeprefix("transformer.")
-        ):
+        with pytest.raises(ValueError, match="float8" if "ln_f" in name else name.split(".", 1)[-1]):
             import_gpt2(tmp_path)
-    file.rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="pytorch_model.bin is a pickle, which can run code"):
-        import_gpt2(tmp_path)
+    gpt2_at(tmp_path / "one").save_pretrained(tmp_path / "many", max_shard_size="10KB")
+    with pytest.raises(ValueError, match="model.safetensors is missing.*max_shard_size"):
+        import_gpt2(tmp_path / "many")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="vocab_size"):
         import_gpt2(tmp_path)
-
-
-def test_a_gpt2_in_several_files(tmp_path):
-    model = make()
-    export_gpt2(model, tmp_path / "one")
-    gpt2 = gpt2_at(tmp_path / "one")
-    gpt2.save_pretrained(tmp_path / "many", max_shard_size="10KB")
-    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
-    with torch.no_grad():
-        assert torch.equal(import_gpt2(tmp_path / "many")(IDX), model(IDX))
-    next((tmp_path / "many").glob("*.safetensors")).unlink()
-    with pytest.raises(ValueError, match="model-0000.*cannot be read"):
-        import_gpt2(tmp_path / "many")
 
 
 def test_files_that_other_libraries_read_are_replaced_or_named(tmp_path):
@@ -205,12 +190,7 @@ def test_files_that_other_libraries_read_are_replaced_or_named(tmp_path):
     export_gpt2(make(), tmp_path, overwrite=True)
     gpt2 = gpt2_at(tmp_path)
     assert gpt2.generation_config.eos_token_id is None and not gpt2.generation_config.do_sample
-    for name in (
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-        "adapter_config.json",
-    ):
+    for name in ("added_tokens.json", "chat_template.jinja", "adapter_config.json"):
         (tmp_path / name).write_text("{}")
         with pytest.raises(ValueError, match=f"holds {name} of another model"):
             export_gpt2(make(seed=1), tmp_path, overwrite=True)
@@ -228,7 +208,7 @@ def test_autotokenizer_encodes_as_the_bpe_tokenizer(tmp_path, special):
     assert len(auto) == tokenizer.vocab_size
     assert auto.eos_token_id == (tokenizer.vocab_size - 2 if special else None)
     export_gpt2(model, tmp_path, 12)  # without one it stays
-    with pytest.raises(ValueError, match=f"tokenizer.json.*has {tokenizer.vocab_size} tokens.*vocab_size=13"):
+    with pytest.raises(ValueError, match=f"has {tokenizer.vocab_size} tokens.*vocab_size=13"):
         export_gpt2(make(), tmp_path, overwrite=True)  # but not beside a model that it does not fit
 
 

@@ -42,7 +42,7 @@ WRONG = {
     "sizes=4 must be several": [lambda: matgpt.frontier(MODEL, IDS, 4)],
     "max_params='9' must be a number": [lambda: matgpt.best_size([], max_params="9")],
     "ids='abc' must be token ids": [lambda: matgpt.split("abc")],
-    "ids=None must be one row": [lambda: matgpt.split(None)],
+    "ids has shape .* must be one row": [lambda: matgpt.split(None)],
     "no corpus or file 'aaaa": [lambda: matgpt.load_text("a" * 9999)],
     "text 0 has dtype torch.float32": [lambda: matgpt.embed(MODEL, [1.5, 2])],
     "text 0, None, is neither": [lambda: matgpt.embed(MODEL, [None])],

@@ -38,29 +38,12 @@ def write_all(files):
         raise
 
 
-def read(path):
-    """Return the bytes of a file. Raises ValueError, naming it, if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-
-
 @contextmanager
-def parsed(path, what):
-    """Yield the content of a JSON file; an error in the block becomes a ValueError that names the file.
-
-    what: the words for what the file should hold, such as "a configuration".
-    """
-    data = read(path)
+def parsed(path):
+    """Yield the content of a JSON file; any error in the block becomes a ValueError that names the file."""
     try:
-        yield json.loads(data)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON (truncated?): {error}") from None
-    except ValueError as error:
-        named = str(error).startswith((str(path), f"{path.parent}{os.sep}"))  # this file or one beside it
-        raise ValueError(str(error) if named else f"{path}: {error}") from None
-    except OSError as error:  # of another file, which this one names
-        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
-    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"{path} is not {what}: {error!r}") from None
+        yield json.loads(path.read_bytes())
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:  # content of another kind
+        raise ValueError(f"{path}: {error!r}") from None

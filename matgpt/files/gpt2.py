@@ -1,6 +1,7 @@
 """Export any doll as a GPT-2 of `transformers`, which is not needed for it; import a GPT-2 to nest it."""
 
 import dataclasses
+import itertools
 import math
 from contextlib import suppress
 
@@ -11,19 +12,8 @@ import torch.nn.functional as F
 from ..config import GPTConfig, inner_sizes
 from ..model import MatryoshkaGPT
 from ..nested import corner
-from ..text.tokenizer import BPETokenizer, CharTokenizer
+from . import checkpoint
 from .atomic import as_path, parsed
-from .checkpoint import (
-    TYPES,
-    check_depth,
-    check_vocabulary,
-    check_weights,
-    checked,
-    on_meta,
-    read_weights,
-    replace,
-    unwrapped,
-)
 
 NAMES = {  # ours, theirs
     "embedding.token": "wte.weight",
@@ -47,9 +37,8 @@ SUPPORTED = {
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
-# files that transformers, peft or sentence-transformers read beside a GPT-2, and that change what it computes
+# other files that transformers, peft or sentence-transformers read with a GPT-2 and that change what it does
 COMPANIONS = "adapter_config.json", "added_tokens.json", "chat_template.jinja", "modules.json"
-COMPANIONS += ("special_tokens_map.json",)
 
 
 def theirs(name, p):
@@ -74,14 +63,14 @@ def padded(doll):
     0, LayerNorm then gives sqrt(k) times as much, if eps is divided by k. So the mean is subtracted from all
     that writes to the residual. The readout must not change, so this GPT-2 has its own `head` (V, n_embd).
     """
-    config, weights = doll.config, unwrapped(doll)[1]
+    config, weights = doll.config, checkpoint.unwrapped(doll)[1]
     d, h, s = config.n_embd, config.n_head, config.full_head_size
     fits = [n for n in range(h, d + 1) if d % n == 0 and d // n >= s]
     width, n_head = (d, fits[0]) if fits else (h * -(-d // h), h)
     inner = max(inner_sizes(config.full.n_inner, config.n_layer))
     shape = dict(n_embd=width, n_head=n_head, head_size=None, n_inner=inner, bias=True, nesting=None)
     wide = dataclasses.replace(config, **shape)
-    shapes = on_meta(MatryoshkaGPT, wide).to(weights["embedding.token"].dtype).state_dict()
+    shapes = checkpoint.on_meta(MatryoshkaGPT, wide).to(weights["embedding.token"].dtype).state_dict()
     out = {name: torch.zeros_like(p, device="cpu") for name, p in shapes.items()}
     for name, p in weights.items():
         if width > d and (name.startswith("embedding") or "proj" in name):
@@ -100,28 +89,20 @@ def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     """Write one doll to the folder `path`, as transformers' GPT2LMHeadModel.from_pretrained reads it.
 
     The logits are the same to rounding, for every Size: shapes that GPT-2 does not have are padded with 0.
-    tokenizer: AutoTokenizer.from_pretrained(path) then encodes as it does; None: the one in the folder stays.
+    tokenizer: AutoTokenizer.from_pretrained(path) then encodes as it does; None keeps the one in the folder.
     overwrite: replace another model in the folder.
     Raises ValueError for a size that does not fit, a smaller size of an output-only model, weights that are
     not finite, a tokenizer (given or in the folder) of another vocabulary, a folder with other files that
-    transformers would read with this model, or, without `overwrite`, if other files would be replaced;
-    OSError, with nothing changed, if there is no room.
+    transformers would read with this model, or, without `overwrite`, if other files would be replaced.
     """
     path = as_path(path)
-    files, there = gpt2_files(model, size, tokenizer), path / "tokenizer.json"
-    if tokenizer is None and there.exists():
-        with parsed(there, "a tokenizer of transformers: pass `tokenizer`, or remove it") as content:
-            added = [token["content"] for token in content["added_tokens"]]
-            tokens, expected = len({*content["model"]["vocab"], *added}), model.config.vocab_size
-        if tokens != expected:
-            raise ValueError(f"{there}: the tokenizer has {tokens} tokens, the model vocab_size={expected}")
-    replace(path, files, overwrite, COMPANIONS)
+    checkpoint.replace(path, gpt2_files(model, path, size, tokenizer), overwrite, COMPANIONS)
 
 
-def gpt2_files(model, size=None, tokenizer=None):
-    """Return {file name: JSON object, or weights as bytes} of that checkpoint; errors as in `export_gpt2`."""
-    model = checked(model)[0]
-    check_vocabulary(model.config, tokenizer)
+def gpt2_files(model, path, size=None, tokenizer=None):
+    """Return {file name: JSON object, or bytes} of that checkpoint; errors as in `export_gpt2`."""
+    model = checkpoint.checked(model)[0]
+    checkpoint.check_tokenizer(model.config, tokenizer, path)
     full = model.config.resolve(size) == model.config.full
     config, weights, eps, head = padded(model if full else model.slice(size))
     tensors = {} if head is None else {"lm_head.weight": head}
@@ -139,31 +120,23 @@ def gpt2_files(model, size=None, tokenizer=None):
         "tie_word_embeddings": head is None,
         **dict.fromkeys(("bos_token_id", "eos_token_id")),
     }
-    return {
+    files = {
         "config.json": settings,
         "generation_config.json": {"_from_model_config": True},  # in place of what another model left there
         "model.safetensors": safetensors.torch.save(tensors, {"format": "pt"}),
-        **({} if tokenizer is None else tokenizer_files(tokenizer, config.block_size)),
     }
-
-
-def tokenizer_files(tokenizer, block_size):
-    """Return {file name: JSON object or bytes} of a tokenizer, as AutoTokenizer.from_pretrained reads it."""
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size}
-    config["clean_up_tokenization_spaces"] = False
-    if isinstance(tokenizer, BPETokenizer):
-        config["split_special_tokens"] = True
-        if (end := "<|endoftext|>") in tokenizer.special_tokens:
-            config |= {"bos_token": end, "eos_token": end}
-        return {"tokenizer_config.json": config, "tokenizer.json": tokenizer.to_json()}
-    if not isinstance(tokenizer, CharTokenizer):
-        raise ValueError(f"tokenizer={tokenizer!r:.60} must be a CharTokenizer or a BPETokenizer")
-    split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
-    ids = {character: i for i, character in enumerate(tokenizer.characters)}
-    content = {"version": "1.0", "added_tokens": [], "pre_tokenizer": split, "decoder": {"type": "Fuse"}}
-    # "" is not a token, so an unknown character is an error, as for the CharTokenizer
-    content["model"] = {"type": "WordLevel", "vocab": ids, "unk_token": ""}
-    return {"tokenizer_config.json": config, "tokenizer.json": content}
+    if tokenizer is not None:
+        end = "<|endoftext|>" if "<|endoftext|>" in tokenizer.special_tokens else None
+        files["tokenizer.json"] = tokenizer.to_json()
+        files["special_tokens_map.json"] = {}
+        files["tokenizer_config.json"] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.block_size,
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,
+            **dict.fromkeys(("bos_token", "eos_token"), end),
+        }
+    return files
 
 
 @torch.inference_mode(False)  # as in `load`
@@ -176,56 +149,52 @@ def import_gpt2(path, nesting=None):
     for a missing, unknown or differently shaped weight, and for weights in pickle files, which can run code.
     """
     path = as_path(path)
-    with parsed(path / "config.json", "a configuration") as found:
+    with parsed(path / "config.json") as found:
         if "format" in found:
             raise ValueError("it describes a model that matgpt.save wrote: use matgpt.load")
         for name, allowed in SUPPORTED.items():
             if found.get(name, allowed[0]) not in allowed:
                 raise ValueError(f"{name}={found[name]!r:.60} is not supported: allowed is {allowed}")
         shape = [found[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
-        weights = read_gpt2_weights(path)
-        check_depth(shape[-1], weights, path)
+        weights = read_gpt2_weights(path / "model.safetensors")
+        checkpoint.check_depth(found["n_layer"], weights)
         config = GPTConfig(*shape, None, found.get("n_inner"), dropout=found.get("resid_pdrop", 0.1))
-    config = dataclasses.replace(config, nesting=nesting)
-    try:
-        model, state = on_meta(MatryoshkaGPT, config), {}
-    except (RuntimeError, TypeError):  # sizes that 64 bits cannot count
-        raise ValueError(f"{path / 'config.json'} describes a model that does not fit into memory") from None
-    head = weights.pop("lm_head.weight", None)
-    if head is not None and not torch.equal(head, weights.get("wte.weight", head[:0])):
-        raise ValueError(f"{path}: lm_head.weight is not the token embedding; only a tied head is supported")
-    for name, p in model.state_dict().items():
-        other, shape = theirs(name, p)
-        if other not in weights or weights[other].shape != shape.shape:
-            what = f"has shape {tuple(weights[other].shape)}" if other in weights else "is missing"
-            raise ValueError(f"{path}: {other} {what}; config.json asks for {tuple(shape.shape)}")
-        weight = weights.pop(other)
-        state[name] = (weight if name.startswith("embedding") else weight.t()).reshape(p.shape).contiguous()
-    if weights:
-        raise ValueError(f"{path}: {next(iter(weights))} is no weight of a GPT-2 of {config.n_layer} layers")
+        state = from_gpt2(weights, checkpoint.on_meta(MatryoshkaGPT, config).state_dict())
+    model = checkpoint.on_meta(MatryoshkaGPT, dataclasses.replace(config, nesting=nesting))
     model.load_state_dict(state, assign=True)
     return model.eval()
 
 
-def read_gpt2_weights(path):
-    """Return the weights of a GPT-2 in safetensors, in one file or in several with an index, as float32."""
-    file, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    if not file.exists() and index.exists():
-        with parsed(index, "an index of weights") as content:
-            files = [path / name for name in sorted({*content["weight_map"].values()})]
-    elif not file.exists() and (pickled := path / "pytorch_model.bin").exists():
-        raise ValueError(f"{pickled} is a pickle, which can run code: write {file} with save_pretrained")
-    else:
-        files = [file]
-    weights = {name: p for file in files for name, p in read_weights(file)[0].items()}
-    for name in [name for name in weights if name.endswith((".attn.bias", ".attn.masked_bias"))]:
-        del weights[name]  # the causal mask, as older versions of transformers saved it
-    check_weights({name: p.float() if p.dtype in TYPES else p for name, p in weights.items()}, path)
-    return {name.removeprefix("transformer."): p.float() for name, p in weights.items()}
+def from_gpt2(weights, state):
+    """Return GPT-2's weights by our names, in the shapes of our `state`. ValueError if they do not fit."""
+    head, ours = weights.pop("lm_head.weight", None), {}
+    if head is not None and not torch.equal(head, weights.get("wte.weight", head[:0])):
+        raise ValueError("lm_head.weight is not the token embedding; only a tied head is supported")
+    shapes = {name: tuple(p.shape) for name, p in weights.items()}
+    expected = {other: tuple(p.shape) for other, p in itertools.starmap(theirs, state.items())}
+    if different := sorted(shapes.items() ^ expected.items()):
+        raise ValueError(f"this configuration and the weights differ in {different[:2]}")
+    for name, p in state.items():
+        weight = weights[theirs(name, p)[0]]
+        ours[name] = (weight if name.startswith("embedding") else weight.t()).reshape(p.shape).contiguous()
+    return ours
+
+
+def read_gpt2_weights(file):
+    """Return the weights of a GPT-2 in safetensors as float32. ValueError unless they are in one file."""
+    if not file.exists():
+        hint = 'load it in transformers and save_pretrained(folder, max_shard_size="99GB")'
+        raise ValueError(f"{file.name} is missing; if the GPT-2 is a pickle or in several files, {hint}")
+    weights = {}
+    for name, p in checkpoint.read_weights(file)[0].items():
+        if not name.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask, in older checkpoints
+            weights[name.removeprefix("transformer.")] = p.float() if p.dtype in checkpoint.TYPES else p
+    checkpoint.check_weights(weights, file)
+    return weights
 
 
 def is_gpt2(folder):
     """Say whether the folder holds a GPT-2 of transformers, by its config.json."""
-    with suppress(ValueError), parsed(as_path(folder) / "config.json", "a configuration") as found:
+    with suppress(ValueError), parsed(as_path(folder) / "config.json") as found:
         return "model_type" in found
     return False  # loading it says what is wrong

@@ -17,10 +17,8 @@ def as_row(ids, block_size, name="ids"):
         raise ValueError(f"{name}={ids!r:.40} must be token ids: encode the text first")
     ids = np.asarray(ids)
     if ids.ndim != 1 or len(ids) <= block_size or ids.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} has shape {ids.shape} and dtype {ids.dtype}: it must be one row of more than "
-            f"block_size={block_size} whole numbers"
-        )
+        allowed = f"one row of more than {block_size=} whole numbers"
+        raise ValueError(f"{name} has shape {ids.shape} and dtype {ids.dtype}: it must be {allowed}")
     return ids
 
 
@@ -33,11 +31,10 @@ def as_ids(ids, block_size, vocab_size, name="ids"):
 
 def check_range(ids, vocab_size, name="ids"):
     """Raise ValueError, naming the worst id, if one is outside the vocabulary."""
-    if not 0 <= ids.min() <= ids.max() < vocab_size:
-        worst = ids.min() if ids.min() < 0 else ids.max()
-        raise ValueError(
-            f"{name} holds token id {worst}, outside the vocabulary: allowed are 0 to {vocab_size - 1}"
-        )
+    lowest, highest = ids.min(), ids.max()
+    if lowest < 0 or highest >= vocab_size:
+        wrong = f"token id {lowest if lowest < 0 else highest}, outside the vocabulary"
+        raise ValueError(f"{name} holds {wrong}: allowed are 0 to {vocab_size - 1}")
 
 
 def batch(ids, starts, block_size, device, vocab_size=None):

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import shutil
 
 import numpy as np
@@ -37,21 +36,11 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     partial.mkdir(parents=True)
     try:
         tokenizer = learn(tokenizer, read(paths, pattern, column, "learning"), vocab_size)
-        dtype = np.dtype("uint16" if tokenizer.vocab_size <= 2**16 else "uint32")
-        n_train, n_val = encode(read(paths, pattern, column, "encoding"), tokenizer, dtype, partial)
+        meta = describe(tokenizer)
+        n_train, n_val = encode(read(paths, pattern, column, "encoding"), tokenizer, meta["dtype"], partial)
         if not n_train or not n_val:
-            raise ValueError(
-                f"{n_train} tokens for training and {n_val} for validation are too few: give more documents "
-                "(one in a hundred is for validation), or name a text itself (its last tenth is)"
-            )
-        meta = {
-            "format": FORMAT,
-            "dtype": dtype.name,
-            "vocab_size": tokenizer.vocab_size,
-            "n_train": n_train,
-            "n_val": n_val,
-            "sources": list(map(str, paths)),
-        }
+            raise ValueError(f"{n_train} tokens for training and {n_val} for validation are too few")
+        meta |= {"n_train": n_train, "n_val": n_val, "sources": list(map(str, paths))}
         tokenizer.save(partial)
         write(partial / "meta.json", json.dumps(meta, indent=1).encode())
         partial.rename(folder)
@@ -61,16 +50,22 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     return meta
 
 
+def describe(tokenizer):
+    """Return what meta.json says of any token files of this tokenizer."""
+    small = tokenizer.vocab_size <= 2**16
+    return {"format": FORMAT, "vocab_size": tokenizer.vocab_size, "dtype": "uint16" if small else "uint32"}
+
+
 def read(paths, pattern, column, label):
-    """Yield (whether it is one text, its pieces or documents) of each path, with a progress bar."""
+    """Yield (True, the pieces of a text) or (False, documents, each with its END), with a progress bar."""
     for path in paths:
         is_text, texts = read_source(path, pattern, column)
-        yield is_text, tqdm(texts, f"{label} {path}", unit=" pieces" if is_text else " documents")
+        yield is_text, tqdm(texts if is_text else (text + END for text in texts), f"{label} {path}")
 
 
 def learn(kind, sources, vocab_size):
     """Return the tokenizer of all characters, or of the byte pairs in the first SAMPLE of them."""
-    texts = (text if is_text else text + END for is_text, texts in sources for text in texts)
+    texts = itertools.chain.from_iterable(texts for _, texts in sources)
     if kind == "char":
         return CharTokenizer("".join(sorted(set(itertools.chain.from_iterable(texts)))))
     sample = ""
@@ -81,22 +76,19 @@ def learn(kind, sources, vocab_size):
 
 def encode(sources, tokenizer, dtype, folder):
     """Write train.bin and val.bin. Returns how many ids each holds."""
-    size = dtype.itemsize
+    size = np.dtype(dtype).itemsize
     with open(folder / "train.bin", "w+b") as train, open(folder / "val.bin", "wb") as val:
         for is_text, texts in sources:
             start = train.tell()
             for text in texts:
-                held_out = not is_text and int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100 == 0
-                ids = tokenizer.encode(text if is_text else text + END)
-                (val if held_out else train).write(np.array(ids, dtype).data)
+                digest = hashlib.sha256(text.removesuffix(END).encode()).hexdigest()
+                file = val if not is_text and int(digest, 16) % 100 == 0 else train
+                file.write(np.array(tokenizer.encode(text), dtype).data)
             if is_text:  # move its last tenth
                 n_ids = (train.tell() - start) // size
                 cut = train.seek(start + (n_ids - n_ids // 10) * size)
                 shutil.copyfileobj(train, val)
                 train.truncate(train.seek(cut))
-        for file in (train, val):
-            file.flush()
-            os.fsync(file.fileno())
         return train.tell() // size, val.tell() // size
 
 
@@ -113,19 +105,14 @@ def read_corpus(name, tokenizer="char", vocab_size=1024):
 def load_tokens(folder):
     """Return (train_ids, val_ids, tokenizer) of a folder that `prepare` made; the ids (N,) are memory-mapped.
 
-    Raises ValueError, naming the file and the reason, if one is missing, damaged or of another length.
+    Raises ValueError, naming the folder and the reason, if a file is missing, damaged or of another length.
     """
     folder = as_path(folder)
-    tokenizer, parts = load_tokenizer(folder), []
-    with parsed(folder / "meta.json", "a record of token files") as meta:
-        sizes, types = [tokenizer.vocab_size], ["uint16", "uint32"]
-        for entry, allowed in (("format", [FORMAT]), ("vocab_size", sizes), ("dtype", types)):
-            if meta[entry] not in allowed:
-                allowed = " or ".join(map(str, allowed))
-                raise ValueError(f"its {entry} is {meta[entry]!r}, not {allowed}: make the folder again")
-        for part in ("train", "val"):
-            ids = np.memmap(folder / f"{part}.bin", meta["dtype"], mode="r")
-            if len(ids) != meta[f"n_{part}"]:
-                raise ValueError(f"{part}.bin holds {len(ids)} tokens, not {meta[f'n_{part}']}")
-            parts.append(ids)
-    return *parts, tokenizer
+    tokenizer = load_tokenizer(folder)
+    with parsed(folder / "meta.json") as meta:
+        expected = describe(tokenizer)
+        train, val = (np.memmap(folder / f"{part}.bin", expected["dtype"], "r") for part in ("train", "val"))
+        for name, value in {**expected, "n_train": len(train), "n_val": len(val)}.items():
+            if meta[name] != value:
+                raise ValueError(f"{name} is {meta[name]!r}, and should be {value!r}: make the folder again")
+    return train, val, tokenizer

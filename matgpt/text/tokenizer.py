@@ -1,14 +1,13 @@
 """Text to token ids and back: one id per character, or byte-pair encoding (BPE).
 
-The library `tokenizers` learns the byte pairs, and its file format stores them; tiktoken encodes.
+The library `tokenizers` learns the byte pairs; tiktoken encodes. Both kinds are saved as a tokenizer.json
+with which transformers encodes alike.
 """
 
 import base64
 import json
-import operator
 import re
 import warnings
-from collections import Counter
 
 import tiktoken
 import tokenizers
@@ -28,21 +27,19 @@ GPT2_SPLIT = (
 PIECE = re.compile(r"(?s).{65536,}?\S(?=[ \n])|.+")
 LONGEST = 32  # bytes; training cuts longer words (DNA, text without blanks), which cost quadratic time
 
-# the character that stands for each byte in the file format: itself if it can be printed
-PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
-CHARACTERS = {byte: chr(byte) for byte in PRINTABLE} | {byte: chr(256 + i) for i, byte in enumerate(OTHERS)}
-BYTES = {character: byte for byte, character in CHARACTERS.items()}
+# In tokenizer.json a character stands for each byte: itself if it can be printed.
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+BYTES = dict(zip(ALPHABET, sorted(range(256), key=lambda byte: chr(byte) not in ALPHABET)))
+CHARACTERS = {byte: character for character, byte in BYTES.items()}
 
 
 class Tokenizer:
     """What both tokenizers share: the bytes of each id. Two are equal if they hold the same tokens."""
 
     def __init__(self, token_bytes, special_tokens=()):
-        wrong = [token for token, n in Counter(token_bytes).items() if n > 1 or not token]
-        if wrong:
-            raise ValueError(f"token {wrong[0].decode(errors='replace')!r} is empty or occurs twice")
-        self._bytes, self.vocab_size = token_bytes, len(token_bytes)
+        if not token_bytes or len({b"", *token_bytes}) <= len(token_bytes):
+            raise ValueError("a vocabulary needs at least one token, and none may be empty or occur twice")
+        self._bytes, self.vocab_size = dict(enumerate(token_bytes)), len(token_bytes)
         self.special_tokens = list(special_tokens)
 
     def __eq__(self, other):
@@ -53,25 +50,16 @@ class Tokenizer:
         return f"{type(self).__name__}({self.vocab_size} tokens)"
 
     def decode(self, ids):
-        """Return the text of ids (N,); bytes that are not UTF-8, as an untrained model writes, become U+FFFD.
-
-        Raises ValueError for an id outside the vocabulary.
-        """
+        """Return the text of ids (N,), with U+FFFD for bytes that are not UTF-8. Raises as `decode_bytes`."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids):
-        """Return the bytes of ids (N,), a list, array or tensor. Raises ValueError as `decode` does."""
-        ids = ids.tolist() if hasattr(ids, "tolist") else ids
+        """Return the bytes of ids (N,), a list, array or tensor. ValueError for one that is not a token."""
         try:
-            ids = [operator.index(i) for i in ids]
-        except TypeError:
-            raise ValueError(f"token ids must be one row of whole numbers, not {ids!r:.60}") from None
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(
-                    f"token id {i} is outside the vocabulary: allowed are 0 to {self.vocab_size - 1}"
-                )
-        return b"".join(self._bytes[i] for i in ids)
+            return b"".join([self._bytes[i] for i in (ids.tolist() if hasattr(ids, "tolist") else ids)])
+        except (KeyError, TypeError) as error:
+            allowed = f"one row of whole numbers from 0 to {self.vocab_size - 1}"
+            raise ValueError(f"cannot decode {error}: token ids are {allowed}") from None
 
     def save(self, folder):
         """Write `folder`/tokenizer.json atomically. Raises OSError if it cannot be written."""
@@ -84,10 +72,8 @@ class CharTokenizer(Tokenizer):
     """One token per character, in the order of `characters`."""
 
     def __init__(self, characters):
-        """Raises ValueError for an empty string, a character that occurs twice, or a lone surrogate."""
+        """Raise ValueError for an empty string, a character that occurs twice, or a lone surrogate."""
         _check_text(characters)
-        if not characters:
-            raise ValueError("a vocabulary needs at least one character, and the text is empty")
         super().__init__([character.encode() for character in characters])
         self.characters = characters
         self._ids = {character: i for i, character in enumerate(characters)}
@@ -103,18 +89,17 @@ class CharTokenizer(Tokenizer):
         _check_text(text)
         try:
             return [self._ids[character] for character in text]
-        except KeyError:
-            at, unknown = next((at, c) for at, c in enumerate(text) if c not in self._ids)
-            raise ValueError(
-                f"character {unknown!r} (U+{ord(unknown):04X}) at position {at} is not among the "
-                f"{self.vocab_size} known ones, {self.characters!r:.80}: remove it, make the tokenizer from "
-                "a text that contains it, or use a BPETokenizer, which encodes any text"
-            ) from None
+        except KeyError as error:
+            known = f"the {self.vocab_size} known ones, {self.characters!r:.80}"
+            raise ValueError(f"{error} is not among {known}; a BPETokenizer encodes any text") from None
 
     def to_json(self):
         """Return what `save` writes, as bytes."""
-        state = {"type": "char", "vocab_size": self.vocab_size, "characters": self.characters}
-        return json.dumps(state, indent=1, ensure_ascii=False).encode()
+        # "" is not a token, so transformers, too, raises an error for an unknown character
+        model = {"type": "WordLevel", "vocab": self._ids, "unk_token": ""}
+        split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+        state = {"version": "1.0", "added_tokens": [], "pre_tokenizer": split, "decoder": {"type": "Fuse"}}
+        return json.dumps(state | {"model": model}, indent=1, ensure_ascii=False).encode()
 
 
 class BPETokenizer(Tokenizer):
@@ -125,16 +110,14 @@ class BPETokenizer(Tokenizer):
     """
 
     def __init__(self, tokens, special_tokens=()):
-        """Raises ValueError if a token occurs twice or a single byte is missing."""
+        """Raise ValueError if a token occurs twice or a single byte is missing."""
         super().__init__([*tokens, *(token.encode() for token in special_tokens)], special_tokens)
         self.tokens = list(tokens)
         ranks = {token: i for i, token in enumerate(self.tokens)}
-        missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
-        if missing:  # tiktoken would panic on it, which `except Exception` does not catch
-            raise ValueError(f"BPE needs all 256 single bytes among its tokens: byte {missing[0]} is missing")
-        self._encoding = tiktoken.Encoding(
-            "matgpt", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={}
-        )
+        if any(bytes([byte]) not in ranks for byte in range(256)):  # tiktoken would panic, past any `except`
+            raise ValueError("BPE needs all 256 single bytes among its tokens")
+        options = dict(pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
+        self._encoding = tiktoken.Encoding("matgpt", **options)
 
     @classmethod
     def train(cls, text, vocab_size=1024):
@@ -146,20 +129,15 @@ class BPETokenizer(Tokenizer):
         _check_text(text)
         vocab_size = positive("vocab_size", vocab_size, 256)  # one token for each byte
         library = tokenizers.Tokenizer(models.BPE())
-        library.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.FixedLength(LONGEST)]
-        )
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, min_frequency=2, initial_alphabet=list(BYTES), show_progress=False
-        )
+        words = [pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.FixedLength(LONGEST)]
+        library.pre_tokenizer = pre_tokenizers.Sequence(words)
+        options = dict(min_frequency=2, initial_alphabet=ALPHABET, show_progress=False)
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, **options)
         library.train_from_iterator(PIECE.findall(text), trainer)  # whole, a text takes 100 times its memory
         ids = library.get_vocab()
         if len(ids) < vocab_size:
-            warnings.warn(
-                f"the vocabulary has {len(ids)} tokens, not {vocab_size}: no other pair occurs twice in the "
-                f"{len(text):,} characters of the text",
-                stacklevel=2,
-            )
+            size = f"the vocabulary has {len(ids)} tokens, not {vocab_size}"
+            warnings.warn(f"{size}: no other pair occurs twice in the text", stacklevel=2)
         return cls([_to_bytes(token) for token in sorted(ids, key=ids.get)])
 
     @classmethod
@@ -167,11 +145,8 @@ class BPETokenizer(Tokenizer):
         """Return GPT-2's 50,257 tokens, which tiktoken downloads once. ConnectionError without a network."""
         try:
             encoding = tiktoken.get_encoding("gpt2")
-        except OSError as error:  # includes all errors of requests, which tiktoken downloads with
-            raise ConnectionError(
-                "GPT-2's vocabulary could not be downloaded, which needs a network once; "
-                f"BPETokenizer.train(text) needs none ({type(error).__name__})"
-            ) from error
+        except OSError as error:  # also those of requests, with which tiktoken downloads
+            raise ConnectionError("tiktoken could not download it; BPETokenizer.train needs none") from error
         end = encoding.eot_token  # <|endoftext|>, the last of its tokens and the only special one
         return cls([encoding.decode_single_token_bytes(i) for i in range(end)], [encoding.decode([end])])
 
@@ -181,7 +156,7 @@ class BPETokenizer(Tokenizer):
         return self._encoding.encode_ordinary(text)
 
     def to_json(self):
-        """Return what `save` writes, as bytes: a tokenizer.json that transformers reads and encodes alike."""
+        """Return what `save` writes, as bytes."""
         ids = {"".join(CHARACTERS[byte] for byte in token): i for i, token in enumerate(self.tokens)}
         # tiktoken joins any two neighbours that form a token, however it was learnt
         cuts = [(token[:i], token[i:]) for token in ids for i in range(1, len(token))]
@@ -196,49 +171,29 @@ class BPETokenizer(Tokenizer):
 def load_tokenizer(folder):
     """Load the tokenizer that `save` wrote into `folder`, or that of a GPT-2 of transformers.
 
-    Raises ValueError, naming the file and the reason, if it is missing, damaged or of another kind.
+    Raises ValueError, naming the file and the reason, if it is missing, damaged or would encode differently.
     """
-    path = as_path(folder) / FILE
-    with parsed(path, "a tokenizer") as state:
-        if "model" in state:
-            return _from_library(state)
-        if state["type"] == "char":
-            tokenizer = CharTokenizer(state["characters"])
-        elif state["type"] == "bpe":  # as older versions of matgpt wrote it
-            tokens = [base64.b64decode(token, validate=True) for token in state["tokens"]]
-            tokenizer = BPETokenizer(tokens, state["special_tokens"])
-        else:
-            raise ValueError(f"its type is {state['type']!r:.60}, which must be 'char' or 'bpe'")
-        if state["vocab_size"] != tokenizer.vocab_size:
-            raise ValueError(f"vocab_size is {state['vocab_size']!r:.60}, not {tokenizer.vocab_size}")
-        return tokenizer
-
-
-def _from_library(state):
-    """Return the tokenizer of a tokenizer.json of transformers. ValueError if it would encode differently."""
-    model, split = state["model"], {"use_regex": True, **(state["pre_tokenizer"] or {"type": None})}
-    characters = "".join(sorted(model["vocab"], key=model["vocab"].get))
-    one_each = model["vocab"] == {character: i for i, character in enumerate(characters)}
-    if (model.get("type"), split["type"]) == (
-        "WordLevel",
-        "Split",
-    ) and one_each:  # as `export_gpt2` writes it
-        return CharTokenizer(characters)
-    if (model.get("type", "BPE"), split["type"]) != ("BPE", "ByteLevel") or state.get("normalizer"):
-        raise ValueError("it is not byte-level BPE without a normalizer")
-    if split["add_prefix_space"] or not split["use_regex"]:
-        raise ValueError("it splits texts differently from GPT-2")
-    special = {token["content"]: token["id"] for token in state["added_tokens"]}
-    ids = {token: i for token, i in model["vocab"].items() if token not in special}
-    tokens = [*sorted(ids, key=ids.get), *sorted(special, key=special.get)]
-    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    merged = [ids["".join(merge)] for merge in merges]
-    # tiktoken merges the pair with the lowest id first, transformers the one listed first
-    if [{**ids, **special}[token] for token in tokens] != list(range(len(tokens))) or (
-        sorted(set(merged)) != list(dict.fromkeys(merged))
-    ):
-        raise ValueError("its ids do not follow the order of its merges, with special tokens last")
-    return BPETokenizer([_to_bytes(token) for token in tokens[: len(ids)]], tokens[len(ids) :])
+    with parsed(as_path(folder) / FILE) as state:
+        if state.get("type") == "char":  # older versions of matgpt wrote these two
+            return CharTokenizer(state["characters"])
+        if state.get("type") == "bpe":
+            return BPETokenizer([*map(base64.b64decode, state["tokens"])], state["special_tokens"])
+        model, vocab, split = state["model"], state["model"]["vocab"], state["pre_tokenizer"] or {}
+        if (model.get("type"), split.get("type")) == ("WordLevel", "Split"):
+            return CharTokenizer("".join(sorted(vocab, key=vocab.get)))
+        byte_pairs = (model.get("type", "BPE"), split.get("type")) == ("BPE", "ByteLevel")
+        same_words = split.get("use_regex", True) and not split.get("add_prefix_space")
+        if not byte_pairs or not same_words or state.get("normalizer"):
+            raise ValueError("it is not byte-level BPE that splits texts as GPT-2 does")
+        special = {token["content"]: token["id"] for token in state["added_tokens"]}
+        ids = vocab | special
+        tokens, n = sorted(ids, key=ids.get), len(ids) - len(special)
+        merged = [ids["".join(merge).replace(" ", "")] for merge in model["merges"]]  # a list or "left right"
+        # tiktoken merges the pair with the lowest id first, transformers the one listed first
+        in_order = [ids[token] for token in tokens] == [*range(len(ids))] and merged == sorted(merged)
+        if not in_order or {*tokens[n:]} != {*special}:
+            raise ValueError("its ids do not follow the order of its merges, with special tokens last")
+        return BPETokenizer([_to_bytes(token) for token in tokens[:n]], tokens[n:])
 
 
 def _to_bytes(token):
@@ -246,13 +201,7 @@ def _to_bytes(token):
 
 
 def _check_text(text):
-    """Raises ValueError, naming it, for a lone surrogate or anything but a str."""
+    """Raise ValueError, naming it, for a lone surrogate or anything but a str."""
     if not isinstance(text, str):
         raise ValueError(f"a text must be a str, not {type(text).__name__}: {text!r:.60}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the text holds a lone surrogate, {text[error.start]!r}, at position {error.start}: half a "
-            "character, which UTF-8 cannot hold; remove or replace it"
-        ) from None
+    text.encode()  # UnicodeEncodeError, a ValueError, names a lone surrogate

@@ -83,5 +83,5 @@ class History:
     @classmethod
     def load(cls, path):
         """Read what `save` wrote. Raises ValueError, naming the file, if it is missing or not a history."""
-        with parsed(as_path(path), "a history") as record:
+        with parsed(as_path(path)) as record:
             return cls.from_dict(record)
