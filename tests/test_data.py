@@ -530,7 +530,7 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
     [
         (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
         (["text.txt"], "--out"),
-        (["text.txt", "--out", ""], "argument --out: ''"),
+        (["text.txt", "--out", ""], "'' is not a path"),
         (["text.txt", "--out", "out", "--vocab", "255"], "255 must be a whole number of at least 256"),
         (["text.txt", "--out", "out", "--tokenizer", "word"], "word"),
     ],

@@ -46,7 +46,7 @@ def run_train(args):
     train_ids, val_ids, tokenizer = read_corpus(args.corpus, **given(read_corpus, args))
     dolls = [doll if isinstance(doll, Size) else Size(doll, 4, 4) for doll in args.nesting]
     full = {name: max(getattr(doll, name) for doll in dolls) for name in ("n_embd", "n_head", "n_layer")}
-    config = GPTConfig(tokenizer.vocab_size, **full | given(GPTConfig, args))
+    config = GPTConfig(**full | given(GPTConfig, args) | {"vocab_size": tokenizer.vocab_size})
     torch.manual_seed(args.seed or 0)
     variant = MatryoshkaEmbeddingsGPT if args.variant == "embeddings" else MatryoshkaGPT
     model = variant(config).to(device)
