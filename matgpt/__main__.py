@@ -1,25 +1,38 @@
-"""python -m matgpt COMMAND: what can be done from a terminal."""
+"""python -m matgpt COMMAND: what can be done from a terminal. Errors that a user can mend are one line."""
 
+import os
 import sys
+import warnings
 
 from . import __version__
 from .commands.parser import make_parser
 
 
 def main(argv=None):
-    parser = make_parser(__version__)
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help()
-        return
+    args = make_parser(__version__).parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's output has no such method
         sys.stdout.reconfigure(line_buffering=True, errors="replace")  # a terminal may lack some characters
-    with args.parser.one_line():
-        # imported only now: PyTorch takes longer to load than --help should take to answer
-        from .commands import train, use
+    # imported only now: PyTorch takes longer to load than --help should take to answer
+    import torch
 
-        command = getattr(train if args.command in ("train", "nest") else use, f"run_{args.command}")
-        command(args)
+    def show(warning, *where, **how):
+        print(f"warning: {args.parser.translated(str(warning))}", file=sys.stderr)
+
+    try:
+        from .commands import run
+
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            getattr(run, f"run_{args.command}")(args)
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted")
+    except BrokenPipeError:  # `| head` has closed the pipe; nothing more is flushed to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (MemoryError, torch.OutOfMemoryError):
+        args.parser.error("out of memory: choose a smaller model, or smaller batches where there are any")
+    except (ValueError, OSError, ImportError, FloatingPointError, NotImplementedError) as error:
+        args.parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -356,7 +356,7 @@ def test_the_program_writes_to_the_terminal(written, tmp_path, capsys):
         ("--draft-size", "32", "--draft-size="),
         ("--top-p", "nan", "--top-p=nan"),
         ("--threads", "100000", "--threads 100000: allowed are 1 to"),
-        ("--seed", "1" + "0" * 30, "--seed 1"),
+        ("--seed", "1" + "0" * 30, "--seed=1"),
     ],
 )
 def test_the_program_names_what_is_wrong(written, tmp_path, capsys, option, value, names):

@@ -22,9 +22,6 @@ def test_public_names_are_the_objects_of_their_modules():
 
 def test_only_the_public_names_are_listed():
     assert dir(matgpt) == sorted(matgpt.__all__) and "train" in dir(matgpt)
-
-
-def test_a_name_that_does_not_exist():
     with pytest.raises(AttributeError, match="module 'matgpt' has no attribute 'trian'"):
         matgpt.trian  # noqa: B018
 
@@ -34,7 +31,7 @@ def test_a_name_that_does_not_exist():
     "code",
     [
         "import matgpt, sys; assert 'torch' not in sys.modules; assert callable(matgpt.plot.losses)",
-        "import matgpt.commands.train, matgpt; assert callable(matgpt.train) and callable(matgpt.save)",
+        "import matgpt.commands.run, matgpt; assert callable(matgpt.train) and callable(matgpt.save)",
         "from matgpt import *; from matgpt import plot; assert callable(train) and callable(plot.losses)",
     ],
 )

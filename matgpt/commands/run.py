@@ -1,0 +1,226 @@
+"""What each command does, and what a run leaves in --out."""
+
+import atexit
+import inspect
+import json
+import os
+import sys
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from .. import plot
+from ..config import GPTConfig
+from ..files.atomic import as_path, parsed, read, write_all
+from ..files.checkpoint import check_vocabulary, digest, load, save
+from ..files.gpt2 import export_gpt2, import_gpt2, is_gpt2
+from ..generation.writing import stream, write
+from ..measure.shapes import frontier
+from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..sizes import Size, positive
+from ..text.batches import loss_unit
+from ..text.corpus import load_text, split
+from ..text.token_files import load_tokens, prepare, read_corpus
+from ..text.tokenizer import load_tokenizer
+from ..training.checkpoint import NAME, uninterrupted
+from ..training.loop import Settings, processes, train
+from ..training.nesting import nest
+from .parser import Parser
+
+WRITTEN = ("config.json", "model.safetensors", "tokenizer.json", "losses.png", "history.json")
+
+
+def run_train(args):
+    if dist.is_torchelastic_launched():
+        dist.init_process_group()
+        atexit.register(dist.destroy_process_group)
+        if args.device in (None, "cuda") and torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    args.nesting = args.nesting or [32, 64, 128]
+    device, first = start(args, args.corpus), processes()[0] == 0
+    train_ids, val_ids, tokenizer = read_corpus(args.corpus, **given(read_corpus, args))
+    dolls = [doll if isinstance(doll, Size) else Size(doll, 4, 4) for doll in args.nesting]
+    full = {name: max(getattr(doll, name) for doll in dolls) for name in ("n_embd", "n_head", "n_layer")}
+    config = GPTConfig(**full | given(GPTConfig, args) | {"vocab_size": tokenizer.vocab_size})
+    torch.manual_seed(args.seed or 0)
+    variant = MatryoshkaEmbeddingsGPT if args.variant == "embeddings" else MatryoshkaGPT
+    model = variant(config).to(device)
+    if args.compile:
+        torch._dynamo.config.recompile_limit = 8 * len(config.sizes)  # each doll is a graph of its own
+        model.compile()
+    if first:
+        print(f"{model.num_params():,} parameters, {len(train_ids):,} training tokens, on {device}")
+        print(f"losses in {loss_unit(tokenizer, val_ids)}")
+    replaced = states(args.out) if first and args.force and not args.resume else []
+    old = [path.rename(path.with_suffix(".old")) for path in replaced]
+    try:
+        history = train(model, train_ids, val_ids, **given(Settings, args))
+    finally:
+        began = bool(states(args.out))
+        for path in old:
+            path.unlink() if began else path.rename(path.with_suffix(".pt"))
+    if first:
+        finish(args, model, tokenizer, history, val_ids)
+
+
+def run_nest(args):
+    device = start(args, args.folder)
+    model, train_ids, val_ids, tokenizer = read_all(args)
+    model = nest(model.to(device), args.nesting, train_ids, val_ids, **given(Settings, args))
+    finish(args, model, tokenizer, model.history, val_ids)
+
+
+def start(args, source):
+    """Choose --out, the budget and the device, and check all options; returns the device."""
+    if args.out is None:
+        sizes = [str(size).replace("/", "_") for size in args.nesting]
+        args.out = Path("runs", "-".join([Path(source).resolve().stem, *sizes]))
+    args.out = as_path(args.out)
+    args.checkpoint_dir = args.out if args.command == "train" else None
+    if not args.force:
+        check_out(args)
+    args.progress, args.on_evaluation = sys.stderr.isatty(), partial(log, args)
+    args.steps = Settings(**given(Settings, args)).steps
+    set_threads(args.threads)
+    return make_device(args.device)
+
+
+def states(out):
+    """List the state files of a run in `out`."""
+    return [path for path in sorted(out.glob("step-*")) if NAME.fullmatch(path.name)]
+
+
+def check_out(args):
+    """Raise ValueError if --out holds what a run would replace; a resumed run may replace its own model."""
+    out, resume, model = args.out, getattr(args, "resume", False), args.out / "model.safetensors"
+    there = [name for name in WRITTEN if (out / name).exists()]
+    if not resume:
+        there += [path.name for path in states(out)]
+    elif states(out) and model.exists() and read_record(out).get("train_wrote") == digest(read(model)):
+        return
+    if there:
+        hint = "the run to resume did not write that" if resume else "train --resume continues a run"
+        raise ValueError(f"--out {out} already holds {', '.join(there)}: {hint}; --force replaces it")
+
+
+def log(args, history):
+    """Print the step of an evaluation, and the losses of every doll."""
+    line = f"step {history.steps[-1]}" + (f"/{args.steps}" if args.steps else "")
+    line += ", validation (training) loss"
+    for size in history.sizes:
+        line += f"  {size}: {history.val[size][-1]:.4f} ({history.train[size][-1]:.4f})"
+    tqdm.write(line)
+
+
+def finish(args, model, tokenizer, history, val_ids):
+    """Save model, plot and history in --out; print what each doll writes after the same prompt."""
+    out = args.out
+    with uninterrupted():  # history.json says which model is that of the run
+        save(model, out, tokenizer, overwrite=True)
+        plot.losses(history).savefig(out / "losses.png", dpi=120)
+        origin = {"corpus": args.corpus, f"{args.command}_wrote": digest(read(out / "model.safetensors"))}
+        write_all({out / "history.json": json.dumps(history.as_dict() | origin, indent=1).encode()})
+    if history.done < args.steps if args.steps else history.spent < args.flops:
+        print(f"interrupted: saved in {out}" + ("; --resume continues" if args.command == "train" else ""))
+        return
+    prompt = tokenizer.decode(val_ids[:16].tolist())
+    for size in model.sizes:
+        text = write(model, tokenizer, prompt, 80, size, seed=0, temperature=0.8)
+        print(f"{size} writes: {' '.join(text.split())}")
+    print(f"saved in {out}")
+
+
+def run_generate(args):
+    set_threads(1 if args.threads is None else args.threads)  # one token has no work for more than one
+    torch.seed() if args.seed is None else torch.manual_seed(positive("seed", args.seed, 0))
+    model, tokenizer = load(args.folder)[0], load_tokenizer(args.folder)
+    pieces = stream(model, tokenizer, args.prompt, **given(model.generate, args))
+    print(args.prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def run_slice(args):
+    model, tokenizer = load(args.folder)
+    doll, write_doll = model.slice(args.size), export_gpt2 if args.gpt2 else save
+    write_doll(doll, args.out, tokenizer=tokenizer, overwrite=args.force)
+    print(f"the doll {doll.config.full} with {doll.num_params():,} parameters: saved in {args.out}")
+
+
+def run_eval(args):
+    args.corpus = args.corpus or read_record(args.folder).get("corpus")
+    if args.corpus is None:
+        raise ValueError(f"no history.json in {args.folder} says what it was trained on: give --corpus")
+    set_threads(args.threads)
+    model, _, val_ids, tokenizer = read_all(args)
+    model.to(make_device(args.device))
+    print(f"validation part of {args.corpus}; losses in {loss_unit(tokenizer, val_ids)}")
+    print(frontier(model, val_ids, max_blocks=args.eval_blocks))
+
+
+def run_data(args):
+    meta = prepare(**given(prepare, args))
+    print(
+        f"{args.out}: a vocabulary of {meta['vocab_size']:,}, {meta['n_train']:,} tokens for training and "
+        f"{meta['n_val']:,} for validation"
+    )
+
+
+def run_benchmark(args):
+    module = import_module(f"matgpt.benchmarks.{args.name}")
+    args.parser = Parser(prog=f"python -m matgpt benchmark {args.name}", description=module.__doc__)
+    args.parser.add_argument("--threads", type=int, default=1, help="one never stalls on a busy machine")
+    module.add_arguments(args.parser)
+    options = args.parser.parse_args(args.options)
+    set_threads(options.threads)
+    module.run(options)
+
+
+def given(function, args):
+    """Choose the options that were given and that `function` takes by name."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in vars(args).items() if name in names and value is not None}
+
+
+def set_threads(n):
+    """Set PyTorch's threads, unless n is None. ValueError outside 1 to 1024: 100,000 crash it."""
+    if n is not None:
+        if not 1 <= n <= 1024:
+            raise ValueError(f"--threads {n}: allowed are 1 to 1024")
+        torch.set_num_threads(n)
+
+
+def make_device(name):
+    """Return the device of that name, or the best one. Raises ValueError if there is none."""
+    try:
+        probe = torch.zeros(1, device=name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        probe.cpu()  # "meta" has no numbers to give
+        return probe.device
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"--device {name}: PyTorch has no such device on this machine") from None
+
+
+def read_all(args):
+    """Load args.folder and encode args.corpus with its tokenizer: (model, train_ids, val_ids, tokenizer)."""
+    model = import_gpt2(args.folder) if is_gpt2(args.folder) else load(args.folder)[0]
+    tokenizer = load_tokenizer(args.folder)
+    check_vocabulary(model.config, tokenizer, args.folder)
+    if not Path(args.corpus).is_dir():
+        return model, *split(tokenizer.encode(load_text(args.corpus))), tokenizer
+    *ids, theirs = load_tokens(args.corpus)
+    if theirs != tokenizer:
+        raise ValueError(f"the tokens of {args.corpus} are not those of {args.folder}: use its tokenizer")
+    return model, *ids, tokenizer
+
+
+def read_record(folder):
+    """Read what a run noted in history.json; {} if there is none."""
+    with suppress(ValueError), parsed(as_path(folder) / "history.json", "a record") as record:
+        return dict(record)
+    return {}
