@@ -40,13 +40,15 @@ WRONG = {
     "tokenizer=None must be": [lambda: matgpt.stream(MODEL, None, "ab", 2)],
     "draft_model='m' must be": [lambda: MODEL.generate(torch.tensor([[1]]), 2, draft_model="m")],
     "sizes=4 must be several": [lambda: matgpt.frontier(MODEL, IDS, 4)],
-    "max_params='9' must be a number": [lambda: matgpt.best_size([], max_params="9")],
+    "max_params='9' must be a number": [
+        lambda: matgpt.best_size(matgpt.frontier(MODEL, IDS), max_params="9")
+    ],
     "ids='abc' must be token ids": [lambda: matgpt.split("abc")],
-    "ids has shape .* must be one row": [lambda: matgpt.split(None)],
+    "ids=None must be one row": [lambda: matgpt.split(None)],
     "no corpus or file 'aaaa": [lambda: matgpt.load_text("a" * 9999)],
     "text 0 has dtype torch.float32": [lambda: matgpt.embed(MODEL, [1.5, 2])],
     "text 0, None, is neither": [lambda: matgpt.embed(MODEL, [None])],
-    "query must hold finite numbers": [lambda: matgpt.search(torch.ones(5, 4), torch.full((4,), torch.nan))],
+    "query must hold finite": [lambda: matgpt.search(torch.ones(5, 4), torch.full((4,), torch.nan))],
     "val_fraction='0.1' must be": [lambda: matgpt.split(IDS, "0.1")],
     "vocab_size='300' must be a whole number of at least 256": [lambda: BPETokenizer.train("a", "300")],
     "ids_or_texts=5 must be": [lambda: matgpt.embed(MODEL, 5)],
