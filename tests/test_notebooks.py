@@ -27,7 +27,7 @@ def parameters_cell(notebook):
 
 
 def with_small_parameters(name, folder, dial=""):
-    """The notebook with a cell after the one tagged `parameters` that makes the run short and turns a dial."""
+    """The notebook with a cell after `parameters` that makes the run short and turns a dial."""
     notebook = nbformat.read(ROOT / name, as_version=4)
     cell = nbformat.v4.new_code_cell(SMALL[name].format(folder=folder) + "\n" + dial)
     notebook.cells.insert(parameters_cell(notebook) + 1, cell)

@@ -216,7 +216,7 @@ def test_a_doll_is_sliced_out(tmp_path, capsys):
         main(["slice", *map(str, arguments), "4"])
         assert f"4,2,2 with {model.num_params(4)} parameters" in capsys.readouterr().out
         torch.testing.assert_close(read(tmp_path / name)(idx), model(idx, 4), rtol=1e-4, atol=1e-5)
-        assert "or pass --force" in refused(capsys, *arguments, 8, by="slice")
+        assert "pass --force" in refused(capsys, *arguments, 8, by="slice")
     error = refused(capsys, *arguments, 3, by="slice")
     assert error.endswith("--size=3 names no doll: the nesting is 4,2,2,16, 8,2,2,32\n")
     main(["slice", *map(str, arguments), "4,1,1", "--force"])

@@ -44,7 +44,7 @@ WRONG = {
         lambda: matgpt.best_size(matgpt.frontier(MODEL, IDS), max_params="9")
     ],
     "ids='abc' must be token ids": [lambda: matgpt.split("abc")],
-    "ids=None must be one row": [lambda: matgpt.split(None)],
+    "ids has shape .* must be one row": [lambda: matgpt.split(None)],
     "no corpus or file 'aaaa": [lambda: matgpt.load_text("a" * 9999)],
     "text 0 has dtype torch.float32": [lambda: matgpt.embed(MODEL, [1.5, 2])],
     "text 0, None, is neither": [lambda: matgpt.embed(MODEL, [None])],

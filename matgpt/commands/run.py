@@ -1,6 +1,7 @@
 """What each command does, and what a run leaves in --out."""
 
 import atexit
+import hashlib
 import inspect
 import json
 import os
@@ -16,8 +17,8 @@ from tqdm import tqdm
 
 from .. import plot
 from ..config import GPTConfig
-from ..files.atomic import as_path, parsed, read, write_all
-from ..files.checkpoint import check_vocabulary, digest, load, save
+from ..files.atomic import as_path, parsed, write_all
+from ..files.checkpoint import check_vocabulary, load, save
 from ..files.gpt2 import export_gpt2, import_gpt2, is_gpt2
 from ..generation.writing import stream, write
 from ..measure.shapes import frontier
@@ -33,6 +34,10 @@ from ..training.nesting import nest
 from .parser import Parser
 
 WRITTEN = ("config.json", "model.safetensors", "tokenizer.json", "losses.png", "history.json")
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run_train(args):
@@ -101,7 +106,7 @@ def check_out(args):
     there = [name for name in WRITTEN if (out / name).exists()]
     if not resume:
         there += [path.name for path in states(out)]
-    elif states(out) and model.exists() and read_record(out).get("train_wrote") == digest(read(model)):
+    elif states(out) and model.exists() and read_record(out).get("train_wrote") == digest(model):
         return
     if there:
         hint = "the run to resume did not write that" if resume else "train --resume continues a run"
@@ -123,7 +128,7 @@ def finish(args, model, tokenizer, history, val_ids):
     with uninterrupted():  # history.json says which model is that of the run
         save(model, out, tokenizer, overwrite=True)
         plot.losses(history).savefig(out / "losses.png", dpi=120)
-        origin = {"corpus": args.corpus, f"{args.command}_wrote": digest(read(out / "model.safetensors"))}
+        origin = {"corpus": args.corpus, f"{args.command}_wrote": digest(out / "model.safetensors")}
         write_all({out / "history.json": json.dumps(history.as_dict() | origin, indent=1).encode()})
     if history.done < args.steps if args.steps else history.spent < args.flops:
         print(f"interrupted: saved in {out}" + ("; --resume continues" if args.command == "train" else ""))
@@ -221,6 +226,6 @@ def read_all(args):
 
 def read_record(folder):
     """Read what a run noted in history.json; {} if there is none."""
-    with suppress(ValueError), parsed(as_path(folder) / "history.json", "a record") as record:
+    with suppress(ValueError), parsed(as_path(folder) / "history.json") as record:
         return dict(record)
     return {}

@@ -31,7 +31,7 @@ def export_sentence_transformers(model, path, tokenizer, overwrite=False):
     path = as_path(path)
     if not isinstance(tokenizer, BPETokenizer) or tokenizer.vocab_size != model.config.vocab_size:
         raise ValueError(
-            f"{tokenizer!r} must be a BPETokenizer of the model's {model.config.vocab_size} tokens"
+            f"tokenizer={tokenizer!r} must be a BPETokenizer of the model's {model.config.vocab_size} tokens"
         )
     if PAD not in tokenizer.special_tokens:
         tokenizer = BPETokenizer(tokenizer.tokens, [*tokenizer.special_tokens, PAD])
