@@ -23,7 +23,7 @@ def export_sentence_transformers(model, path, tokenizer, overwrite=False):
 
     `encode(texts, normalize_embeddings=True)` gives what `embed` gives, cut to any number of dimensions, for
     texts of at most block_size tokens; the library cuts longer ones there. A token to pad with joins the
-    vocabulary. Shapes that GPT-2 does not know are padded with zeros, and so may be the embeddings, behind.
+    vocabulary. Shapes that GPT-2 does not have are padded with zeros, which may also extend the embeddings.
     overwrite: replace what the folder holds under these names.
     Raises ValueError unless the tokenizer is a BPETokenizer of the model's vocabulary, or, unless told to
     overwrite, where other files would be replaced; OSError if the folder cannot be written.
