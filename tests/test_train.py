@@ -221,3 +221,10 @@ def test_a_doll_is_sliced_out(tmp_path, capsys):
     assert error.endswith("--size=3 names no doll: the nesting is 4,2,2,16, 8,2,2,32\n")
     main(["slice", *map(str, arguments), "4,1,1", "--force"])
     assert re.fullmatch(r"warning: .*[ (]4,1,1.*\n", capsys.readouterr().err)
+
+
+def test_corpus_nesting_and_folder_have_defaults(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    program("--steps", 1, "--eval-blocks", 1, "--batch-size", 1)
+    assert "saved in runs/python-docs-32-64-128" in capsys.readouterr().out
+    assert load("runs/python-docs-32-64-128")[0].sizes[0] == Size(32, 4, 4)

@@ -46,7 +46,7 @@ def run_train(args):
         atexit.register(dist.destroy_process_group)
         if args.device in (None, "cuda") and torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    args.nesting = args.nesting or [32, 64, 128]
+    args.nesting, args.corpus = args.nesting or [32, 64, 128], args.corpus or "python-docs"
     device, first = start(args, args.corpus), processes()[0] == 0
     train_ids, val_ids, tokenizer = read_corpus(args.corpus, **given(read_corpus, args))
     dolls = [doll if isinstance(doll, Size) else Size(doll, 4, 4) for doll in args.nesting]
