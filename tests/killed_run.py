@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import torch
 import torch._dynamo  # the first step of an optimizer would import it, in every fork
 
 from matgpt import save
-from matgpt.files import atomic
 from tests.test_resume import run
 
 
@@ -21,57 +21,49 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def in_write(call, how):
-    """Die in the call-th write: with half the bytes written, all but not renamed, or renamed."""
-    real, calls = {name: getattr(os, name) for name in ("fsync", "replace")}, {"fsync": 0, "replace": 0}
+def die_in(name, call, when):
+    """Die "before" or "after" the call-th time that a state is synced to the disk or renamed."""
+    real, calls = getattr(os, name), count(1)
 
-    def fsync(descriptor):
-        calls["fsync"] += 1
-        if calls["fsync"] == call and how == "half":
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+    def function(*args):
+        number = next(calls)
+        if number == call and when == "before":
             die()
-        real["fsync"](descriptor)
-
-    def replace(source, target):
-        calls["replace"] += 1
-        if calls["replace"] == call and how == "whole":
-            die()
-        real["replace"](source, target)
-        if calls["replace"] == call and how == "renamed":
+        real(*args)
+        if number == call:
             die()
 
-    atomic.os.fsync, atomic.os.replace = fsync, replace
+    setattr(os, name, function)
 
 
-def attempt(folder, prepare=None, kill_after=None, **settings):
+def attempt(folder, kill=None, after=None, **settings):
     """Fork and run to the end, or to death; returns the exit code."""
     child = os.fork()
     if child == 0:
         try:
-            if prepare:
-                prepare()
+            if kill:
+                die_in(*kill)
             model, history = run(**settings)
             save(model, folder)
             history.save(folder / "history.json")
             os._exit(0)
         finally:
             os._exit(1)
-    if kill_after is not None:
-        time.sleep(kill_after)
+    if after is not None:
+        time.sleep(after)
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
-    attempt(folder / "never")
-    killed = folder / "killed"
+    never, killed = (Path(sys.argv[1]) / name for name in ("never", "killed"))
+    attempt(never)
     state = dict(checkpoint_dir=killed, resume=True)
-    for call, how in [(1, "half"), (1, "whole"), (1, "renamed"), (2, "half"), (2, "whole")]:
-        print("in write", call, how, attempt(killed, lambda: in_write(call, how), **state))
-    for step in (1, 4):
-        print("in step", step, attempt(killed, on_step=lambda done, lr: done == step and die(), **state))
+    for call in (1, 2):
+        for kill in (("fsync", call, "before"), ("replace", call, "before"), ("replace", call, "after")):
+            print(*kill, attempt(killed, kill, **state))
+    print("in a step", attempt(killed, on_step=lambda done, lr: done == 3 and die(), **state))
     for seconds in (0.1, 0.2):
-        print("at any time", attempt(killed, kill_after=seconds, **state))
+        print("at any time", attempt(killed, after=seconds, **state))
     print("to the end", attempt(killed, **state))
