@@ -70,6 +70,8 @@ def faults(notebook):
             yield f"cell {i}: times of day, which differ at every run"
         if any(len(line) > 110 for line in cell.source.splitlines()):
             yield f"cell {i}: code that is cut off at the right edge"
+        if len(cell.source.splitlines()) > 20:
+            yield f"cell {i}: more than 20 lines, which belong into a function of matgpt"
         for shown in map(text, cell.outputs):
             if len(shown.splitlines()) > 40:
                 yield f"cell {i}: an output of {len(shown.splitlines())} lines"
@@ -82,7 +84,7 @@ def faults(notebook):
 @pytest.mark.parametrize("name", SMALL)
 def test_notebook_is_committed_as_run_and_reads_well_where_nothing_runs(name):
     assert list(faults(nbformat.read(ROOT / name, as_version=4))) == []
-    assert (ROOT / name).stat().st_size < 1_500_000
+    assert (ROOT / name).stat().st_size < 1_000_000
 
 
 @pytest.mark.parametrize("name", SMALL)
