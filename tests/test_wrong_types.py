@@ -63,7 +63,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("message, call", WRONG)
+@pytest.mark.parametrize(
+    "message, call", [(message, call) for message, calls in WRONG.items() for call in calls]
+)
 def test_the_wrong_kind_is_named(message, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
