@@ -101,14 +101,15 @@ def whole():
     ],
 )
 def test_interrupted_and_resumed(settings, tmp_path):
-    state = dict(checkpoint_dir=tmp_path, resume=True, **settings)
+    folder = tmp_path / "new" / "folder"
+    state = dict(checkpoint_dir=folder, resume=True, **settings)
     assert run(**state, on_evaluation=stop(0))[1].steps == [0]
     assert run(**state, on_step=press(3))[1].steps == [0, 3]
-    assert [path.name[:13] for path in states(tmp_path)] == ["step-00000003", "step-00000004"]
+    assert [path.name[:13] for path in states(folder)] == ["step-00000003", "step-00000004"]
     assert run(**state, on_evaluation=stop(9))[1].steps == [0, 3, 6, 9]
     result = run(**state)
     assert same(result, run(**settings)) and result[1].steps[:5] == [0, 3, 6, 9, 12]
-    assert len(states(tmp_path)) == 2
+    assert len(states(folder)) == 2
     assert same(run(**state), result), "it was finished"
 
 
