@@ -47,9 +47,7 @@ WRONG = [("5 is not a path", call) for call in PATHS] + [
 ]
 
 
-@pytest.mark.parametrize(
-    "message, call", [(message, call) for message, calls in WRONG.items() for call in calls]
-)
+@pytest.mark.parametrize("message, call", WRONG)
 def test_the_wrong_kind_is_named(message, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):

@@ -88,7 +88,7 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     model_or_path: a MatryoshkaGPT, which is not changed; or a folder that `save` or transformers wrote.
     nesting: the dolls, as in `GPTConfig`. train_ids, val_ids: token ids (N,), int.
     lr: peak learning rate. None: a quarter of that of `train`.
-    options: those of `Settings`, such as flops (the teacher and measuring importance count), batch_size (6),
+    options: those of `Settings`, such as flops (the teacher and measuring importance count), batch_size (2),
         eval_blocks (256), seed, progress.
     Raises ValueError for bad arguments, a budget that measuring importance alone exceeds, or a model without
     dolls; DivergedError when a loss is not finite.
@@ -103,7 +103,7 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     T, V = config.block_size, config.vocab_size
     fixed = dict(optimizer="adamw", weight_decay=0.0, share=share)
     lr = default_lr(config) / 4 if lr is None else lr
-    settings = Settings(steps, lr=lr, **{"batch_size": 6, "eval_blocks": 256} | options, **fixed)
+    settings = Settings(steps, lr=lr, **{"batch_size": 2, "eval_blocks": 256} | options, **fixed)
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
     importance_flops = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
     if settings.flops and settings.flops <= importance_flops:
