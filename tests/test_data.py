@@ -1,6 +1,7 @@
 """Texts, the split, and token files: what is streamed must equal what is encoded whole."""
 
 import functools
+import gzip
 import hashlib
 import http.server
 import json
@@ -131,8 +132,16 @@ def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
     text = "é\r\n中\n\r👩‍👩‍👧\0 \ufeff end\n\n"
     (tmp_path / "my.txt").write_bytes(text.encode())
     (tmp_path / "mark.txt").write_bytes(text.encode("utf-8-sig"))
+    (tmp_path / "packed.TXT.GZ").write_bytes(gzip.compress(text.encode()))
     for path in tmp_path.iterdir():
         assert load_text(path) == load_text(str(path)) == text
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b"a" * 999)[:-9], b"no archive"])
+def test_a_damaged_archive_is_refused_by_name(content, tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(content)
+    with pytest.raises(ValueError, match="a.txt.gz cannot be read"):
+        load_text(tmp_path / "a.txt.gz")
 
 
 @pytest.mark.parametrize(

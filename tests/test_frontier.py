@@ -1,6 +1,7 @@
 """What dolls cost, which ones nothing beats, and the best for a budget."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,6 +98,8 @@ def test_front_and_best_size_by_hand():
     fronts = [(p.size, p.on_front) for p in points]
     assert fronts == [(nan, False), (a, True), (b, True), (c, False), (d, True)]
     assert matgpt.best_size(points) == d
+    weighed = [replace(p, bytes=4 * p.params) for p in points]
+    assert matgpt.best_size(weighed, max_bytes=4 * 350) == b
     assert matgpt.best_size(points, max_params=350) == b
     assert (
         matgpt.best_size(points, max_flops=29) == matgpt.best_size(points, max_params=150, max_flops=30) == a

@@ -263,7 +263,8 @@ def test_numbers_of_numpy_and_memory_maps_are_the_same_run(whole, tmp_path):
     run(checkpoint_dir=tmp_path, on_evaluation=stop(6), lr=np.float64(0.02), warmup=np.float32(0.125))
     np.save(tmp_path / "ids.npy", IDS.astype(np.uint16))
     ids = np.load(tmp_path / "ids.npy", mmap_mode="r")
-    assert same(run(checkpoint_dir=tmp_path, resume=True, ids=ids), whole)
+    weights = np.ones(len(CONFIG.sizes))  # all alike, as without any
+    assert same(run(checkpoint_dir=tmp_path, resume=True, ids=ids, loss_weights=weights), whole)
 
 
 def test_a_folder_that_holds_a_run_or_cannot_be_written(tmp_path):

@@ -56,7 +56,7 @@ OPTIONS = {
     # training
     "--steps": dict(type=int, help="the budget in steps (default: 2000)"),
     "--flops": dict(type=float, help="the budget in FLOPs instead, the optimizer's included"),
-    "--batch-size": dict(type=int, help="blocks in a step, over all processes (default: 12; nest: 6)"),
+    "--batch-size": dict(type=int, help="blocks in a step, over all processes (default: 12; nest: 2)"),
     "--lr": dict(type=float, help="peak learning rate (default: 1.024 / width; nest: a quarter of that)"),
     "--share": dict(type=float, help="part of the FLOPs for all smaller dolls (default: 0.2; nest: 0.5)"),
     "--optimizer": dict(choices=["muon", "adamw"], help="for the matrices of the blocks (default: muon)"),

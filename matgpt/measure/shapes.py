@@ -16,7 +16,7 @@ from ..sizes import Size, inner_sizes, positive
 from .evaluation import evaluate_sizes
 
 # the unit of each cost of a doll
-UNITS = dict(params="parameters", flops="FLOPs per token", ms="milliseconds per token")
+UNITS = dict(params="parameters", flops="FLOPs per token", ms="milliseconds per token", bytes="bytes")
 
 
 def lattice(n_embd, n_layer, head_size, n_inner_ratio=(4,)):
@@ -69,6 +69,7 @@ class Point:
     loss: float
     on_front: bool = False
     ms: float | None = None
+    bytes: int | None = None
 
     def __str__(self):
         ms = "" if self.ms is None else f", {self.ms:.2f} ms"
@@ -120,14 +121,16 @@ def frontier(model, val_ids, sizes=None, max_blocks=None, latency=False):
     for size, loss in evaluate_sizes(model, val_ids, sizes, max_blocks).items():
         flops = flops_per_token(model.config, size, model.trunk_size(size))
         ms = milliseconds(model, size) if latency else None
-        points.append(Point(size, model.num_params(size), flops, loss, ms=ms))
+        params = model.num_params(size)
+        memory = params * model.embedding.token.element_size()
+        points.append(Point(size, params, flops, loss, ms=ms, bytes=memory))
     return mark_front(points)
 
 
-def best_size(points, max_params=None, max_flops=None, max_ms=None):
+def best_size(points, max_params=None, max_flops=None, max_ms=None, max_bytes=None):
     """Return the Size with the lowest loss among the points within every limit that is given.
 
-    points: what `frontier` measured. max_flops and max_ms are per token.
+    points: what `frontier` measured. max_flops and max_ms are per token, max_bytes is for the weights.
     Raises ValueError if `points` holds anything else, lacks a cost that has a limit, or has none that fits.
     """
     if not isinstance(points, (list, tuple)) or not all(isinstance(p, Point) for p in points):
@@ -136,7 +139,7 @@ def best_size(points, max_params=None, max_flops=None, max_ms=None):
     points = fitting = [p for p in points if not math.isnan(p.loss)]
     if not points:
         raise ValueError("points is empty, or every loss is NaN: measure dolls with frontier first")
-    limits = dict(params=max_params, flops=max_flops, ms=max_ms)
+    limits = dict(params=max_params, flops=max_flops, ms=max_ms, bytes=max_bytes)
     limits = {cost: most for cost, most in limits.items() if most is not None}
     least = []
     for cost, most in limits.items():

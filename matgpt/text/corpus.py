@@ -1,9 +1,11 @@
 """Texts by name, from files and from the Hugging Face hub; and the split into training and validation."""
 
+import gzip
 import os
 import re
 import sysconfig
 import warnings
+import zlib
 from numbers import Real
 from pathlib import Path
 
@@ -49,10 +51,10 @@ def read_source(name_or_path, pattern="*", column="text", data_dir=None):
     """Return (True, the pieces of one text) or (False, documents), as an iterator that holds one at a time.
 
     One text: "python-docs", which comes with Python; "shakespeare" and "enwik8", downloaded once; the path of
-    a UTF-8 file. Documents: "python-stdlib" ("python-stdlib+tests" with its tests), a folder (each file that
-    matches `pattern`), and `column` of a table: .jsonl, .parquet, "tinystories" or any data set of the hub,
-    as "hf:owner/name". Raises ValueError for a file that is missing, damaged or not UTF-8, ConnectionError if
-    a download fails, and ImportError for a missing package or part of Python.
+    a UTF-8 file, packed (.gz) or not. Documents: "python-stdlib" ("python-stdlib+tests" with its tests), a
+    folder (each file that matches `pattern`), and `column` of a table: .jsonl, .parquet, "tinystories" or any
+    data set of the hub, as "hf:owner/name". Raises ValueError for a file that is missing, damaged or not
+    UTF-8, ConnectionError if a download fails, and ImportError for a missing package or part of Python.
     """
     path, name = as_path(name_or_path), str(name_or_path)
     if name == "python-docs":
@@ -114,12 +116,15 @@ def read_pieces(path):
     """Yield the text of a UTF-8 file, without its byte-order mark, in pieces that no token reaches across."""
     rest = ""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        unpack = gzip.open if path.suffix.lower() == ".gz" else open
+        with unpack(path, "rt", encoding="utf-8-sig", newline="") as file:
             while chunk := file.read(CHUNK):
                 *pieces, rest = PIECE.findall(rest + chunk)
                 yield from pieces
     except UnicodeDecodeError as error:
         raise UnicodeError(f"{path} is not UTF-8 ({error.reason}): convert the file first") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
     if rest:
         yield rest
 

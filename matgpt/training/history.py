@@ -73,8 +73,10 @@ class History:
         for column in (record["steps"], record["flops"], *train.values(), *val.values()):
             if len(column) != len(record["steps"]) or not all(isinstance(x, (int, float)) for x in column):
                 raise ValueError("its lists must hold as many numbers as there are steps")
-        numbers = {name: record[name] for name in ("lr", "done", "spent", "start")}
-        return cls(sizes, record["steps"], record["flops"], train, val, **numbers)
+        steps, flops = record["steps"], record["flops"]
+        numbers = {"done": (steps or [0])[-1], "start": 0} | record  # earlier versions wrote neither
+        numbers = {name: numbers[name] for name in ("lr", "done", "spent", "start")}
+        return cls(sizes, steps, flops, train, val, **numbers)
 
     def save(self, path):
         """Write the history to `path` as JSON."""

@@ -26,8 +26,8 @@ from .optimizer import default_lr, learning_rate, make_optimizers
 from .progress import Progress
 from .schedule import Schedule
 
-SHARE = 0.2  # of the price, for all smaller dolls together: the front in LOG.md
-THREADS_FROM = 256  # width from which on more threads than one pay (LOG.md, "threads")
+SHARE = 0.2  # of the price, for all smaller dolls together (LOG.md, "A simpler schedule")
+THREADS_FROM = 256  # width from which on more threads than one pay (LOG.md, "Threads")
 
 
 class DivergedError(FloatingPointError):
@@ -100,9 +100,8 @@ class Settings:
             if name == "batch_size" or getattr(self, name) is not None:
                 put(name, positive(name, getattr(self, name)))
         put("seed", positive("seed", self.seed, 0))
-        limits = dict.fromkeys(("lr", "flops", "weight_decay", "grad_clip"), math.inf) | dict(
-            warmup=1, share=1
-        )
+        limits = dict.fromkeys(("lr", "flops", "weight_decay", "grad_clip"), math.inf)
+        limits |= dict(warmup=1, share=1)
         for name, end in limits.items():
             value = getattr(self, name)
             if value is None and name in ("lr", "flops"):
@@ -316,7 +315,7 @@ def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0,
     def evaluate():
         return [evaluate_sizes(nested, ids, max_blocks=blocks) for ids in (train_ids, val_ids)]
 
-    data = dict(train_ids=digest(train_ids), val_ids=digest(val_ids), weights_of_sizes=list(weights.values()))
+    data = dict(train_ids=digest(train_ids), val_ids=digest(val_ids), loss_weights=list(weights.values()))
     return loop(model, settings, batch_loss, evaluate, data)
 
 

@@ -16,7 +16,7 @@ from .loss import step_losses
 from .optimizer import default_lr
 from .schedule import Schedule
 
-SHARE = 0.5  # of the price, for all smaller dolls together (LOG.md, "nesting a trained GPT-2")
+SHARE = 0.5  # of the price, for all smaller dolls together (LOG.md, "Nesting a trained GPT-2")
 BATCHES = 16  # that measure importance, of 256 tokens or one block each
 
 # The meaning of each axis of a weight: d dimensions of the residual, h heads, f hidden units; "." is not

@@ -6,8 +6,8 @@ import torch
 
 from ..nested import NestedLinear
 
-# Of orthogonalize. Three do as well as the usual five (LOG.md, "Muon"), and under bfloat16 autocast five are
-# unsafe in its small-square form: on gradients of low rank they gave singular values of 26 to 1,141.
+# Of orthogonalize. Three do as well as the usual five (LOG.md, "Muon for less"). Five are unsafe in its
+# small-square form under bfloat16: on gradients of low rank they gave singular values of 26 to 1,141.
 ITERATIONS = 3
 
 

@@ -3,7 +3,7 @@
 from ..ranges import Between
 from .cost import training_flops
 
-DRAWN = 6  # Sizes of a range in each step; fewer leave gaps between the shapes (LOG.md, "ranges")
+DRAWN = 6  # Sizes of a range in each step; see LOG.md, "How many Sizes of a range a step reads"
 
 
 class Schedule:
@@ -21,7 +21,7 @@ class Schedule:
         self.full = max(self.sizes, key=lambda size: training_flops(model, [size]))
 
     def draw(self, batch_size, rng):
-        """What one step trains: [(sizes of one trunk, sequences that each of them reads)], largest first.
+        """What one step trains: [(sizes of one trunk, sequences that each of them reads)].
 
         The first size of a trunk reads the most. A fraction of a sequence is one by chance.
         """
