@@ -14,7 +14,6 @@ from matgpt import GPTConfig, History, MatryoshkaGPT, Size, load, save, split
 from matgpt.__main__ import main
 from matgpt.commands import run
 from matgpt.text.token_files import prepare, read_corpus
-from matgpt.training import nesting
 from matgpt.training.loop import Settings
 
 TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(2500))
@@ -182,9 +181,10 @@ def test_the_help_names_the_defaults_of_the_functions(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    batch_size, share = f"{Settings.batch_size}; nest: 6", f"{Settings.share}; nest: {nesting.SHARE}"
+    nest = inspect.signature(matgpt.nest).parameters
+    both = [f"{getattr(Settings, name)}; nest: {nest[name].default}" for name in ("batch_size", "share")]
     vocab = [inspect.signature(f).parameters["vocab_size"].default for f in (read_corpus, prepare)]
-    defaults = batch_size, share, Settings.optimizer, GPTConfig.block_size, "{}; data: {}".format(*vocab)
+    defaults = *both, Settings.optimizer, GPTConfig.block_size, "{}; data: {}".format(*vocab)
     assert all(f"(default: {default})" in text for default in defaults)
 
 
