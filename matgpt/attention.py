@@ -20,7 +20,7 @@ class NestedAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x, n_head, head_size):
-        """x (B, T, d) -> (B, T, d), over n_head heads of head_size."""
+        """Map x (B, T, d) to (B, T, d), over n_head heads of head_size."""
         q, k, v = self.qkv(x, (3, n_head, head_size)).permute(2, 0, 3, 1, 4)  # each (B, h, T, s)
         dropout = self.dropout.p if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)

@@ -83,11 +83,11 @@ class GPTConfig:
         return nesting
 
     def _named(self, doll):
-        """The Size that an entry of `nesting` means."""
+        """Return the Size that an entry of `nesting` means."""
         return self.fit(doll) if isinstance(doll, Size) else self.width(doll)
 
     def in_order(self, sizes):
-        """`sizes` and the full one, smallest first; shapes break ties, so the order is always the same."""
+        """Return `sizes` and the full one, smallest first; shapes break ties, so the order never varies."""
 
         def key(size):
             inner = inner_sizes(size.n_inner, size.n_layer)
@@ -111,18 +111,18 @@ class GPTConfig:
         return sizes_of(self)
 
     def draw(self, rng):
-        """A random Size of the range, drawn by a numpy Generator. ValueError if the nesting is no range."""
+        """Draw a Size of the range with a numpy Generator. ValueError unless the nesting is a range."""
         if not isinstance(self.nesting, Between):
             raise ValueError(f"nesting={self.nesting!r} is not a range: make one with matgpt.between")
         return self.nesting.at(self.full_head_size, *rng.random(3), rng.uniform(*self.nesting.inner_ratios))
 
     def sample(self, n, seed=0):
-        """Up to n random Sizes of the range and the full one, smallest first, for `frontier` to measure."""
+        """Draw up to n Sizes of the range, for `frontier`; returns them and the full one, smallest first."""
         rng = np.random.default_rng(seed)
         return self.in_order([self.draw(rng) for _ in range(positive("n", n))])
 
     def width(self, n_embd):
-        """The doll cut along the width alone: every layer, and the feedforward in proportion.
+        """Return the doll cut along the width alone: every layer, and the feedforward in proportion.
 
         It keeps every head, each narrower; or, where their number does not divide the width, the most heads
         that do.
@@ -134,7 +134,7 @@ class GPTConfig:
         return self.fit(Size(n_embd, heads[-1], self.n_layer, inner))
 
     def fit(self, size):
-        """`size` itself, if the full model holds such a doll; else ValueError naming what does not fit."""
+        """Return `size` if the full model holds it; else raise ValueError naming what does not fit."""
         limits = [
             (name, getattr(size, name), getattr(self, name)) for name in ("n_embd", "n_head", "n_layer")
         ]
@@ -151,7 +151,7 @@ class GPTConfig:
         return size
 
     def resolve(self, size=None):
-        """The Size meant by None (the full one), a Size that fits, or the width of one of `sizes`."""
+        """Return the Size meant by None (the full one), a Size that fits, or the width of one of `sizes`."""
         if size is None:
             return self.full
         if isinstance(size, Size):
@@ -166,16 +166,16 @@ class GPTConfig:
         raise ValueError(f"size={size!r} {problem}: the nesting is {', '.join(map(repr, self.sizes))}")
 
     def head_size_of(self, size):
-        """Width of one head of that doll: S where its width has room for all its heads, else narrower."""
+        """Return the width of one head of that doll: S if its width has room for all heads, else less."""
         return min(self.full_head_size, size.n_embd // size.n_head)
 
     def doll(self, size):
-        """Configuration of that doll as a model of its own, with a single size."""
+        """Return the configuration of that doll as a model of its own, with a single size."""
         size = self.resolve(size)
         return dataclasses.replace(self, **vars(size), nesting=None, head_size=self.head_size_of(size))
 
     def num_params(self, size=None):
-        """Parameters that the doll reads; the tied embedding counts once, position embeddings count."""
+        """Count the parameters that the doll reads: the tied embedding once, position embeddings too."""
         size = self.resolve(size)
         d, a = size.n_embd, size.n_head * self.head_size_of(size)
         norm = d * (1 + self.bias)
@@ -187,7 +187,7 @@ class GPTConfig:
 
 @functools.cache
 def sizes_of(config):
-    """`GPTConfig.sizes`, computed once."""
+    """Return `GPTConfig.sizes`, computed once."""
     if isinstance(config.nesting, Between):
         return config.in_order(config.nesting.landmarks(config.full_head_size, config.num_params))
     return config.in_order(map(config._named, config.nesting or ()))

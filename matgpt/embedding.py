@@ -23,13 +23,13 @@ class NestedEmbedding(nn.Module):
             nn.init.normal_(weight, std=0.02)
 
     def forward(self, idx, n_embd, start=0):
-        """Token ids (B, T), the first at position `start` -> (B, T, n_embd)."""
+        """Map token ids (B, T), the first at position `start`, to (B, T, n_embd)."""
         B, T = idx.shape
         position = corner(self.position[start:], T, n_embd)
         return F.embedding(idx, corner(self.token, len(self.token), n_embd)) + position
 
     def readout(self, x):
-        """Residual (B, T, d) -> logits (B, T, V), scaled for its width as in `NestedLinear`."""
+        """Map a residual (B, T, d) to logits (B, T, V), scaled for its width as in `NestedLinear`."""
         V, D = self.token.shape
         d = x.size(-1)
         x = x if d == D else x * math.sqrt(D / d)

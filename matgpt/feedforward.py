@@ -19,6 +19,6 @@ class NestedFeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x, n_inner):
-        """x (B, T, d) -> (B, T, d), through n_inner hidden units."""
+        """Map x (B, T, d) to (B, T, d), through n_inner hidden units."""
         hidden = F.gelu(self.expand(x, (n_inner,)), approximate="tanh")  # (B, T, f)
         return self.dropout(self.proj(hidden, x.shape[-1:]))

@@ -38,7 +38,7 @@ class NestedGPT(nn.Module):
         return self.config.sizes
 
     def forward(self, idx, size=None, rows=None):
-        """Token ids (B, T), T up to block_size -> logits (B, T, V) of one doll.
+        """Map token ids (B, T), T up to block_size, to logits (B, T, V) of one doll.
 
         size: a Size that fits, the width of one doll of the nesting, or None for the full size. A list of
             sizes that share a trunk (see `trunks`) gives a list of logits; the blocks run once for all.
@@ -63,15 +63,15 @@ class NestedGPT(nn.Module):
                 module.training = mode
 
     def features(self, idx, size=None):
-        """The final residual (B, T, d), after the last norm, that the readout turns into logits."""
+        """Return the final residual (B, T, d), after the last norm, that the readout turns into logits."""
         return self._residuals(idx, [size])[0]
 
     def trunk_size(self, size):
-        """The Size at which the blocks run for `size`. Only this differs between the variants' forward."""
+        """Return the Size at which the blocks run for `size`: the variants' forward differs in this only."""
         return self.config.resolve(size)
 
     def trunks(self, sizes):
-        """`sizes` in lists, the largest first, such that one pass of the first size serves its list.
+        """Return `sizes` in lists, the largest first, such that one pass of the first size serves its list.
 
         A shallow doll runs the first layers of a deep one of its width (2D Matryoshka, 2402.14776; LayerSkip,
         2404.16710), so a pass of the deep one can read out both.
@@ -87,7 +87,7 @@ class NestedGPT(nn.Module):
         return trunks
 
     def _residuals(self, idx, sizes):
-        """The final residual (B, T, d) of each size of one trunk; the first size is the deepest."""
+        """Return the final residual (B, T, d) of each size of one trunk; the first size is the deepest."""
         self._check(idx)
         if not sizes:
             raise ValueError("size=[] names no doll: give at least one size")
@@ -118,7 +118,7 @@ class NestedGPT(nn.Module):
             self.check_ids(idx)
 
     def check_ids(self, idx):
-        """ValueError, naming the first one, if any token id lies outside the vocabulary."""
+        """Raise ValueError, naming the first one, if any token id lies outside the vocabulary."""
         outside = (idx < 0) | (idx >= self.config.vocab_size)
         if outside.any():
             raise ValueError(
@@ -127,12 +127,12 @@ class NestedGPT(nn.Module):
             )
 
     def num_params(self, size=None):
-        """Parameters that the doll reads (the tied embedding counts once)."""
+        """Count the parameters that the doll reads (the tied embedding counts once)."""
         return self.config.num_params(self.trunk_size(size))
 
     @torch.no_grad()
     def token_embeddings(self, size=None):
-        """Embedding of every token, cut to the doll's width: (V, d)."""
+        """Return the embedding of every token, cut to the doll's width: (V, d)."""
         return corner(self.embedding.token, self.config.vocab_size, self.config.resolve(size).n_embd).clone()
 
     generate = generate
@@ -143,7 +143,7 @@ class MatryoshkaGPT(NestedGPT):
 
     @torch.no_grad()
     def slice(self, size=None):
-        """The doll as a MatryoshkaGPT of its own, with a single size and memory of its own.
+        """Return the doll as a MatryoshkaGPT of its own, with a single size and memory of its own.
 
         A slice of a slice equals the slice of the whole, except where the whole has wider heads than the
         first slice kept: those stay narrow. Warns if `size` lies outside the nesting, since no step trained

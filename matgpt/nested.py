@@ -12,7 +12,7 @@ from torch import nn
 
 
 def corner(weight, *shape):
-    """The leading corner of `weight` with that shape, as a view."""
+    """Return the leading corner of `weight` with that shape, as a view."""
     return weight[tuple(slice(n) for n in shape)]
 
 
@@ -32,11 +32,11 @@ class NestedLinear(nn.Module):
         nn.init.normal_(self.weight, std=std)
 
     def scale(self, in_shape):
-        """The factor for a doll that reads `in_shape` of the inputs: sqrt(full fan-in / own fan-in)."""
+        """Return sqrt(full fan-in / own fan-in), the factor for a doll that reads `in_shape` of them."""
         return math.sqrt(math.prod(self.in_shape) / math.prod(in_shape))
 
     def matrix(self, in_shape, out_shape):
-        """The doll's corner, scaled, as F.linear takes it: weight (out, in), and bias (out) or None."""
+        """Return the scaled corner as F.linear takes it: weight (out, in), and bias (out) or None."""
         weight, scale = corner(self.weight, *out_shape, *in_shape), self.scale(in_shape)
         weight = (weight if scale == 1 else weight * scale).reshape(math.prod(out_shape), -1)
         return weight, None if self.bias is None else corner(self.bias, *out_shape).flatten()
@@ -59,7 +59,7 @@ class NestedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
 
     def corner(self, d):
-        """Gain and shift (d), or None."""
+        """Return gain and shift, (d) each; None for one that is missing."""
         return [None if p is None else corner(p, d) for p in (self.weight, self.bias)]
 
     def forward(self, x):

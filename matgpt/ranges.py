@@ -45,7 +45,7 @@ class Between:
         return min(2, *ratios), max(4, *ratios)
 
     def at(self, head_size, width, heads, layers, inner_ratio):
-        """The Size at these shares, each from 0 to 1, of the way from the smallest to the largest."""
+        """Return the Size at these shares, each from 0 to 1, of the way from the smallest to the largest."""
         low, high, step = self.smallest, self.largest, self.multiple_of
 
         def fitting(d):  # numbers of heads
@@ -56,7 +56,7 @@ class Between:
         return Size(d, pick(fitting(d), heads), n_layer, max(1, min(round(inner_ratio * d), high.n_inner)))
 
     def landmarks(self, head_size, cost):
-        """A few sizes from the smallest to the largest, evenly spread over the logarithm of their `cost`."""
+        """Return a few sizes from the smallest to the largest, evenly spread over their log `cost`."""
         first, last = (size.n_inner / size.n_embd for size in (self.smallest, self.largest))
         path = [self.at(head_size, t, t, t, first + t * (last - first)) for t in np.linspace(0, 1, 101)]
         costs = np.log([cost(size) for size in path])

@@ -21,6 +21,6 @@ class NestedBlock(nn.Module):
         self.feedforward = NestedFeedForward(D, n_inner, *rest)
 
     def forward(self, x, n_head, head_size, n_inner):
-        """x (B, T, d) -> (B, T, d)."""
+        """Map x (B, T, d) to (B, T, d)."""
         x = x + self.attention(self.norm1(x), n_head, head_size)
         return x + self.feedforward(self.norm2(x), n_inner)

@@ -45,7 +45,7 @@ class Size:
         object.__setattr__(self, "n_inner", inner)
 
     def __str__(self):
-        """As `--nesting` and `--size` take it: "64,2,2", and n_inner after it unless that is 4 * n_embd."""
+        """Write it as `--nesting` takes it: "64,2,2", and n_inner after it unless that is 4 * n_embd."""
         inner = "/".join(map(str, inner_sizes(self.n_inner, 1)))
         shape = f"{self.n_embd},{self.n_head},{self.n_layer}"
         return shape if self.n_inner == 4 * self.n_embd else f"{shape},{inner}"
@@ -61,17 +61,17 @@ class Size:
         return cls(n_embd, n_head, n_layer, inner if len(inner) > 1 else inner[0])
 
     def covers(self, other):
-        """Whether `other` is larger on no axis."""
+        """Say whether `other` is larger on no axis."""
         inner = zip(inner_sizes(self.n_inner, self.n_layer), inner_sizes(other.n_inner, other.n_layer))
         axes = [(getattr(self, name), getattr(other, name)) for name in ("n_embd", "n_head", "n_layer")]
         return all(mine >= theirs for mine, theirs in [*axes, *inner])
 
     def begins(self, other):
-        """Whether the blocks of this size are the first blocks of `other`, at the same width."""
+        """Say whether the blocks of this size are the first blocks of `other`, at the same width."""
         mine, theirs = (inner_sizes(size.n_inner, size.n_layer) for size in (self, other))
         return (self.n_embd, self.n_head) == (other.n_embd, other.n_head) and mine == theirs[: self.n_layer]
 
 
 def heads_fit(n_embd, n_head, head_size):
-    """Whether the width has room for `n_head` whole heads, or divides into narrower ones."""
+    """Say whether the width has room for `n_head` whole heads, or divides into narrower ones."""
     return n_embd // n_head >= head_size or n_embd % n_head == 0

@@ -87,12 +87,12 @@ class Checkpoint:
         self.lock.release()
 
     def files(self, name=NAME):
-        """The run's own files, by step."""
+        """List the run's own files, by step."""
         matches = [(name.fullmatch(path.name), path) for path in self.folder.iterdir()]
         return [path for _, path in sorted((int(m[1]), path) for m, path in matches if m and path.is_file())]
 
     def due(self):
-        """Whether a minute of work could be lost, and saving costs less than a hundredth of the time."""
+        """Say whether a minute of work could be lost, and saving costs less than a hundredth of the time."""
         return time.monotonic() - self.saved > max(60, 100 * self.cost)
 
     def save(self, model, optimizers, history):
@@ -114,7 +114,7 @@ class Checkpoint:
         self.cost = self.saved - started
 
     def restore(self):
-        """The newest intact state, on the CPU, or None if the folder has none yet.
+        """Return the newest intact state, on the CPU, or None if the folder has none yet.
 
         A damaged file is reported, renamed, and the one before it taken. A finished run may be given a larger
         budget ("steps" or "flops"); no other setting may differ. Raises ValueError, saying what differs, or
@@ -141,7 +141,7 @@ class Checkpoint:
         return None
 
     def _compare(self, path, was, history):
-        """ValueError unless the state is that of this run, or of a finished one that is to be extended."""
+        """Raise ValueError unless the state is that of this run, or of a finished one to be extended."""
         names = [name for name in {**was, **self.run} if was.get(name) != self.run.get(name)]
         spent = history["done" if self.budget == "steps" else "spent"]
         if names == [self.budget] and self.run[self.budget] > was[self.budget] <= spent:

@@ -5,7 +5,7 @@ from .optimizer import muon_flops, muon_layers
 
 
 def training_flops(model, trunk, rows=None):
-    """FLOPs of training one token (or a sequence of one token for each of `rows`) on the sizes of one trunk.
+    """Return the FLOPs of training on one token, or on one of each of `rows`, the sizes of one trunk.
 
     A backward pass costs two forward passes (2001.08361, section 2.1). The first size runs the blocks; each
     other size only reads out. rows: how many sequences each size reads (default: one).
@@ -17,7 +17,7 @@ def training_flops(model, trunk, rows=None):
 
 
 def optimizer_flops(model, kind):
-    """FLOPs of one step of the optimizer: Muon's matrix products, and about 15 for each number of AdamW's."""
+    """Return the FLOPs of an optimizer's step: Muon's products, and about 15 for each number of AdamW's."""
     numbers, flops = sum(p.numel() for p in model.parameters() if p.requires_grad), 0
     for layer in muon_layers(model) if kind == "muon" else ():
         numbers -= layer.weight.numel()

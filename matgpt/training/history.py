@@ -44,7 +44,7 @@ class History:
                 losses[size].append(new[size])
 
     def __str__(self):
-        """A table: a row for each evaluation, with the validation loss of every doll."""
+        """Return a table: a row for each evaluation, with the validation loss of every doll."""
         rows = [["step", "FLOPs", *map(str, self.sizes)]]
         for i, (step, flops) in enumerate(zip(self.steps, self.flops)):
             rows.append([f"{step:,}", f"{flops:.2e}", *(f"{self.val[size][i]:.4f}" for size in self.sizes)])
@@ -54,11 +54,11 @@ class History:
     __repr__ = __str__
 
     def plot(self, x="steps"):
-        """A figure of the losses against "steps" or "flops": see `matgpt.plot.losses`."""
+        """Draw the losses against "steps" or "flops": see `matgpt.plot.losses`."""
         return plot.losses(self, x)
 
     def as_dict(self):
-        """Plain lists and numbers; a size is the text that `Size.parse` reads."""
+        """Return plain lists and numbers; a size is the text that `Size.parse` reads."""
         numbers = {name: getattr(self, name) for name in ("lr", "steps", "flops", "done", "spent", "start")}
         losses = {
             name: {str(size): getattr(self, name)[size] for size in self.sizes} for name in ("train", "val")
@@ -67,7 +67,7 @@ class History:
 
     @classmethod
     def from_dict(cls, record):
-        """The history that `as_dict` wrote. Raises ValueError where its lists do not fit together."""
+        """Return the history that `as_dict` wrote. Raises ValueError where its lists do not fit together."""
         sizes = tuple(Size.parse(text) for text in record["sizes"])
         train, val = (BySize((size, record[name][str(size)]) for size in sizes) for name in ("train", "val"))
         for column in (record["steps"], record["flops"], *train.values(), *val.values()):

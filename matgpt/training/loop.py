@@ -121,12 +121,12 @@ class Settings:
             raise ValueError("resume=True needs the checkpoint_dir to resume from")
 
     def progress_of(self, done, spent, start):
-        """The share of the budget that is spent, 0 to 1; of an extended run, the share of its extension."""
+        """Return the share of the budget that is spent, 0 to 1; in an extended run, that of its extension."""
         now, end = (done, self.steps) if self.flops is None else (spent, self.flops)
         return min(1.0, (now - start) / (end - start))
 
     def evaluation_due(self, history):
-        """Whether to evaluate now: at the beginning, at the end, and each interval or tenth of the budget."""
+        """Say whether to evaluate now: at the start, the end, and each interval or tenth of the budget."""
         if not history.steps or history.done == history.steps[-1]:
             return not history.steps
         now = self.progress_of(history.done, history.spent, history.start)
@@ -137,14 +137,14 @@ class Settings:
 
 
 def processes():
-    """(number of this process, number of processes) under torchrun, else (0, 1)."""
+    """Return (number of this process, number of processes) under torchrun, else (0, 1)."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def choose_threads(n_embd, cores=None):
-    """How many threads train a model of that width: one for small models, else all cores.
+    """Return how many threads train a model of that width: one for small models, else all cores.
 
     Each operation waits for the slowest of its threads, so on a busy machine two can be ten times slower than
     one. The rule reads the width and the number of cores only, so that runs repeat.
@@ -320,7 +320,7 @@ def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0,
 
 
 def blocks_for_a_tenth(settings, schedule):
-    """Blocks of each text that an evaluation may read so that all evaluations take a tenth of the run."""
+    """Return how many blocks each evaluation may read so that all of them take a tenth of the run."""
     model, T = schedule.model, schedule.model.config.block_size
     step = training_flops(model, [schedule.full]) / (1 - settings.share) * settings.batch_size * T
     steps = settings.steps or settings.flops / step

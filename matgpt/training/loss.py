@@ -10,7 +10,7 @@ from .cost import training_flops
 
 
 def check_weights(loss_weights, sizes):
-    """The weight of each size, summing to one. Raises ValueError for a wrong number or sign."""
+    """Return the weight of each size, summing to one. Raises ValueError for a wrong number or sign."""
     try:
         weights = np.ones(len(sizes)) if loss_weights is None else np.atleast_1d(loss_weights).astype(float)
     except (TypeError, ValueError):
@@ -24,7 +24,7 @@ def check_weights(loss_weights, sizes):
 
 
 def matryoshka_loss(model, x, y, loss_weights=None):
-    """Weighted mean of the losses of all sizes (2205.13147, equation 1), as one scalar to differentiate.
+    """Return the weighted mean of the losses of all sizes (2205.13147, equation 1), to differentiate.
 
     x, y: (B, T), which every size reads; `train` gives every trunk text of its own. loss_weights: one number
     for each size, smallest first; None: all alike. Raises ValueError for a wrong number of weights.

@@ -34,7 +34,7 @@ AXES = {
 
 
 def axes(name):
-    """[(axis, key, whether the weight reads along it)] of a parameter; a key is "d", or "0.h" of layer 0."""
+    """Return [(axis, key, whether the weight reads along it)]; a key is "d", or "0.h" for layer 0."""
     kinds = next((kinds for end, kinds in AXES.items() if name.endswith(end)), "d")
     keys = {
         kind: kind if kind == "d" else f"{name.split('.')[1]}.{kind}"

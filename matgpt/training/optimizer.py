@@ -12,7 +12,7 @@ ITERATIONS = 3
 
 
 def as_matrices(layer):
-    """(matrices, outputs, inputs) of a layer's weight: queries, keys and values of each head are one each."""
+    """Return (matrices, outputs, inputs) of a weight: queries, keys and values of each head are one each."""
     shape = layer.weight.shape
     inputs, outputs = math.prod(layer.in_shape), shape[len(layer.out_shape) - 1]
     return math.prod(shape) // inputs // outputs, outputs, inputs
@@ -91,26 +91,22 @@ class Muon(torch.optim.Optimizer):
                 shape = as_matrices(layer)
                 ahead = w.grad.lerp(average, momentum).reshape(shape)  # Nesterov's look ahead
                 by_shape.setdefault(shape, []).append((w, ahead))
-        for (
-            _,
-            outputs,
-            inputs,
-        ), pairs in by_shape.items():  # weights of one shape make one batch of matrices
+        for shape, pairs in by_shape.items():  # weights of one shape make one batch of matrices
             weights, ahead = zip(*pairs)
             updates = even(orthogonalize(torch.cat(ahead))).split([len(matrices) for matrices in ahead])
-            length = lr * 0.2 * max(outputs, inputs) ** 0.5
+            length = lr * 0.2 * max(shape[1:]) ** 0.5  # shape: (matrices, outputs, inputs)
             for w, update in zip(weights, updates):
                 w.mul_(1 - lr * decay).sub_(update.reshape(w.shape), alpha=length)
 
 
 def muon_layers(model):
-    """The layers whose weights Muon moves: those of the blocks that are not frozen."""
+    """Return the layers whose weights Muon moves: those of the blocks that are not frozen."""
     layers = (layer for layer in model.modules() if isinstance(layer, NestedLinear))
     return [layer for layer in layers if layer.weight.requires_grad]
 
 
 def muon_flops(layer):
-    """FLOPs of one step: two products with a matrix of r rows and c columns, r <= c, the others r by r."""
+    """Return the FLOPs of one step: two products with an r by c matrix, r <= c, and others r by r."""
     n, *sides = as_matrices(layer)
     r, c = sorted(sides)
     return n * (4 * r * r * c + (8 * ITERATIONS - 6) * r**3)
@@ -134,7 +130,7 @@ def make_optimizers(kind, model, lr, weight_decay):
 
 
 def learning_rate(progress, lr, warmup):
-    """Linear warm-up over the share `warmup` of the budget, then linearly down to zero (2502.15938).
+    """Return the rate: up from zero over the share `warmup` of the budget, then down to zero (2502.15938).
 
     progress: the share of the budget that is spent, from 0 to 1.
     """
@@ -142,5 +138,5 @@ def learning_rate(progress, lr, warmup):
 
 
 def default_lr(config):
-    """Peak learning rate: 8e-3 was measured at 128 wide; wider models take less, in proportion."""
+    """Return the peak learning rate: 8e-3 was measured at 128 wide; wider models take less in proportion."""
     return 1.024 / config.n_embd

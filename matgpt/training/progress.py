@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 def in_notebook():
-    """Whether the code runs in a Jupyter kernel, which can redraw what it showed."""
+    """Say whether the code runs in a Jupyter kernel, which can redraw what it showed."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 

@@ -21,7 +21,7 @@ class Schedule:
         self.full = max(self.sizes, key=lambda size: training_flops(model, [size]))
 
     def draw(self, batch_size, rng):
-        """What one step trains: [(sizes of one trunk, sequences that each of them reads)].
+        """Return what one step trains: [(sizes of one trunk, sequences that each of them reads)].
 
         The first size of a trunk reads the most. A fraction of a sequence is one by chance.
         """
@@ -39,7 +39,7 @@ class Schedule:
         return passes
 
     def fractions(self, trunks):
-        """The part of a batch that the smaller dolls of each trunk read, by the first size of the trunk."""
+        """Return the part of a batch that the smaller dolls of each trunk read, by its first size."""
         full = training_flops(self.model, [self.full])
         prices = {t[0]: training_flops(self.model, t) - full * (self.full in t) for t in trunks}
         smaller = sorted((size for size in prices if prices[size]), key=prices.get)
