@@ -81,7 +81,7 @@ class Texts:
 
         rng: crops long texts at a random place; None: at the beginning.
         """
-        rows = [self.rows[i + first] for first in (0, len(self.asks)) for i in positions]
+        rows = [self.rows[offset + i] for offset in (0, len(self.asks)) for i in positions]
         starts = [rng.integers(max(0, len(row) - self.block_size) + 1) if rng else 0 for row in rows]
         rows = [row[start : start + self.block_size] for row, start in zip(rows, starts)]
         asks = self.asks[positions]
