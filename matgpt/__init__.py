@@ -16,7 +16,7 @@ MODULES = {  # where each public name lives; a module, and PyTorch with it, is i
     "embeddings.exporting": ("export_sentence_transformers",),
     "embeddings.pairs": ("load_pairs",),
     "embeddings.pooling": ("embed",),
-    "embeddings.searching": ("search",),
+    "embeddings.retrieval": ("search",),
     "files.checkpoint": ("load", "save"),
     "files.gpt2": ("export_gpt2", "import_gpt2"),
     "generation.writing": ("stream", "write"),

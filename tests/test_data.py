@@ -20,7 +20,7 @@ import torch
 
 from matgpt.__main__ import main
 from matgpt.text import corpus, token_files
-from matgpt.text.batches import as_ids, as_row, batch, bits_per_byte, loss_unit
+from matgpt.text.batches import as_ids, batch, bits_per_byte, loss_unit
 from matgpt.text.corpus import load_text, split
 from matgpt.text.token_files import load_tokens, prepare, read_corpus
 from matgpt.text.tokenizer import PIECE, BPETokenizer, CharTokenizer
@@ -194,10 +194,13 @@ def test_ids_that_cannot_be_split_are_named():
     for ids in ([], torch.zeros(2, 3, dtype=torch.int64), [0.5, 1.7] * 9, torch.rand(30), [True] * 30):
         with pytest.raises(ValueError, match="ids has shape .* must be one row of .* whole numbers"):
             split(ids)
+    for ids in ([[1], [2, 3]], torch.ones(9, dtype=torch.bfloat16)):
+        with pytest.raises(ValueError, match="ids=.* must be token ids"):
+            split(ids)
     for fraction in (0, 1, -0.1, float("nan")):
         with pytest.raises(ValueError, match=f"val_fraction={fraction} must be between 0 and 1"):
             split([1, 2, 3], fraction)
-    for take in (split, lambda text: as_row(text, 4)):
+    for take in (split, lambda text: as_ids(text, 4)):
         with pytest.raises(ValueError, match="'To be, or not' must be token ids: encode the text first"):
             take("To be, or not")
 

@@ -5,7 +5,7 @@ import sysconfig
 import pytest
 
 import matgpt
-from matgpt.embeddings.pairs import Pairs, as_pairs, copied, load_pairs, words
+from matgpt.embeddings.pairs import Pairs, as_pairs, load_pairs, words
 
 LONG = "x = first_thing(1)\n    y = second_thing(x)\n    return [x, y, 'and this makes the code long enough']"
 FILE = f'''
@@ -103,8 +103,9 @@ def test_split_holds_out_modules_and_leaves_copies_out():
 def test_copies_share_half_of_their_runs_of_five_words():
     original = "def f a b: return sum of all the things that are in a and b"
     documents = [original, original.replace("def f", "def g"), "return sum of nothing", "b a"]
-    assert copied(documents, [original]) == [True, True, False, False]
-    assert copied(documents, []) == [False] * 4
+    pairs = Pairs(list("abcd"), documents)
+    assert pairs.without(Pairs(["x"], [original])).queries == ["c", "d"]
+    assert pairs.without(Pairs([], [])).queries == list("abcd")
 
 
 def test_pairs_of_ones_own_need_two_lists_of_texts():

@@ -63,9 +63,8 @@ class Texts:
     """N pairs as rows of token ids, from which batches are drawn."""
 
     def __init__(self, model, pairs, tokenizer):
-        both = pairs.queries, pairs.documents
-        self.queries, self.documents = (token_rows(model, texts, tokenizer) for texts in both)
-        self.ids = torch.cat(self.queries + self.documents)
+        self.rows = token_rows(model, pairs.queries + pairs.documents, tokenizer)
+        self.ids = torch.cat(self.rows).numpy()
         first = {}  # the same number for the same question
         self.asks = torch.tensor([first.setdefault(query, i) for i, query in enumerate(pairs.queries)])
         self.block_size, self.device = model.config.block_size, model.embedding.token.device
@@ -82,7 +81,7 @@ class Texts:
 
         rng: crops long texts at a random place; None: at the beginning.
         """
-        rows = [rows[i] for rows in (self.queries, self.documents) for i in positions]
+        rows = [self.rows[offset + i] for offset in (0, len(self.asks)) for i in positions]
         starts = [rng.integers(max(0, len(row) - self.block_size) + 1) if rng else 0 for row in rows]
         rows = [row[start : start + self.block_size] for row, start in zip(rows, starts)]
         asks = self.asks[positions]
@@ -119,9 +118,9 @@ def train_embeddings(
     if processes()[1] > 1:
         raise ValueError("train_embeddings runs in one process: each batch is one set of counterexamples")
     pairs = as_pairs("pairs", pairs)
-    val_pairs = None if val_pairs is None else as_pairs("val_pairs", val_pairs)
     if val_pairs is None:
         pairs, val_pairs = pairs.set_aside(min(batch_size, len(pairs) // 10), seed)
+    val_pairs = as_pairs("val_pairs", val_pairs)
     if not 2 <= batch_size <= len(pairs):
         raise ValueError(f"batch_size={batch_size} must be from 2 to {len(pairs)}, the pairs to learn from")
     texts, val_texts = Texts(model, pairs, tokenizer), Texts(model, val_pairs, tokenizer)
@@ -148,7 +147,6 @@ def train_embeddings(
                 both.append({size: loss.item() for size, loss in losses.items()})
             return both
 
-    data = dict(pairs=digest(texts.ids.numpy()), val_pairs=digest(val_texts.ids.numpy()))
-    return loop(
-        model, settings, batch_loss, evaluate, data | dict(temperature=temperature, micro_batch=micro_batch)
-    )
+    data = dict(pairs=digest(texts.ids), val_pairs=digest(val_texts.ids))
+    data |= dict(temperature=temperature, micro_batch=micro_batch)
+    return loop(model, settings, batch_loss, evaluate, data)

@@ -94,12 +94,17 @@ class Pairs:
     def without(self, test):
         """Return the pairs that share no module, no copied document and no question with `test`.
 
-        The same question about functions of different names stays: many docstrings are alike.
+        A copy has at least half of its runs of five words in common with the documents of `test`. The same
+        question about functions of different names stays: many docstrings are alike.
         """
         modules, asked = set(test.modules) - {""}, set(test._asked())
-        rows = zip(self.modules, self._asked(), copied(self.documents, test.documents))
-        shared = [module in modules or question in asked or copy for module, question, copy in rows]
-        return self.take([i for i in range(len(self)) if not shared[i]])
+        known, rest = set().union(*map(_runs, test.documents)), []
+        for i, question in enumerate(self._asked()):
+            runs = _runs(self.documents[i])
+            copied = len(runs & known) >= len(runs) / 2
+            if not copied and question not in asked and self.modules[i] not in modules:
+                rest.append(i)
+        return self.take(rest)
 
     def _asked(self):
         """Return (question, name of the function without its module) of each pair."""
@@ -115,13 +120,6 @@ def as_pairs(name, pairs):
     except (TypeError, ValueError):
         raise ValueError(f"{name}={pairs!r:.60} must be Pairs or two lists, (queries, documents)") from None
     return Pairs(queries, documents)
-
-
-def copied(documents, others):
-    """Return for each document whether at least half of its runs of five words occur in the others."""
-    known = set().union(*map(_runs, others))
-    runs = [_runs(document) for document in documents]
-    return [len(own & known) >= len(own) / 2 for own in runs]
 
 
 def _runs(text):

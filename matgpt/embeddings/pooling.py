@@ -6,7 +6,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..config import positive
+from ..sizes import positive
+from ..text.batches import as_ids
+
+TEXT = str, bytes, bytearray  # the tokenizer says that it takes no bytes
 
 
 def token_rows(model, texts, tokenizer=None):
@@ -17,35 +20,23 @@ def token_rows(model, texts, tokenizer=None):
     vocab_size = model.config.vocab_size
     if tokenizer is not None and getattr(tokenizer, "vocab_size", None) != vocab_size:
         raise ValueError(f"tokenizer={tokenizer!r} must have the {vocab_size} tokens of the model")
-    if isinstance(texts, (str, bytes, bytearray)):
+    if isinstance(texts, TEXT):
         texts = [texts]
     try:
-        texts = list(texts)
+        texts = list(texts.tolist() if hasattr(texts, "tolist") else texts)
     except TypeError:
         raise ValueError(f"ids_or_texts={texts!r:.60} must be a text, several texts, or token ids") from None
     if not texts:
         raise ValueError("ids_or_texts is empty: give at least one text")
-    if all(isinstance(text, (Number, torch.Tensor)) and not np.ndim(text) for text in texts):
+    if all(isinstance(text, Number) for text in texts):
         texts = [texts]  # the ids of one text
-    rows = [_token_row(f"text {i}", text, tokenizer) for i, text in enumerate(texts)]
-    model.check_ids(torch.cat(rows))
+    rows = []
+    for i, text in enumerate(texts):
+        if isinstance(text, TEXT) and tokenizer is None:
+            raise ValueError(f"text {i} is a string: give token ids, or the tokenizer of the model")
+        ids = as_ids(tokenizer.encode(text) if isinstance(text, TEXT) else text, 0, vocab_size, f"text {i}")
+        rows.append(torch.from_numpy(ids.astype(np.int64)))
     return rows
-
-
-def _token_row(name, text, tokenizer):
-    if isinstance(text, (str, bytes, bytearray)):
-        if tokenizer is None:
-            raise ValueError(f"{name} is a string: give token ids, or the tokenizer of the model")
-        text = tokenizer.encode(text)
-    try:
-        row = torch.as_tensor(text)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise ValueError(f"{name}, {text!r:.40}, is neither a string nor token ids") from None
-    if row.dim() != 1 or len(row) == 0:
-        raise ValueError(f"{name} has shape {tuple(row.shape)}: a text is one row of at least one token")
-    if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
-        raise ValueError(f"{name} has dtype {row.dtype}: token ids are whole numbers")
-    return row.long()
 
 
 def pooled(model, rows, size=None):

@@ -149,16 +149,16 @@ def import_gpt2(path, nesting=None):
     for a missing, unknown or differently shaped weight, and for weights in pickle files, which can run code.
     """
     path = as_path(path)
-    with parsed(path / "config.json") as found:
-        if "format" in found:
+    with parsed(path / "config.json") as saved:
+        if "format" in saved:
             raise ValueError("it describes a model that matgpt.save wrote: use matgpt.load")
         for name, allowed in SUPPORTED.items():
-            if found.get(name, allowed[0]) not in allowed:
-                raise ValueError(f"{name}={found[name]!r:.60} is not supported: allowed is {allowed}")
-        shape = [found[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
+            if saved.get(name, allowed[0]) not in allowed:
+                raise ValueError(f"{name}={saved[name]!r:.60} is not supported: allowed is {allowed}")
+        shape = [saved[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
         weights = read_gpt2_weights(path / "model.safetensors")
-        checkpoint.check_depth(found["n_layer"], weights)
-        config = GPTConfig(*shape, None, found.get("n_inner"), dropout=found.get("resid_pdrop", 0.1))
+        checkpoint.check_depth(saved["n_layer"], weights)
+        config = GPTConfig(*shape, None, saved.get("n_inner"), dropout=saved.get("resid_pdrop", 0.1))
         state = from_gpt2(weights, checkpoint.on_meta(MatryoshkaGPT, config).state_dict())
     model = checkpoint.on_meta(MatryoshkaGPT, dataclasses.replace(config, nesting=nesting))
     model.load_state_dict(state, assign=True)
@@ -195,6 +195,6 @@ def read_gpt2_weights(file):
 
 def is_gpt2(folder):
     """Say whether the folder holds a GPT-2 of transformers, by its config.json."""
-    with suppress(ValueError), parsed(as_path(folder) / "config.json") as found:
-        return "model_type" in found
+    with suppress(ValueError), parsed(as_path(folder) / "config.json") as saved:
+        return "model_type" in saved
     return False  # loading it says what is wrong

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..config import positive
-from ..text.batches import as_row, batch
+from ..text.batches import as_ids, batch
 
 MOST_LOGITS = 2**26  # at once: a quarter of a gigabyte in float32
 
@@ -55,7 +55,7 @@ def blocks(model, ids, max_blocks=None, batch_size=64, n_sizes=1):
     B is at most batch_size, and less if the logits of n_sizes dolls would otherwise exceed MOST_LOGITS.
     """
     T, V = model.config.block_size, model.config.vocab_size
-    ids = as_row(ids, T)
+    ids = as_ids(ids, T)
     starts = np.arange(0, len(ids) - T, T)
     if max_blocks is not None and positive("max_blocks", max_blocks) < len(starts):
         starts = starts[np.linspace(0, len(starts) - 1, max_blocks).astype(int)]

@@ -8,24 +8,24 @@ import torch
 from .tokenizer import BPETokenizer
 
 
-def as_row(ids, block_size, name="ids"):
+def as_ids(ids, block_size, vocab_size=None, name="ids"):
     """Return token ids (a list, tensor, array or memory map) as an array (N,), N > block_size, uncopied.
 
-    Raises ValueError for another shape or type, or for fewer ids.
+    vocab_size: every id must be below it; a memory map is read for that, not loaded. None: not checked.
+    Raises ValueError for another shape or type, for fewer ids, and for one outside the vocabulary.
     """
     if isinstance(ids, str):
         raise ValueError(f"{name}={ids!r:.40} must be token ids: encode the text first")
-    ids = np.asarray(ids)
+    try:
+        ids = np.asarray(ids.cpu() if isinstance(ids, torch.Tensor) else ids)
+    except (TypeError, ValueError):  # rows of several lengths, or a type that numpy does not have
+        raise ValueError(f"{name}={ids!r:.60} must be token ids") from None
     if ids.ndim != 1 or len(ids) <= block_size or ids.dtype.kind not in "iu":
-        allowed = f"one row of more than {block_size=} whole numbers"
-        raise ValueError(f"{name} has shape {ids.shape} and dtype {ids.dtype}: it must be {allowed}")
-    return ids
-
-
-def as_ids(ids, block_size, vocab_size, name="ids"):
-    """Like `as_row`, and checks that every id is in the vocabulary. A memory map is read, not loaded."""
-    ids = as_row(ids, block_size, name)
-    check_range(ids, vocab_size, name)
+        least = f"more than {block_size=}" if block_size else "at least 1"
+        shape = f"{name} has shape {ids.shape} and dtype {ids.dtype}"
+        raise ValueError(f"{shape}: it must be one row of {least} whole numbers")
+    if vocab_size is not None:
+        check_range(ids, vocab_size, name)
     return ids
 
 

@@ -14,7 +14,7 @@ import pooch
 import torch
 
 from ..files.atomic import as_path
-from .batches import as_row
+from .batches import as_ids
 from .tokenizer import PIECE
 
 DATA = Path(__file__).parents[2] / "data"
@@ -158,7 +158,7 @@ def split(ids, val_fraction=0.1):
     """
     if not isinstance(val_fraction, Real) or not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction={val_fraction!r} must be between 0 and 1")
-    row = as_row(ids, 0)
+    row = as_ids(ids, 0)
     if not isinstance(ids, (torch.Tensor, np.ndarray)):
         ids = torch.from_numpy(row.astype(np.int64))
     n_train = len(ids) - int(len(ids) * val_fraction)

@@ -67,7 +67,7 @@ def learn(kind, sources, vocab_size):
     """Return the tokenizer of all characters, or of the byte pairs in the first SAMPLE of them."""
     texts = itertools.chain.from_iterable(texts for _, texts in sources)
     if kind == "char":
-        return CharTokenizer("".join(sorted(set(itertools.chain.from_iterable(texts)))))
+        return CharTokenizer.from_text("".join(set(itertools.chain.from_iterable(texts))))
     sample = ""
     while len(sample) < SAMPLE and (text := next(texts, "")):
         sample += text
