@@ -47,7 +47,7 @@ def load(folder):
     Raises ValueError, naming the file and what is wrong with it, if a file is missing, damaged, of an unknown
     format version or not from the same `save` as the others, or if the weights do not fit the configuration.
     """
-    folder = as_path(folder)
+    folder = existing(folder)
     file = folder / "model.safetensors"
     weights, beside = read_weights(file)
     check_weights(weights, file)
@@ -79,7 +79,12 @@ def check_tokenizer(config, tokenizer, folder):
 
 
 def unwrapped(model):
-    """Return (model, {name: weight}) without torch.compile's wrappers of the model or of its parts."""
+    """Return (model, {name: weight}) without torch.compile's wrappers of the model or of its parts.
+
+    Raises ValueError for what is not a module.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"model={model!r:.60} must be a model, not a {type(model).__name__}")
     weights = {name.replace("_orig_mod.", ""): p.detach() for name, p in model.state_dict().items()}
     return getattr(model, "_orig_mod", model), weights
 
@@ -100,6 +105,8 @@ def check_weights(weights, where):
     if len(types) > 1 or not types <= {*TYPES}:
         raise ValueError(f"{where} has weights of type {types}: all must have one type of {TYPES}")
     for name, p in weights.items():
+        if p.is_meta:
+            raise ValueError(f"{where}: {name} is on the meta device, without values")
         if not p.isfinite().all():
             raise ValueError(f"{where}: {name} contains NaN or infinity: did the training diverge?")
 
@@ -114,6 +121,15 @@ def on_meta(kind, config):
     """Make a model without memory for its weights."""
     with torch.device("meta"):
         return kind(config)
+
+
+def existing(folder):
+    """Return `folder` as a Path. Raises ValueError if it is missing, with a hint for names like "gpt2"."""
+    folder = as_path(folder)
+    if not folder.is_dir():
+        save = f'GPT2LMHeadModel.from_pretrained("gpt2").save_pretrained("{folder}")'
+        raise ValueError(f"there is no folder {str(folder)!r}; transformers saves a GPT-2 of the hub: {save}")
+    return folder
 
 
 def read_weights(path):

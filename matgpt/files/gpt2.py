@@ -148,7 +148,7 @@ def import_gpt2(path, nesting=None):
     Raises ValueError, naming it, for what this GPT-2 does not have (another activation, a head of its own),
     for a missing, unknown or differently shaped weight, and for weights in pickle files, which can run code.
     """
-    path = as_path(path)
+    path = checkpoint.existing(path)
     with parsed(path / "config.json") as saved:
         if "format" in saved:
             raise ValueError("it describes a model that matgpt.save wrote: use matgpt.load")

@@ -115,8 +115,8 @@ def muon_flops(layer):
 def make_optimizers(kind, model, lr, weight_decay):
     """Return a list: Muon for the matrices of the blocks and AdamW for the rest, or ("adamw") AdamW for all.
 
-    Matrices and embeddings decay, biases and norms do not. Frozen parameters are left alone. Raises ValueError
-    if all are frozen.
+    Matrices and embeddings decay, biases and norms do not. Frozen parameters are left alone. Raises
+    ValueError if all are frozen.
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("all parameters of the model are frozen: there is nothing to train")
