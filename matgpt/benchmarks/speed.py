@@ -1,7 +1,6 @@
-"""What a step costs beside others' code and beside its FLOPs, and a doll beside its shape alone."""
+"""What a training step costs, beside others' code and beside its FLOPs."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,64 +17,60 @@ from ..training.optimizer import make_optimizers
 from ..training.schedule import Schedule
 from .common import DEVICE, markdown, medians, report
 
+VOCAB_SIZE = 65  # as TinyShakespeare has characters
+
 
 def add_arguments(parser):
     add = parser.add_argument
-    add("--nesting", nargs="+", help="the family (default: a quarter, half, three quarters)")
     add("--n-embd", type=int, default=128)
     add("--n-head", type=int, default=4)
     add("--n-layer", type=int, default=4)
     add("--block-size", type=int, default=64)
     add("--batch-size", type=int, default=12)
-    add("--vocab-size", type=int, default=65)
     add("--dtype", choices=("float32", "bfloat16"), help="in which all steps, peers' too, multiply matrices")
     add("--nanogpt", help="a folder with nanoGPT's code, to stand beside")
-    add("--rounds", type=int, default=25)
-    add("--out", default="runs/speed")
-    add("--quick", action="store_true", help="five rounds")
+    add("--rounds", type=int, default=25, help="how often each is timed; the median counts")
+    add("--out", default="runs/speed", help="folder for the table")
 
 
-class Step:
-    """A training step of a model of ours, as `train` draws it, or of all dolls on whole batches."""
+def training_step(model, optimizers, losses, dtype):
+    """Return a function that differentiates all of losses() and updates the model."""
 
-    def __init__(self, model, x, y, kind, dtype, whole=False):
-        self.model, self.x, self.y, self.dtype = model, x, y, dtype
-        self.optimizers = make_optimizers(kind, model, 1e-4, 0.1)
-        schedule, trunks = Schedule(model, SHARE), model.trunks(model.sizes)
-        parts = {t[0]: 1 if whole else part for t, part in zip(trunks, schedule.fractions(trunks).values())}
-        rows = [[len(x) if s == schedule.full else round(parts[t[0]] * len(x)) for s in t] for t in trunks]
-        self.passes = [(trunk, each) for trunk, each in zip(trunks, rows) if max(each)]
-        passes = sum(training_flops(model, *each) for each in self.passes) * x.size(1)
-        self.flops = passes + optimizer_flops(model, kind)
-
-    def __call__(self):
-        def read(n):
-            return self.x[:n], self.y[:n]
-
-        for loss, _ in step_losses(self.model, self.passes, read, lambda size: 1, self.dtype):
+    def step():
+        for loss in losses():
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        with precision(DEVICE, self.dtype):
-            for optimizer in self.optimizers:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        with precision(DEVICE, dtype):
+            for optimizer in optimizers:
                 optimizer.step()
-        self.model.zero_grad()
+        model.zero_grad()
+
+    return step
+
+
+def own_step(model, x, y, passes, kind, dtype):
+    """Return a step of a model of ours that trains the `passes`, as `Schedule.draw` returns them."""
+
+    def read(n):
+        return x[:n], y[:n]
+
+    def losses():
+        return (loss for loss, _ in step_losses(model, passes, read, lambda size: 1, dtype))
+
+    return training_step(model, make_optimizers(kind, model, 1e-4, 0.1), losses, dtype)
 
 
 def peers(args, x, y):
     """{name: a training step of the same shape, AdamW's}: nanoGPT's if its code is given, transformers'."""
-    shape = {name: getattr(args, name) for name in ("n_embd", "n_head", "n_layer", "vocab_size")}
-    steps = {}
+    shape = {name: getattr(args, name) for name in ("n_embd", "n_head", "n_layer")}
+    shape, steps = shape | {"vocab_size": VOCAB_SIZE}, {}
 
     def add(name, model, optimizer, loss):
-        def step():
+        def losses():
             with precision(DEVICE, args.dtype):
-                nats = loss()
-            nats.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+                return [loss()]
 
-        steps[name] = step
+        steps[name] = training_step(model, [optimizer], losses, args.dtype)
 
     if args.nanogpt:
         spec = importlib.util.spec_from_file_location("nanogpt", Path(args.nanogpt) / "model.py")
@@ -92,77 +87,44 @@ def peers(args, x, y):
     config = transformers.GPT2Config(n_positions=args.block_size, **shape, **none)
     gpt2 = transformers.GPT2LMHeadModel(config).to(DEVICE)
     optimizer = torch.optim.AdamW(gpt2.parameters(), lr=1e-4, fused=True)
-    loss = lambda: F.cross_entropy(gpt2(x, use_cache=False).logits.flatten(0, 1), y.flatten())
+
+    def loss():
+        return F.cross_entropy(gpt2(x, use_cache=False).logits.flatten(0, 1), y.flatten())
+
     add("transformers, AdamW", gpt2, optimizer, loss)
     return steps
 
 
-def peak_memory(step):
-    """Most bytes that tensors allocated during the step hold at once, beyond what was there before."""
-    step()
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports each time that it starts
-    with torch.profiler.profile(profile_memory=True) as profiler:
-        step()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return int(np.cumsum([n for _, n in sorted((e.start_ns(), e.nbytes()) for e in events)]).max())
-
-
-def training(args, plain, family, x, y):
-    """Rows of a table: a step of the plain model and of the family, with either optimizer, and of peers."""
-    steps = peers(args, x, y)
-    for kind in ("adamw", "muon"):
-        steps[f"plain, {kind}"] = Step(plain, x, y, kind, args.dtype)
-        steps[f"family, {kind}, as train draws it"] = Step(family, x, y, kind, args.dtype)
-        steps[f"family, {kind}, all dolls on a whole batch"] = Step(family, x, y, kind, args.dtype, True)
-    seconds = medians(steps, args.rounds)
-    base, rows = seconds[next(iter(steps))], []
-    for name, step in steps.items():
-        row = [name, f"{1e3 * seconds[name]:.1f}", f"{seconds[name] / base:.2f}", "", "", ""]
-        if isinstance(step, Step):
-            alone = f"plain, {name.split(', ')[1]}"
-            of = seconds[name] / seconds[alone], step.flops / steps[alone].flops
-            row[3:] = [f"{ratio:.2f}" for ratio in (*of, peak_memory(step) / peak_memory(steps[alone]))]
-        rows.append(row)
-    of_plain = ["time of the plain step's", "FLOPs of its", "peak memory of its"]
-    return markdown(["training step", "ms", "time of the first row's", *of_plain], rows)
-
-
-def inference(family, x, rounds):
-    """Rows of a table: forward and greedy text of each doll nested, sliced out, and of its shape alone."""
-    rows, prompt, tokens = [], x[:1, :8], x.size(1) - 8
-    for size in family.sizes:
-        torch.manual_seed(1)
-        alone = MatryoshkaGPT(family.config.doll(size)).to(DEVICE).eval()
-        ways = {"nested": (family.eval(), size), "sliced": (family.slice(size), None), "alone": (alone, None)}
-        calls = {way: lambda m=m, s=s: m(x, s) for way, (m, s) in ways.items()}
-        texts = {way: lambda m=m, s=s: m.generate(prompt, tokens, s, 0) for way, (m, s) in ways.items()}
-        with torch.inference_mode():
-            forward, write = medians(calls, rounds), medians(texts, max(3, rounds // 4))
-        row = [f"{1e3 * s:.2f}" for s in forward.values()] + [f"{forward['sliced'] / forward['alone']:.2f}"]
-        row += [f"{tokens / s:.0f}" for s in write.values()] + [f"{write['alone'] / write['sliced']:.2f}"]
-        rows.append([size, *row])
-    return rows
-
-
 def run(args):
-    D, H, L, T = args.n_embd, args.n_head, args.n_layer, args.block_size
-    args.rounds = 5 if args.quick else args.rounds
+    D, H, L, T, B = args.n_embd, args.n_head, args.n_layer, args.block_size, args.batch_size
     torch.manual_seed(0)
-    model = lambda nesting: MatryoshkaGPT(GPTConfig(args.vocab_size, T, D, H, L, nesting)).to(DEVICE)
     quarters = [Size(D * i // 4, max(1, H * i // 4), max(1, L * i // 4)) for i in (1, 2, 3)]
-    plain, family = model(None), model([*map(Size.parse, args.nesting or ())] or quarters)
-    block = torch.randint(args.vocab_size, (args.batch_size, T + 1), device=DEVICE)
+    configs = [GPTConfig(VOCAB_SIZE, T, D, H, L, nesting) for nesting in (None, quarters)]
+    plain, family = (MatryoshkaGPT(config).to(DEVICE) for config in configs)
+    block = torch.randint(VOCAB_SIZE, (B, T + 1), device=DEVICE)
     x, y = block[:, :-1].contiguous(), block[:, 1:].contiguous()
-    ways = ["nested", "sliced", "alone", "sliced / alone"]
-    texts = ["doll", f"forward, ms: {ways[0]}", *ways[1:], f"text, tokens/s: {ways[0]}", *ways[1:]]
-    setting = (
-        f"{DEVICE}, dtype {args.dtype}, {torch.get_num_threads()} thread(s), {D} wide, {L} layers, block "
-        f"{T}, batch {args.batch_size}, medians of {args.rounds} interleaved rounds."
-    )
-    tables = training(args, plain, family, x, y), markdown(texts, inference(family, x, args.rounds))
-    report(args.out, "-".join(filter(None, ("speed", args.dtype))), "\n\n".join([setting, *tables]))
+    rng = np.random.default_rng(0)
+    ways = {
+        "plain, {}": (plain, [([plain.config.full], [B])]),
+        "family, {}, as train draws it": (family, Schedule(family, SHARE).draw(B, rng)),
+        "family, {}, all dolls on a whole batch": (family, [([size], [B]) for size in family.sizes]),
+    }
+    steps, flops = peers(args, x, y), {}
+    for kind in ("adamw", "muon"):
+        for name, (model, passes) in ways.items():
+            steps[name.format(kind)] = own_step(model, x, y, passes, kind, args.dtype)
+            of_passes = sum(training_flops(model, *each) for each in passes) * T
+            flops[name.format(kind)] = of_passes + optimizer_flops(model, kind)
+    seconds = medians(steps, args.rounds)
+    first, rows = next(iter(seconds.values())), []
+    for name, median in seconds.items():
+        row = {"training step": name, "ms": f"{1e3 * median:.1f}"}
+        row["time of the first row's"] = f"{median / first:.2f}"
+        if name in flops:
+            alone = f"plain, {name.split(', ')[1]}"
+            row["time of the plain step's"] = f"{median / seconds[alone]:.2f}"
+            row["FLOPs of its"] = f"{flops[name] / flops[alone]:.2f}"
+        rows.append(row)
+    threads = f"{torch.get_num_threads()} thread(s), medians of {args.rounds} interleaved rounds"
+    setting = f"{DEVICE}, dtype {args.dtype}, {threads}; {D} wide, {L} layers, block {T}, batch {B}."
+    report(args.out, "-".join(filter(None, ("speed", args.dtype))), f"{setting}\n\n{markdown(rows)}")
