@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from .style import new_axes, new_figure, plain_text
+from .dolls import new_axes, new_figure, plain_text
 
 RECALL = "recall@10, % of the questions"
 
