@@ -7,7 +7,6 @@ import torch
 
 from ..files.checkpoint import load
 from ..files.gpt2 import export_gpt2
-from ..measure.evaluation import agreement
 from ..text.corpus import load_text, split
 from .common import markdown, medians, report
 
@@ -55,30 +54,24 @@ def writing(model, rounds):
 def drafts(model, draft_model, val_ids, args):
     """Return a row for each doll that drafts, text and length of drafts: how much faster than without."""
     T, rows = model.config.block_size, []
-    own = draft_model or model
-    agreements = list(agreement(own, val_ids, max_blocks=32).items())
     starts = torch.linspace(0, len(val_ids) - T, args.prompts).long().tolist()
     prompts = [torch.as_tensor(val_ids[i : i + T // 8])[None].long() for i in starts]
 
-    def write(writer, temperature, **options):
+    def write(temperature, **options):
         """Continue all prompts to the end of the context, and return what `stats` says."""
         stats, generator = {}, torch.Generator().manual_seed(0)
         for idx in prompts:
             options |= dict(temperature=temperature, generator=generator, stats=stats)
-            writer.generate(idx, T - idx.size(1), **options)
+            model.generate(idx, T - idx.size(1), **options)
         return stats
 
-    for draft, (same, _) in agreements if draft_model else agreements[:-1]:
-        drafted = partial(write, model, draft_size=draft, draft_model=draft_model)
+    for draft in draft_model.sizes if draft_model else model.sizes[:-1]:
+        drafted = partial(write, draft_size=draft, draft_model=draft_model)
         for temperature, text in ((0, "greedy"), (0.8, "sampled at 0.8")):
             calls = {k: partial(drafted, temperature, draft_tokens=k) for k in args.draft_tokens}
-            calls["plain"] = partial(write, model, temperature)
-            calls["alone"] = partial(write, own, temperature, size=draft)
-            seconds = medians(calls, args.rounds, warmup=1)
-            for k in args.draft_tokens:
-                stats, row = calls[k](), {"draft": draft, "draft tokens": k, "text": text}
-                row["agrees"] = f"{same:.0%}"
-                row["cost of a draft token"] = f"{seconds['alone'] / seconds['plain']:.3f}"
+            seconds = medians({"plain": partial(write, temperature), **calls}, args.rounds, warmup=1)
+            for k, call in calls.items():
+                stats, row = call(), {"draft": draft, "draft tokens": k, "text": text}
                 row["accepted"] = f"{stats['acceptance']:.0%}"
                 row["tokens per step"] = f"{stats['tokens_per_step']:.2f}"
                 row["tokens/s"] = f"{stats['tokens'] / seconds[k]:,.0f}"

@@ -12,6 +12,7 @@ Each model is tuned alike, over learning rates and batch sizes.
 
 import dataclasses
 import functools
+import itertools
 import math
 import sys
 from statistics import mean
@@ -106,27 +107,20 @@ class Bench:
         return passes + optimizer_flops(model, self.args.optimizer)
 
     def tune(self, config, tokens=None, **settings):
-        """Runs of all seeds, at the rate and batch with the lowest loss of the largest doll on the first.
-
-        The search starts in the middle of the grid and goes to the best neighbour until none is better.
-        """
-        rates, batches = self.args.rates, self.args.batches
+        """Runs of all seeds, at the rate and batch with the lowest loss of the largest doll on the first."""
+        args = self.args
 
         @functools.cache
-        def train_cell(i, j, seed):
-            lr, batch_size = float(f"{rates[i] * default_lr(config):.3g}"), batches[j]
+        def train_cell(rate, batch_size, seed):
+            lr = float(f"{rate * default_lr(config):.3g}")
             steps = {} if tokens is None else {"steps": round(tokens / batch_size / config.block_size)}
             return self.one(config, seed, lr=lr, batch_size=batch_size, **steps, **settings)
 
         def loss(cell):
-            return train_cell(*cell, self.args.seeds[0])["losses"][str(config.full)]
+            return train_cell(*cell, args.seeds[0])["losses"][str(config.full)]
 
-        best, last = (len(rates) // 2, len(batches) // 2), None
-        while best != last:
-            i, j = last = best
-            near = [(i, j), (i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
-            best = min([c for c in near if 0 <= c[0] < len(rates) and 0 <= c[1] < len(batches)], key=loss)
-        return [train_cell(*best, seed) for seed in self.args.seeds]
+        best = min(itertools.product(args.rates, args.batches), key=loss)
+        return [train_cell(*best, seed) for seed in args.seeds]
 
     def one(self, config, seed, also=(), **settings):
         """Train a model; returns {"losses": {size: over all of val}, "tokens", "flops", "seconds", ...}."""
@@ -161,19 +155,17 @@ class Bench:
 @torch.no_grad()
 def silent(model, ids, n_blocks=8):
     """The largest fraction, over layers, of hidden units that no token of some blocks turns positive."""
-    positive = {}
+    fractions = []
 
     def watch(layer, _, hidden):
-        active = (hidden > 0).flatten(0, -2).any(0)
-        positive[layer] = positive.get(layer, False) | active
+        fractions.append(1 - (hidden > 0).flatten(0, -2).any(0).double().mean().item())
 
     hooks = [block.feedforward.expand.register_forward_hook(watch) for block in model.blocks]
     with model.mode(training=False):
-        for x, _ in blocks(model, ids, n_blocks, n_blocks):
-            model(x)
+        model.features(torch.cat([x for x, _ in blocks(model, ids, n_blocks, n_blocks)]))
     for hook in hooks:
         hook.remove()
-    return max(1 - active.double().mean().item() for active in positive.values())
+    return max(fractions)
 
 
 def losses(runs, size):

@@ -1,23 +1,21 @@
 """What a training step costs, beside others' code and beside its FLOPs."""
 
 import importlib.util
+import time
 from pathlib import Path
+from statistics import median
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..config import GPTConfig, Size
 from ..measure.evaluation import precision
 from ..model import MatryoshkaGPT
-from ..training.cost import optimizer_flops, training_flops
-from ..training.loop import SHARE
-from ..training.loss import step_losses
-from ..training.optimizer import make_optimizers
-from ..training.schedule import Schedule
-from .common import DEVICE, markdown, medians, report
+from ..training.loop import SHARE, train
+from .common import DEVICE, markdown, report
 
 VOCAB_SIZE = 65  # as TinyShakespeare has characters
+STEPS = 5  # timed together
 
 
 def add_arguments(parser):
@@ -33,98 +31,91 @@ def add_arguments(parser):
     add("--out", default="runs/speed", help="folder for the table")
 
 
-def training_step(model, optimizers, losses, dtype):
-    """Return a function that differentiates all of losses() and updates the model."""
+def own(args, kind, nesting, share=SHARE):
+    """Return a function that trains a model of ours for some steps: (seconds, FLOPs) of one of them."""
+    shape = VOCAB_SIZE, args.block_size, args.n_embd, args.n_head, args.n_layer
+    model = MatryoshkaGPT(GPTConfig(*shape, nesting)).to(DEVICE)
+    ids = torch.randint(VOCAB_SIZE, (100 * args.block_size,)).numpy()
+    options = dict(batch_size=args.batch_size, share=share, optimizer=kind, dtype=args.dtype)
+    options |= dict(threads=torch.get_num_threads(), eval_interval=STEPS, eval_blocks=1, progress=False)
 
-    def step():
-        for loss in losses():
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        with precision(DEVICE, dtype):
-            for optimizer in optimizers:
-                optimizer.step()
-        model.zero_grad()
+    def steps():
+        history = train(model, ids, ids, STEPS, **options)
+        return history.seconds / STEPS, history.spent / STEPS
 
-    return step
-
-
-def own_step(model, x, y, passes, kind, dtype):
-    """Return a step of a model of ours that trains the `passes`, as `Schedule.draw` returns them."""
-
-    def read(n):
-        return x[:n], y[:n]
-
-    def losses():
-        return (loss for loss, _ in step_losses(model, passes, read, lambda size: 1, dtype))
-
-    return training_step(model, make_optimizers(kind, model, 1e-4, 0.1), losses, dtype)
+    return steps
 
 
-def peers(args, x, y):
-    """{name: a training step of the same shape, AdamW's}: nanoGPT's if its code is given, transformers'."""
-    shape = {name: getattr(args, name) for name in ("n_embd", "n_head", "n_layer")}
-    shape, steps = shape | {"vocab_size": VOCAB_SIZE}, {}
+def peer(args, model, optimizer, loss):
+    """Return a function that trains others' code on loss() for some steps: (seconds, None) of one of them."""
 
-    def add(name, model, optimizer, loss):
-        def losses():
+    def steps():
+        start = time.perf_counter()
+        for _ in range(STEPS):
             with precision(DEVICE, args.dtype):
-                return [loss()]
+                nats = loss()
+            nats.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()  # waits for a GPU, as `train` does
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return (time.perf_counter() - start) / STEPS, None
 
-        steps[name] = training_step(model, [optimizer], losses, args.dtype)
+    return steps
 
+
+def peers(args):
+    """Return {name: what trains a model of the same shape}: nanoGPT's if its code is given, transformers'."""
+    block = torch.randint(VOCAB_SIZE, (args.batch_size, args.block_size + 1), device=DEVICE)
+    x, y = block[:, :-1].contiguous(), block[:, 1:].contiguous()
+    shape = {name: getattr(args, name) for name in ("n_embd", "n_head", "n_layer")}
+    shape, rows = shape | {"vocab_size": VOCAB_SIZE}, {}
     if args.nanogpt:
         spec = importlib.util.spec_from_file_location("nanogpt", Path(args.nanogpt) / "model.py")
         spec.loader.exec_module(code := importlib.util.module_from_spec(spec))
         nano = code.GPT(code.GPTConfig(block_size=args.block_size, dropout=0.0, **shape)).to(DEVICE)
         optimizer = nano.configure_optimizers(0.1, 1e-4, (0.9, 0.99), DEVICE.type)
-        add("nanoGPT, AdamW", nano, optimizer, lambda: nano(x, y)[1])
+        rows["nanoGPT, AdamW"] = peer(args, nano, optimizer, lambda: nano(x, y)[1])
     try:
         import transformers
     except ImportError:
         print("transformers is not installed: its row is left out")
-        return steps
+        return rows
     none = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     config = transformers.GPT2Config(n_positions=args.block_size, **shape, **none)
     gpt2 = transformers.GPT2LMHeadModel(config).to(DEVICE)
-    optimizer = torch.optim.AdamW(gpt2.parameters(), lr=1e-4, fused=True)
 
     def loss():
         return F.cross_entropy(gpt2(x, use_cache=False).logits.flatten(0, 1), y.flatten())
 
-    add("transformers, AdamW", gpt2, optimizer, loss)
-    return steps
+    optimizer = torch.optim.AdamW(gpt2.parameters(), lr=1e-4, fused=True)
+    return rows | {"transformers, AdamW": peer(args, gpt2, optimizer, loss)}
 
 
 def run(args):
-    D, H, L, T, B = args.n_embd, args.n_head, args.n_layer, args.block_size, args.batch_size
+    D, H, L = args.n_embd, args.n_head, args.n_layer
     torch.manual_seed(0)
     quarters = [Size(D * i // 4, max(1, H * i // 4), max(1, L * i // 4)) for i in (1, 2, 3)]
-    configs = [GPTConfig(VOCAB_SIZE, T, D, H, L, nesting) for nesting in (None, quarters)]
-    plain, family = (MatryoshkaGPT(config).to(DEVICE) for config in configs)
-    block = torch.randint(VOCAB_SIZE, (B, T + 1), device=DEVICE)
-    x, y = block[:, :-1].contiguous(), block[:, 1:].contiguous()
-    rng = np.random.default_rng(0)
-    ways = {
-        "plain, {}": (plain, [([plain.config.full], [B])]),
-        "family, {}, as train draws it": (family, Schedule(family, SHARE).draw(B, rng)),
-        "family, {}, all dolls on a whole batch": (family, [([size], [B]) for size in family.sizes]),
-    }
-    steps, flops = peers(args, x, y), {}
+    calls = peers(args)
     for kind in ("adamw", "muon"):
-        for name, (model, passes) in ways.items():
-            steps[name.format(kind)] = own_step(model, x, y, passes, kind, args.dtype)
-            of_passes = sum(training_flops(model, *each) for each in passes) * T
-            flops[name.format(kind)] = of_passes + optimizer_flops(model, kind)
-    seconds = medians(steps, args.rounds)
-    first, rows = next(iter(seconds.values())), []
-    for name, median in seconds.items():
-        row = {"training step": name, "ms": f"{1e3 * median:.1f}"}
-        row["time of the first row's"] = f"{median / first:.2f}"
-        if name in flops:
+        calls[f"plain, {kind}"] = own(args, kind, None)
+        calls[f"family, {kind}, as train draws it"] = own(args, kind, quarters)
+        calls[f"family, {kind}, all dolls on a whole batch"] = own(args, kind, quarters, share=0.99)
+    measured = {name: [] for name in calls}
+    for _ in range(args.rounds):  # in turn, so that all meet the same noise
+        for name, call in calls.items():
+            measured[name].append(call())
+    seconds = {name: median(second for second, _ in pairs) for name, pairs in measured.items()}
+    flops, rows = {name: pairs[0][1] for name, pairs in measured.items()}, []
+    for name in calls:
+        first = next(iter(seconds.values()))
+        row = {"training step": name, "ms": f"{1e3 * seconds[name]:.1f}"}
+        row["time of the first row's"] = f"{seconds[name] / first:.2f}"
+        if flops[name]:
             alone = f"plain, {name.split(', ')[1]}"
-            row["time of the plain step's"] = f"{median / seconds[alone]:.2f}"
+            row["time of the plain step's"] = f"{seconds[name] / seconds[alone]:.2f}"
             row["FLOPs of its"] = f"{flops[name] / flops[alone]:.2f}"
         rows.append(row)
     threads = f"{torch.get_num_threads()} thread(s), medians of {args.rounds} interleaved rounds"
-    setting = f"{DEVICE}, dtype {args.dtype}, {threads}; {D} wide, {L} layers, block {T}, batch {B}."
-    report(args.out, "-".join(filter(None, ("speed", args.dtype))), f"{setting}\n\n{markdown(rows)}")
+    shape = f"{D} wide, {L} layers, block {args.block_size}, batch {args.batch_size}"
+    text = f"{DEVICE}, dtype {args.dtype}, {threads}; {shape}.\n\n{markdown(rows)}"
+    report(args.out, "-".join(filter(None, ("speed", args.dtype))), text)

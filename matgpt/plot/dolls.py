@@ -117,7 +117,7 @@ def slices(points):
     """Draw loss against FLOPs of many dolls of one model, as `frontier` measured them, coloured by width."""
     figure, ax = new_axes("Every doll of one model", "FLOPs per token of the doll", width=8, height=4.6)
     places = [p.flops for p in points], [p.loss for p in points]
-    dots = ax.scatter(*places, s=28, c=[p.size.n_embd for p in points], cmap="viridis_r")
+    dots = ax.scatter(*places, s=28, c=[p.size.n_embd for p in points], cmap="viridis_r", zorder=3)
     figure.colorbar(dots, ax=ax, label="width")
     ax.set_xscale("log")
     ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=EngFormatter(sep=""))
