@@ -15,8 +15,7 @@ from nbclient import NotebookClient
 
 import matgpt
 from matgpt import GPTConfig, History, Size, between, plot
-from matgpt.measure.evaluation import Agreement
-from matgpt.measure.shapes import Point, mark_front
+from matgpt.measure.shapes import Point
 
 matplotlib.use("agg")
 ROOT = Path(matgpt.__file__).parent.parent
@@ -30,10 +29,6 @@ def history():
         result.val[size] += [4.0, 3.0 - 0.1 * i, 2.0 - 0.1 * i]
         result.train[size] += [4.1, 2.5 - 0.1 * i, 1.5 - 0.1 * i]
     return result
-
-
-def points(shift=0.0):
-    return mark_front([Point(s, n, 2 * n, 9 + shift - i) for i, (s, n) in enumerate(PARAMS.items())])
 
 
 def test_importing_matgpt_loads_nothing_that_draws():
@@ -61,29 +56,13 @@ def test_losses_are_lines_over_validation_and_dots_over_training_from_the_first_
     ]
 
 
-@pytest.mark.parametrize("x", ["params", "flops"])
-def test_slices_show_every_doll_those_listed_and_those_trained_alone(x):
-    everywhere, listed, twins = points(), points()[::2], points(0.5)
-    ax, bar = plot.slices(everywhere, listed, twins, x).axes
-    drawn = [line.get_xydata().tolist() for line in ax.lines]
-    values = [[[getattr(p, x), p.loss] for p in some] for some in ([*everywhere, *listed], listed, twins)]
-    assert drawn == values and ax.collections[0].get_offsets().tolist() == values[0]
-    assert ax.collections[0].get_array().tolist() == [p.size.n_embd for p in [*everywhere, *listed]]
+def test_slices_show_every_doll_coloured_by_its_width():
+    points = [Point(s, n, 2 * n, 9.0 - i) for i, (s, n) in enumerate(PARAMS.items())]
+    ax, bar = plot.slices(points).axes
+    (dots,) = ax.collections
+    assert dots.get_offsets().tolist() == [[p.flops, p.loss] for p in points]
+    assert dots.get_array().tolist() == [p.size.n_embd for p in points]
     assert ax.get_xscale() == "log" and bar.get_ylabel() == "width"
-    names = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert names == ["sliced out of it", "listed in model.sizes", "trained alone"]
-
-
-def test_every_family_is_drawn_with_a_line_along_its_front():
-    families = {f"family {i}": points(i) for i in range(9)}
-    families["family 0"] = mark_front([*points(), Point(Size(8, 1, 1), 10**6, 10**7, 9.5)])
-    for x in ("params", "flops"):
-        (ax,) = plot.frontier(families, x, twins=points()).axes
-        names = [text.get_text() for text in ax.get_legend().get_texts()]
-        assert names == [*families, "twins trained alone"]
-        n = len(PARAMS)
-        assert [len(line.get_xdata()) for line in ax.lines] == [n + 1, n] + [n, n] * 8 + [n]
-        assert {line.get_xdata()[0] for line in ax.lines} == {getattr(points()[0], x)}
 
 
 def test_baselines_show_every_family_and_no_number_covers_another():
@@ -111,19 +90,10 @@ def test_baselines_show_every_family_and_no_number_covers_another():
     assert labels[0] == f"{min(PARAMS.values()):,}\n8 wide\n1 head\n1 layer"
 
 
-def test_agreement_shows_every_doll():
-    agreements = {size: Agreement(0.1 * i, 1 / (1 + i)) for i, size in enumerate(CONFIG.sizes)}
-    same, kl = plot.agreement(agreements).axes
-    assert [bar.get_height() for bar in same.patches] == [a.same for a in agreements.values()]
-    assert [bar.get_height() for bar in kl.patches] == [a.kl for a in agreements.values()]
-    assert [tick.get_text() for tick in kl.get_xticklabels()] == [str(size) for size in agreements]
-
-
 @pytest.mark.slow
 def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
     """Read as mathtext, "$^$" is an error at the moment of drawing."""
     for figure in (
-        plot.frontier({"$^$": points()}),
         plot.baselines(PARAMS, {"$^$": {CONFIG.full: [1.0]}}, title="$^$"),
         plot.retrieval([4], {"$^$": [[0.5]]}),
         plot.neighbours({0: {4: ([1], [0.5])}}, ["a", "$^$"]),
@@ -133,13 +103,9 @@ def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
     assert matplotlib.rcParams["text.parse_math"], "the user's figures stay as they were"
 
 
-def test_an_axis_that_is_unknown_or_was_not_measured_is_named():
-    for draw in (plot.slices, lambda some, x: plot.frontier({"a": some}, x)):
-        with pytest.raises(ValueError, match="the points hold no ms"):
-            draw(points(), x="ms")
-    for draw in (lambda: plot.losses(history(), "time"), lambda: plot.slices(points(), x="time")):
-        with pytest.raises(ValueError, match="'time' must be one of"):
-            draw()
+def test_an_axis_that_is_unknown_is_named():
+    with pytest.raises(ValueError, match="x='time' must be one of"):
+        plot.losses(history(), "time")
 
 
 def test_which_corner_each_doll_reads_is_drawn_to_scale():

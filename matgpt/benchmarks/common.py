@@ -54,15 +54,17 @@ def medians(calls, rounds=15, warmup=2):
 
 
 def mean_sd(values):
-    """ "mean ± sd" as text; the sd is that of a sample, left out for one value."""
-    mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
+    """Return "mean ± sd" as text; the sd is that of a sample, left out for one value; "" for none."""
+    sd = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{sd}" if values else ""
 
 
-def markdown(header, rows):
-    """A Markdown table."""
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, ["---"] * len(header), *rows)]
-    return "\n".join(lines)
+def markdown(rows):
+    """A Markdown table of rows {column: cell}; a row may lack a cell."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [[row.get(column, "") for column in columns] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def report(folder, name, text, figures=None):

@@ -112,8 +112,8 @@ def show(args, runs):
     for name in ("recall@1", "recall@10", "MRR@10", "nDCG@10"):
         curves = {method: [[m[name] for m in run[method]] for run in results] for method in results[0]}
         cells = {method: list(map(mean_sd, zip(*curve))) for method, curve in curves.items()}
-        rows = [[method, *[""] * (len(dims) - len(row)), *row] for method, row in cells.items()]
-        text.append(f"{name}, mean ± sd over {len(runs)} seed(s):\n\n{markdown(['', *dims], rows)}")
+        rows = [{"": method} | dict(zip(dims[-len(row) :], row)) for method, row in cells.items()]
+        text.append(f"{name}, mean ± sd over {len(runs)} seed(s):\n\n{markdown(rows)}")
         if name == "recall@10":
             level = {"BM25": statistics.mean(share for (share,) in curves.pop("BM25"))}
             figures = {"retrieval": plot.retrieval(dims, curves, level)}

@@ -7,14 +7,8 @@ import torch
 
 from ..files.checkpoint import load
 from ..files.gpt2 import export_gpt2
-from ..measure.evaluation import agreement
 from ..text.corpus import load_text, split
 from .common import markdown, medians, report
-
-WRITING = ("doll", "parameters", "cached", "uncached", "cached / uncached", "transformers")
-WRITING += ("cached / transformers", "same tokens")
-DRAFTS = ("draft", "draft tokens", "text", "agrees", "cost of a draft token", "accepted", "tokens per step")
-DRAFTS += ("plain tokens/s", "drafted tokens/s", "drafted / plain")
 
 
 def add_arguments(parser):
@@ -46,44 +40,43 @@ def writing(model, rounds):
             "uncached": lambda: model.generate(idx, n, size, temperature=0, use_cache=False),
             "transformers": lambda: gpt2.generate(idx, **settings),
         }
-        cached, *others = medians(calls, rounds).values()
-        columns = [text for s in others for text in (f"{n / s:,.0f}", f"{s / cached:.2f}")]
+        seconds = medians(calls, rounds)
+        row = {"doll": size, "parameters": f"{model.num_params(size):,}"}
+        for name, median in seconds.items():
+            row[name] = f"{n / median:,.0f}"
+            row[f"cached / {name}"] = f"{median / seconds['cached']:.2f}"
         # greedy texts may part where the rounding differs
         same = (calls["transformers"]() == calls["cached"]()).float().mean().item()
-        rows.append([size, f"{model.num_params(size):,}", f"{n / cached:,.0f}", *columns, f"{same:.0%}"])
+        rows.append(row | {"same tokens": f"{same:.0%}"})
     return rows
 
 
 def drafts(model, draft_model, val_ids, args):
     """Return a row for each doll that drafts, text and length of drafts: how much faster than without."""
     T, rows = model.config.block_size, []
-    own = model if draft_model is None else draft_model
-    agreements = list(agreement(own, val_ids, max_blocks=32).items())
     starts = torch.linspace(0, len(val_ids) - T, args.prompts).long().tolist()
     prompts = [torch.as_tensor(val_ids[i : i + T // 8])[None].long() for i in starts]
 
-    def write(writer, temperature, **options):
+    def write(temperature, **options):
         """Continue all prompts to the end of the context, and return what `stats` says."""
         stats, generator = {}, torch.Generator().manual_seed(0)
         for idx in prompts:
             options |= dict(temperature=temperature, generator=generator, stats=stats)
-            writer.generate(idx, T - idx.size(1), **options)
+            model.generate(idx, T - idx.size(1), **options)
         return stats
 
-    for draft, (same, _) in agreements[:-1] if draft_model is None else agreements:
-        drafted = partial(write, model, draft_size=draft, draft_model=draft_model)
+    for draft in draft_model.sizes if draft_model else model.sizes[:-1]:
+        drafted = partial(write, draft_size=draft, draft_model=draft_model)
         for temperature, text in ((0, "greedy"), (0.8, "sampled at 0.8")):
             calls = {k: partial(drafted, temperature, draft_tokens=k) for k in args.draft_tokens}
-            calls["plain"] = partial(write, model, temperature)
-            calls["alone"] = partial(write, own, temperature, size=draft)
-            seconds = medians(calls, args.rounds, warmup=1)
-            plain, cost = seconds["plain"], f"{seconds['alone'] / seconds['plain']:.3f}"
-            for k in args.draft_tokens:
-                stats = calls[k]()
-                speeds = [f"{stats['tokens'] / s:,.0f}" for s in (plain, seconds[k])]
-                counts = [f"{stats['acceptance']:.0%}", f"{stats['tokens_per_step']:.2f}"]
-                ratio = f"{plain / seconds[k]:.2f}"
-                rows.append([draft, k, text, f"{same:.0%}", cost, *counts, *speeds, ratio])
+            seconds = medians({"plain": partial(write, temperature), **calls}, args.rounds, warmup=1)
+            for k, call in calls.items():
+                stats, row = call(), {"draft": draft, "draft tokens": k, "text": text}
+                row["accepted"] = f"{stats['acceptance']:.0%}"
+                row["tokens per step"] = f"{stats['tokens_per_step']:.2f}"
+                row["tokens/s"] = f"{stats['tokens'] / seconds[k]:,.0f}"
+                row["drafted / plain"] = f"{seconds['plain'] / seconds[k]:.2f}"
+                rows.append(row)
     return rows
 
 
@@ -99,9 +92,9 @@ def run(args):
 Tokens per second on {torch.get_num_threads()} thread(s), batch 1, block_size {model.config.block_size}, \
 vocabulary {model.config.vocab_size}; medians of {args.rounds} rounds in turn.
 
-{markdown(WRITING, writing(model, args.rounds))}
+{markdown(writing(model, args.rounds))}
 
 The full doll, drafted by a smaller one (speculative decoding); {args.prompts} text(s).
 
-{markdown(DRAFTS, drafts(model, draft_model, val_ids, args))}"""
+{markdown(drafts(model, draft_model, val_ids, args))}"""
     report(args.out, "generate", text)

@@ -77,7 +77,7 @@ OPTIONS = {
     "--draft-size": dict(type=doll, help="a smaller doll that proposes tokens (default: none)"),
     "--draft-tokens": dict(type=int, help="proposals at a time (default: 4)"),
 }
-OTHER_NAMES = {"checkpoint_dir": "out", "max_blocks": "eval_blocks", "overwrite": "force"}  # in the API
+OTHER_NAMES = {"out": "checkpoint_dir", "eval_blocks": "max_blocks", "force": "overwrite"}  # in the API
 
 
 def make_parser(version):
@@ -102,13 +102,11 @@ class Parser(argparse.ArgumentParser):
 
     def translated(self, message):
         """Write sizes and arguments of the API as a command line does: 32,4,4,128 and --batch-size=0."""
-        options = {action.dest: action.option_strings[0] for action in self._actions if action.option_strings}
-
-        def as_option(match):
-            option = options.get(OTHER_NAMES.get(match[1], match[1]))
-            return match[0] if option is None else option + ("" if match[2] == "=True" else "=")
-
         message = " ".join(message.split()).replace("model_or_path", "FOLDER")
         message = re.sub(r" \(config\.\w+\([^)]*\)[^)]*\)", "", message)  # a call of the API as advice
         message = re.sub(r"Size\(\w+=(\d+), \w+=(\d+), \w+=(\d+), \w+=([^)]+)\)", r"\1,\2,\3,\4", message)
-        return re.sub(r"(?<![\w/.-])([a-z_]+)(=True|=)", as_option, message)
+        for action in self._actions:
+            if action.option_strings:
+                names = f"{action.dest}|{OTHER_NAMES.get(action.dest, action.dest)}"
+                message = re.sub(rf"(?<![\w/.-])({names})(=True|(?==))", action.option_strings[0], message)
+        return message

@@ -5,9 +5,8 @@ import codecs
 import torch
 
 from ..sizes import positive
-from .drafts import propose, verify
 from .reader import Reader
-from .sampling import Sampling
+from .sampling import Sampling, propose, verify
 
 
 def generate(
@@ -35,8 +34,9 @@ def generate(
     range, or a draft that is not smaller; and in any step whose logits are not finite.
     """
     sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-    drafting = draft_size, draft_tokens, draft_model
-    out, steps = begin(model, idx, max_new_tokens, size, use_cache, *drafting, stats, **sampling)
+    draft = draft_size, draft_tokens, draft_model
+    steps = write_steps(model, idx, max_new_tokens, size, use_cache, *draft, stats, **sampling)
+    out = next(steps)
     for _ in steps:
         pass
     return out
@@ -70,8 +70,8 @@ def stream(model, tokenizer, prompt, max_new_tokens, **options):
         raise ValueError(f"tokenizer={tokenizer!r} must be the tokenizer that the model was trained with")
     check_vocabulary(model.config, tokenizer)
     idx = torch.tensor([tokenizer.encode(prompt)], dtype=torch.long, device=model.embedding.token.device)
-    out, steps = begin(model, idx, max_new_tokens, **options)
-    return pieces(tokenizer, out, idx.size(1), steps)
+    steps = write_steps(model, idx, max_new_tokens, **options)
+    return pieces(tokenizer, next(steps), idx.size(1), steps)
 
 
 def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **options):
@@ -86,32 +86,6 @@ def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **opti
         generator = torch.Generator(model.embedding.token.device)
         options["generator"] = generator.manual_seed(positive("seed", seed, 0))
     return prompt + "".join(stream(model, tokenizer, prompt, max_new_tokens, size=size, **options))
-
-
-@torch.inference_mode(False)  # tensors made in inference mode cannot be changed outside it
-def begin(
-    model, idx, max_new_tokens, size=None,
-    use_cache=True, draft_size=None, draft_tokens=4, draft_model=None, stats=None, **sampling,
-):  # fmt: skip
-    """Check the arguments of `generate`; return (out, steps): the iterator `steps` fills `out`."""
-    sampling, own = Sampling(**sampling), model.config.resolve(size)
-    positive("draft_tokens", draft_tokens)
-    if not isinstance(stats, dict | None):
-        raise ValueError(f"stats={stats!r:.60} must be a dict")
-    drafter = model if draft_model is None else draft_model
-    check_model("draft_model", drafter)
-    draft = drafter.config.resolve(draft_size)
-    if draft_model is None and draft_size is not None and (draft == own or not own.covers(draft)):
-        raise ValueError(f"draft_size={draft!r} is not smaller than the doll it drafts for, {own!r}")
-    for name in ("vocab_size", "block_size"):
-        theirs, ours = getattr(drafter.config, name), getattr(model.config, name)
-        if theirs != ours:
-            raise ValueError(f"draft_model has {name}={theirs}: it must be that of the model, {ours}")
-    out = prepare(model, idx, positive("max_new_tokens", max_new_tokens, 0))
-    readers = [Reader(model, own, use_cache)]
-    if (draft_size, draft_model) != (None, None):
-        readers.append(Reader(drafter, draft, use_cache))
-    return out, write_steps(out, out.size(1) - max_new_tokens, readers, draft_tokens, sampling, stats)
 
 
 def prepare(model, idx, max_new_tokens):
@@ -134,17 +108,39 @@ def prepare(model, idx, max_new_tokens):
     return out
 
 
-@torch.inference_mode(False)
+@torch.inference_mode(False)  # tensors made in inference mode cannot be changed outside it
 @torch.no_grad()
-def write_steps(out, t, readers, draft_tokens, sampling, stats):
-    """Fill out (B, end) from position t on; yield, after each step, the end of what is written.
+def write_steps(
+    model, idx, max_new_tokens, size=None,
+    use_cache=True, draft_size=None, draft_tokens=4, draft_model=None, stats=None, **sampling,
+):  # fmt: skip
+    """Check the arguments of `generate` and yield the tensor that it returns; then fill it, step by step.
 
-    readers: the doll that writes and, if there is one, its draft.
+    Yields, after each step, the end of what is written.
     """
-    target, draft = readers[0], readers[-1]
-    end, block_size = out.size(1), target.model.config.block_size
+    sampling, own = Sampling(**sampling), model.config.resolve(size)
+    positive("draft_tokens", draft_tokens)
+    if not isinstance(stats, dict | None):
+        raise ValueError(f"stats={stats!r:.60} must be a dict")
+    drafter = model if draft_model is None else draft_model
+    check_model("draft_model", drafter)
+    smaller = drafter.config.resolve(draft_size)
+    if draft_model is None and draft_size is not None and (smaller == own or not own.covers(smaller)):
+        raise ValueError(f"draft_size={smaller!r} is not smaller than the doll it drafts for, {own!r}")
+    for name in ("vocab_size", "block_size"):
+        theirs, ours = getattr(drafter.config, name), getattr(model.config, name)
+        if theirs != ours:
+            raise ValueError(f"draft_model has {name}={theirs}: it must be that of the model, {ours}")
+    out = prepare(model, idx, positive("max_new_tokens", max_new_tokens, 0))
+    target = draft = Reader(model, own, use_cache)
+    if (draft_size, draft_model) == (None, None):
+        draft_tokens = 0
+    else:
+        draft = Reader(drafter, smaller, use_cache)
+    yield out
+    t, end, block_size = out.size(1) - max_new_tokens, out.size(1), model.config.block_size
     while t < end:
-        g = max(0, min(draft_tokens, block_size - t, end - t - 1)) if draft is not target else 0  # proposals
+        g = max(0, min(draft_tokens, block_size - t, end - t - 1))  # proposals
         if g == 0:
             tokens = sampling.draw(sampling.probabilities(target(out, max(0, t - block_size), t)[:, -1]))
         else:
@@ -155,7 +151,7 @@ def write_steps(out, t, readers, draft_tokens, sampling, stats):
         out[:, t : t + n] = tokens
         t += n
         if g:  # forget what was read of rejected proposals
-            for reader in readers:
+            for reader in (target, draft):
                 reader.length = min(reader.length, t - 1)
         if stats is not None:
             for name, number in dict(steps=1, tokens=n, proposed=g, accepted=n - 1).items():

@@ -84,16 +84,6 @@ class Points(list):
         return "\n".join(map(str, self))
 
 
-def values(points, cost):
-    """Return one cost of each point. Raises ValueError if there is no such cost or it was not measured."""
-    if cost not in UNITS:
-        raise ValueError(f"{cost!r} must be one of {', '.join(UNITS)}")
-    numbers = [getattr(p, cost) for p in points]
-    if None in numbers:
-        raise ValueError(f"the points hold no {cost}: frontier(..., latency=True) measures it")
-    return numbers
-
-
 def mark_front(points):
     """Return the points, smallest first, with `on_front` set for those that no other point beats.
 
@@ -136,16 +126,19 @@ def best_size(points, max_params=None, max_flops=None, max_ms=None, max_bytes=No
     if not isinstance(points, (list, tuple)) or not all(isinstance(p, Point) for p in points):
         what = f"what frontier(model, val_ids) measures, not a {type(points).__name__}"
         raise ValueError(f"points must be {what}: call frontier first")
-    points = fitting = [p for p in points if not math.isnan(p.loss)]
-    if not points:
+    measured = fitting = [p for p in points if not math.isnan(p.loss)]
+    if not measured:
         raise ValueError("points is empty, or every loss is NaN: measure dolls with frontier first")
-    limits = dict(params=max_params, flops=max_flops, ms=max_ms, bytes=max_bytes)
+    limits = {"params": max_params, "flops": max_flops, "ms": max_ms, "bytes": max_bytes}
     limits = {cost: most for cost, most in limits.items() if most is not None}
     least = []
     for cost, most in limits.items():
         if not isinstance(most, Real):
             raise ValueError(f"max_{cost}={most!r} must be a number of {UNITS[cost]}")
-        least.append(f"{min(values(points, cost))} {UNITS[cost]}")
+        costs = [getattr(p, cost) for p in measured]
+        if None in costs:
+            raise ValueError(f"the points hold no {cost}: frontier(..., latency=True) measures it")
+        least.append(f"{min(costs)} {UNITS[cost]}")
         fitting = [p for p in fitting if getattr(p, cost) <= most]
     if not fitting:
         asked = ", ".join(f"max_{cost}={most}" for cost, most in limits.items())

@@ -2,12 +2,8 @@
 
 import importlib
 
-HOMES = dict(
-    **dict.fromkeys(("agreement", "baselines", "frontier", "losses", "slices"), "measured"),
-    **dict.fromkeys(("answers", "heat_maps", "neighbours", "retrieval"), "embeddings"),
-    **dict.fromkeys(("colors", "label", "new_axes"), "style"),
-    nesting="corners",
-)
+HOMES = dict.fromkeys(("baselines", "label", "losses", "nesting", "new_axes", "slices"), "dolls")
+HOMES |= dict.fromkeys(("answers", "heat_maps", "neighbours", "retrieval"), "embeddings")
 
 
 def __getattr__(name):  # at the first figure rather than with `import matgpt`, since matplotlib takes a while

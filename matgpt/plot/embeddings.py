@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from .style import new_axes, new_figure, plain_text
+from .dolls import new_axes, new_figure, plain_text
 
 RECALL = "recall@10, % of the questions"
 
@@ -20,12 +20,10 @@ def retrieval(dims, curves, levels=None):
     for i, (name, runs) in enumerate(curves.items()):
         mean = 100 * np.mean(runs, 0)
         sd = 100 * np.std(runs, 0, ddof=1) if len(runs) > 1 else 0
-        style = dict(marker="osD^vPX"[i % 7], linestyle=("-", "--")[i >= 7], color=f"C{i}", markersize=5)
-        ax.plot(dims, mean, label=name, **style)
+        ax.plot(dims, mean, label=name, marker="osD^vPX"[i % 7], color=f"C{i}", markersize=5)
         ax.fill_between(dims, mean - sd, mean + sd, color=f"C{i}", alpha=0.15, linewidth=0)
-    for i, (name, share) in enumerate((levels or {}).items()):
-        style = dict(color=str(0.2 + 0.15 * (i % 4)), linestyle=("-", "--", "-.", ":")[i % 4], linewidth=1.2)
-        ax.axhline(100 * share, label=f"{name}, {100 * share:.0f} %", **style)
+    for name, share in (levels or {}).items():
+        ax.axhline(100 * share, label=f"{name}, {100 * share:.0f} %", color="0.2", linewidth=1.2)
     ax.set_xscale("log", base=2)
     ax.set_xticks(dims, dims)
     ax.minorticks_off()
