@@ -76,6 +76,7 @@ def test_token_embeddings_are_the_first_columns(model):
     [
         ([], "ids_or_texts is empty"),
         (None, "ids_or_texts=None"),
+        (5, "ids_or_texts=5"),
         (torch.tensor(3), "ids_or_texts=tensor"),
         (["a", ""], "text 1"),
         ([[]], "text 0 has shape"),

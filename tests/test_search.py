@@ -68,6 +68,7 @@ def test_bad_arguments_are_named():
             matgpt.search(DOCUMENTS, QUERIES, **arguments)
     for documents, queries, match in (
         (DOCUMENTS, QUERIES[:, :8], "D=32"),
+        (DOCUMENTS, 3.0, "query has shape"),
         (DOCUMENTS[0], QUERIES, "embeddings has shape"),
         (DOCUMENTS[:0], QUERIES, "embeddings has shape"),
         (None, QUERIES, "embeddings=None must be numbers"),
