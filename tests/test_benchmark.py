@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from matgpt import CharTokenizer, DivergedError, GPTConfig, MatryoshkaGPT, Size, save
-from matgpt.benchmarks import embeddings, generate, quality, speed
-from matgpt.embeddings.pairs import STDLIB, Pairs
+from matgpt.benchmarks import generate, quality, speed
 from matgpt.text import token_files
 
 IDS = np.array([0, 1, 2, 3] * 40)
@@ -16,36 +15,32 @@ CONFIG = GPTConfig(4, 8, 8, 2, 2, nesting=(4,))
 TEXT = "to be or not to be, that is the question. " * 40
 
 
-def parsed(module, tmp_path, options=""):
+def parsed(module, *options):
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
-    return parser.parse_args([*options.split(), "--out", str(tmp_path)])
+    return parser.parse_args([*map(str, options)])
 
 
 @pytest.fixture
-def args(tmp_path, monkeypatch):
-    monkeypatch.setattr(token_files, "load_text", lambda name: TEXT)
-    return parsed(quality, tmp_path, "--budget 2 --seeds 0 1")
+def args(tmp_path):
+    return parsed(quality, "--out", tmp_path, "--budget", 2, "--seeds", 0, 1)
 
 
 @pytest.mark.slow
 def test_a_finished_run_is_stored_and_another_setting_or_text_is_another_run(args, monkeypatch):
-    train, runs = quality.train, []
-
-    def counted(*data, **settings):
-        runs.append(settings)
-        return train(*data, **settings)
-
-    monkeypatch.setattr(quality, "train", counted)
+    ran, train = [], quality.train
+    monkeypatch.setattr(
+        quality, "train", lambda *a, **settings: (ran.append(settings), train(*a, **settings))[1]
+    )
     bench, settings = quality.Bench(args, IDS, IDS), dict(lr=0.01, batch_size=2, steps=2)
     first = bench.one(CONFIG, 0, **settings)
     assert set(first["losses"]) == {str(size) for size in CONFIG.sizes} and first["tokens"] == 2 * 2 * 8
-    assert bench.one(CONFIG, 0, **settings) == first and len(runs) == 1
+    assert bench.one(CONFIG, 0, **settings) == first and len(ran) == 1
     bench.one(CONFIG, 1, **settings)
     bench.one(CONFIG, 0, **{**settings, "lr": 0.02})
     bench.one(CONFIG.doll(4), 0, **settings)
     other = quality.Bench(args, IDS[::-1], IDS)  # the same length, read in the other direction
-    assert other.one(CONFIG, 0, **settings)["losses"] != first["losses"] and len(runs) == 5
+    assert other.one(CONFIG, 0, **settings)["losses"] != first["losses"] and len(ran) == 5
 
 
 @pytest.mark.slow
@@ -54,11 +49,14 @@ def test_an_interrupted_run_resumes_and_leaves_a_result_only_when_finished(args,
     whole = quality.Bench(args, IDS, IDS).one(CONFIG, 0, **settings)
     args.out = str(tmp_path / "stopped")
 
-    def stop(history):
-        raise KeyboardInterrupt  # as by Ctrl-C
+    def interrupted(model, *data, **options):
+        def stop(history):
+            raise KeyboardInterrupt  # as by Ctrl-C
+
+        return train(model, *data, **options, on_evaluation=stop)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(quality, "train", lambda *data, **options: train(*data, **options, on_evaluation=stop))
+        patch.setattr(quality, "train", interrupted)
         quality.Bench(args, IDS, IDS).one(CONFIG, 0, **settings)
     assert not list((tmp_path / "stopped" / "runs").glob("*.json"))
     assert quality.Bench(args, IDS, IDS).one(CONFIG, 0, **settings)["losses"] == whole["losses"]
@@ -99,8 +97,9 @@ def test_the_step_that_the_budget_counts_is_that_of_the_full_model_alone(args):
 
 
 @pytest.mark.slow
-def test_every_family_pays_the_same_price(args, tmp_path):
+def test_every_family_pays_the_same_price(args, tmp_path, monkeypatch):
     """Nested and alone: C; apart: C together, on as many tokens each; twins: as many tokens as alone."""
+    monkeypatch.setattr(token_files, "load_text", lambda name: TEXT)
     shape = dict(block_size=8, n_embd=[16], n_head=2, n_layer=2, nesting=["8,1,1"], batch_size=2, budget=60)
     vars(args).update(shape, rates=[1], batches=[2], apart=True, twins=True, shares=[0.1, 0.3], held=4)
     quality.run(args)
@@ -118,6 +117,7 @@ def test_every_family_pays_the_same_price(args, tmp_path):
 
 @pytest.mark.slow
 def test_several_widths_take_dolls_and_budget_in_proportion(args, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_files, "load_text", lambda name: TEXT)
     shape = dict(block_size=8, n_embd=[8, 16], n_head=2, n_layer=1, nesting=["4,1,1"], batch_size=2)
     vars(args).update(shape, rates=[1], batches=[2], ratio=0.5, seeds=[0])
     one, ran = quality.Bench.one, []
@@ -144,22 +144,25 @@ def test_silent_units_are_counted():
 
 
 @pytest.mark.parametrize("module", [quality, speed])
-def test_nesting_names_what_is_not_a_size(module, args, tmp_path):
+def test_nesting_names_what_is_not_a_size(module, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_files, "load_text", lambda name: TEXT)
+    args = parsed(module, "--nesting", "4,1,1", "32", "--out", tmp_path)
     with pytest.raises(ValueError, match="'32' must be width,heads,layers"):
-        module.run(parsed(module, tmp_path, "--nesting 4,1,1 32"))
+        module.run(args)
 
 
 @pytest.mark.slow
 def test_speed_has_a_row_for_each_step_and_each_doll(tmp_path):
     (tmp_path / "model.py").write_text(NANO)
     shape = "--n-embd 16 --n-head 4 --n-layer 4 --block-size 12 --batch-size 8 --vocab-size 7 --quick"
-    speed.run(parsed(speed, tmp_path, f"{shape} --nanogpt {tmp_path} --dtype bfloat16"))
+    folders = ["--nanogpt", tmp_path, "--out", tmp_path, "--dtype", "bfloat16"]
+    speed.run(parsed(speed, *shape.split(), *folders))
     rows = [line.split(" | ") for line in (tmp_path / "speed-bfloat16.md").read_text().splitlines()]
     rows = {row[0].strip("| "): row[1:] for row in rows if len(row) > 1}
     assert rows["nanoGPT, AdamW"][1] == "1.00" and float(rows["transformers, AdamW"][1]) > 0
     for kind in ("adamw", "muon"):
         assert rows[f"plain, {kind}"][2:4] == ["1.00", "1.00"]
-        drawn, whole = rows[f"family, {kind}, as train draws it"], rows[f"family, {kind}, {WHOLE}"]
+        drawn, whole = (rows[f"family, {kind}, {how}"] for how in ("as train draws it", WHOLE))
         assert 1 < float(drawn[3]) < float(whole[3]) < 2
     assert {"4,1,1", "8,2,2", "12,3,3", "16,4,4"} < set(rows)
 
@@ -171,62 +174,16 @@ def test_generate_has_a_row_for_each_doll_and_for_each_that_drafts(tmp_path):
     for name, nesting in (("model", [4]), ("other", [2, 4])):
         config = GPTConfig(tokenizer.vocab_size, **shape, nesting=nesting)
         save(MatryoshkaGPT(config), tmp_path / name, tokenizer)
-    options = f"--corpus {tmp_path}/text.txt --quick --draft-model {tmp_path}/other --model {tmp_path}"
-    generate.run(parsed(generate, tmp_path, f"{options}/model"))
+    options = ["--corpus", tmp_path / "text.txt", "--quick", "--out", tmp_path]
+    options += ["--draft-model", tmp_path / "other", "--model"]
+    generate.run(parsed(generate, *options, tmp_path / "model"))
     table = (tmp_path / "generate.md").read_text(encoding="utf-8")
     first = [line.split(" | ")[0].strip("| ") for line in table.splitlines() if line.startswith("| ")]
     own, drafting = ["4,2,2", "8,2,2"], ["2,2,2", "4,2,2", "8,2,2"]
     assert first == ["doll", "---", *own, "draft", "---", *(d for d in drafting for _ in range(2))]
     save(MatryoshkaGPT(GPTConfig(9, **shape)), tmp_path / "bare")
     with pytest.raises(ValueError, match="bare holds no tokenizer"):
-        generate.run(parsed(generate, tmp_path, f"{options}/bare"))
-
-
-# ---- embeddings: every control has its row, and no copy is learned from
-
-WORDS = [a + b + c for a in "abcde" for b in "xyzu" for c in "klm"]
-LIBRARY = Pairs(
-    [f"find {w} now" for w in WORDS],
-    [f"def f return {w} {w} {' '.join(w)} of all that is there" for w in WORDS],
-    [f"{w[0]}.{w}" for w in WORDS],
-    [w[0] for w in WORDS],
-)
-
-
-@pytest.fixture
-def pair_args(tmp_path, monkeypatch):
-    other = Pairs(["copy", "new"], [LIBRARY.documents[0], "nothing like it"], ["o.c", "o.n"], ["o", "o"])
-    places = {
-        (STDLIB, "docstrings"): LIBRARY,
-        (STDLIB, "names"): LIBRARY.take([3, 30]),
-        ("more", "docstrings"): other,
-        ("more", "names"): Pairs(["named"], ["nothing like these"], ["o.named"], ["o"]),
-    }
-    monkeypatch.setattr(embeddings, "load", lambda place, kind="docstrings": places[place, kind])
-    small = "--sources more --nesting 8 16 --vocab 300 --lm-steps 1 --steps 2"
-    return parsed(embeddings, tmp_path, f"{small} --batch-size 8 --shortlist 3 --seeds 0 1")
-
-
-@pytest.mark.slow
-def test_every_control_has_its_row_and_finished_seeds_are_not_repeated(pair_args, tmp_path, monkeypatch):
-    embeddings.run(pair_args)
-    table = (tmp_path / "embeddings.md").read_text()
-    cuts = ("cut alike", "PCA", "random dimensions")
-    methods = ["Matryoshka", *(f"plain InfoNCE, {cut}" for cut in cuts), "language model alone", "BM25"]
-    for name in (*methods, "Matryoshka and BM25, fused", "Matryoshka, then 3 with all dimensions"):
-        assert table.count(f"| {name} |") == 4, name  # a table for each measure
-    assert (tmp_path / "retrieval.png").exists()
-    monkeypatch.setattr(embeddings, "measure", None)
-    embeddings.run(pair_args)
-    assert len(list((tmp_path / "runs").iterdir())) == 2
-
-
-def test_the_training_pairs_hold_no_copy_of_a_test_pair(pair_args):
-    for seed in range(4):
-        train, test = embeddings.data(pair_args, seed)
-        assert len(test) == 12 and not set(train.modules) & set(test.modules)
-        assert ("copy" in train.queries) == (LIBRARY.names[0] not in test.names) and "new" in train.queries
-        assert "named" in train.queries
+        generate.run(parsed(generate, *options, tmp_path / "bare"))
 
 
 NANO = """

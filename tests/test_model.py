@@ -267,38 +267,6 @@ def test_bad_idx(small, idx, message):
         small(torch.tensor(idx))
 
 
-@pytest.mark.parametrize(
-    "idx, settings, message",
-    [
-        ([[]], {}, r"shape \(1, 0\).* at least one token"),
-        ([[11]], {}, "token id 11 is outside the vocabulary: allowed are 0 to 10"),
-        ([[0] * 9 + [-3] + [0] * 9], {}, "token id -3 is outside the vocabulary: allowed are 0 to 10"),
-        ([[0]], dict(temperature=-0.1), "temperature=-0.1 must be a number of at least 0"),
-        ([[0]], dict(temperature=math.nan), "temperature=nan must be a number of at least 0"),
-        ([[0]], dict(top_k=0), "top_k=0 must be a whole number of at least 1"),
-        ([[0]], dict(top_k=1.5), "top_k=1.5 must be a whole number of at least 1"),
-        ([[0]], dict(top_p=0), r"top_p=0 must be a number in \(0, 1\]"),
-        ([[0]], dict(top_p=1.1), r"top_p=1.1 must be a number in \(0, 1\]"),
-        ([[0]], dict(max_new_tokens=-1), "max_new_tokens=-1 must be"),
-    ],
-)
-def test_bad_generate(small, idx, settings, message):
-    idx = torch.tensor(idx)
-    with pytest.raises(ValueError, match=message):
-        small.generate(idx if idx.numel() else idx.long(), **{"max_new_tokens": 2, **settings})
-
-
-@pytest.mark.parametrize("bad", [{}, None, 65])
-def test_a_model_takes_a_config(variant, bad):
-    with pytest.raises(ValueError, match="config=.* must be a GPTConfig"):
-        variant(bad)
-
-
-def test_no_size_at_all_is_refused(small):
-    with pytest.raises(ValueError, match="names no doll"):
-        small(torch.zeros(1, 1, dtype=torch.long), [])
-
-
 # ---- what only training sees
 
 

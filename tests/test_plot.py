@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import IPython.display
@@ -36,18 +38,11 @@ def points(shift=0.0):
     return mark_front([Point(s, n, 2 * n, 9 + shift - i) for i, (s, n) in enumerate(PARAMS.items())])
 
 
-def legend(ax):
-    return [text.get_text() for text in ax.get_legend().get_texts()]
-
-
-def overlap(texts):
-    """Whether any two of the texts overlap."""
-    boxes = [text.get_window_extent() for text in texts]
-    return any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-
-
-def test_the_figures_are_listed():
-    assert "losses" in dir(plot) and all(callable(getattr(plot, name)) for name in dir(plot))
+def test_importing_matgpt_loads_nothing_that_draws():
+    code = "import sys, matgpt; print({'matplotlib', 'ipywidgets'} & set(sys.modules), dir(matgpt.plot))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("set()") and "losses" in run.stdout
+    assert all(callable(getattr(plot, name)) for name in dir(plot))
     with pytest.raises(AttributeError, match="no attribute 'pie'"):
         plot.pie  # noqa: B018
 
@@ -63,8 +58,9 @@ def test_losses_are_lines_over_validation_and_dots_over_training_from_the_first_
     low, high = ax.get_ylim()
     assert low < 1.2 and high > 4.1, "the first losses are inside the picture"
     assert ax.get_xlabel() == {"steps": "training step", "flops": "training FLOPs"}[x]
-    last = [name.split(": ")[1] for name in legend(ax)[:-1]]
-    assert last == [f"{losses[-1]:.3f}" for losses in run.val.values()]
+    assert [t.get_text().split(": ")[1] for t in ax.get_legend().get_texts()[:-1]] == [
+        f"{run.val[size][-1]:.3f}" for size in run.sizes
+    ]
 
 
 @pytest.mark.parametrize("x", ["params", "flops"])
@@ -76,18 +72,20 @@ def test_slices_show_every_doll_those_listed_and_those_trained_alone(x):
     assert drawn == values and ax.collections[0].get_offsets().tolist() == values[0]
     assert ax.collections[0].get_array().tolist() == [p.size.n_embd for p in [*everywhere, *listed]]
     assert ax.get_xscale() == "log" and bar.get_ylabel() == "width"
-    assert legend(ax) == ["sliced out of it", "listed in model.sizes", "trained alone"]
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["sliced out of it", "listed in model.sizes", "trained alone"]
 
 
-@pytest.mark.parametrize("x", ["params", "flops"])
-def test_every_family_is_drawn_with_a_line_along_its_front(x):
+def test_every_family_is_drawn_with_a_line_along_its_front():
     families = {f"family {i}": points(i) for i in range(9)}
     families["family 0"] = mark_front([*points(), Point(Size(8, 1, 1), 10**6, 10**7, 9.5)])
-    (ax,) = plot.frontier(families, x, twins=points()).axes
-    assert legend(ax) == [*families, "twins trained alone"]
-    n = len(PARAMS)
-    assert [len(line.get_xdata()) for line in ax.lines] == [n + 1, n] + [n, n] * 8 + [n]
-    assert {line.get_xdata()[0] for line in ax.lines} == {getattr(points()[0], x)}
+    for x in ("params", "flops"):
+        (ax,) = plot.frontier(families, x, twins=points()).axes
+        names = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert names == [*families, "twins trained alone"]
+        n = len(PARAMS)
+        assert [len(line.get_xdata()) for line in ax.lines] == [n + 1, n] + [n, n] * 8 + [n]
+        assert {line.get_xdata()[0] for line in ax.lines} == {getattr(points()[0], x)}
 
 
 def test_baselines_show_every_family_and_no_number_covers_another():
@@ -197,6 +195,12 @@ def test_in_a_kernel_a_figure_is_shown_once_and_a_slider_says_what_it_is(monkeyp
 
 
 # ---- embeddings
+
+
+def overlap(texts):
+    """Whether any two of the texts overlap."""
+    boxes = [text.get_window_extent() for text in texts]
+    return any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_recall_is_drawn_in_percent_with_levels_across():
