@@ -267,6 +267,11 @@ def test_bad_idx(small, idx, message):
         small(torch.tensor(idx))
 
 
+def test_a_prompt_is_checked_where_no_window_reads_it(small):
+    with pytest.raises(ValueError, match="token id -3 is outside the vocabulary: allowed are 0 to 10"):
+        small.generate(torch.tensor([[0] * 9 + [-3] + [0] * 9]), 2)
+
+
 # ---- what only training sees
 
 
