@@ -16,6 +16,7 @@ SMALL = {
     "matryoshka_embeddings_gpt.ipynb": "source, vocab_size, lm_steps, steps, batch_size, n_embd, nesting = "
     "__import__('asyncio').__path__[0], 400, 2, 4, 16, 32, (8, 16, 32)\nfolder = {folder!r} + '/model'",
 }
+FINISHED_BAR = re.compile(r"100%\|.*\n?")
 WIDGET = re.compile(r"(\w*(Slider|Box|Output|Layout|Button|Dropdown)|interactive)\(")
 
 
@@ -36,8 +37,7 @@ def test_notebook_runs_from_top_to_bottom(name, dial, tmp_path, monkeypatch):
     notebook = with_small_parameters(name, str(tmp_path), dial)
     resources = {"metadata": {"path": str(ROOT)}}
     NotebookClient(notebook, timeout=170, kernel_name="python3", resources=resources).execute()
-    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
-    assert not any(o.output_type == "error" for o in outputs)
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 4
 
 
@@ -49,32 +49,28 @@ def faults(notebook):
     if "widgets" in notebook.metadata:
         yield "holds the state of widgets"
     for i, cell in enumerate(code, 1):
+        lines = cell.source.splitlines()
         kinds = [(o.output_type, o.get("name")) for o in cell.outputs]
-        if any(a == b and a[0] == "stream" for a, b in zip(kinds, kinds[1:])):
-            yield f"cell {i}: a stream in pieces, which a page shows as blocks"
-        if ("stream", "stderr") in kinds or "error" in dict(kinds):
-            yield f"cell {i}: an error or a warning"
-        if "execution" in cell.metadata:
-            yield f"cell {i}: times of day, which differ at every run"
-        if any(len(line) > 110 for line in cell.source.splitlines()):
-            yield f"cell {i}: code that is cut off at the right edge"
-        if len(cell.source.splitlines()) > 20:
-            yield f"cell {i}: more than 20 lines, which belong into a function of matgpt"
-        for o in cell.outputs:
-            shown = o.text if o.output_type == "stream" else o.get("data", {}).get("text/plain", "")
-            if len(shown.splitlines()) > 40:
-                yield f"cell {i}: an output of {len(shown.splitlines())} lines"
-            if WIDGET.match(shown):
-                yield f"cell {i}: the repr of a widget, {shown[:40]}"
-            if "\r" in shown or "%|" in shown and not re.fullmatch(r"100%\|.*\n?", shown):
-                yield f"cell {i}: a bar that is not one finished line"
+        texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs]
+        bars = [text for text in texts if "\r" in text or "%|" in text]
+        faulty = {
+            "a stream in pieces": any(a == b and a[0] == "stream" for a, b in zip(kinds, kinds[1:])),
+            "an error or a warning": ("stream", "stderr") in kinds or "error" in dict(kinds),
+            "times of day, which differ at every run": "execution" in cell.metadata,
+            "code that is cut off at the right edge": any(len(line) > 110 for line in lines),
+            "more than 20 lines, which belong into a function of matgpt": len(lines) > 20,
+            "a layer": any(line.lstrip().startswith("class ") for line in lines),
+            "an output of more than 40 lines": any(len(text.splitlines()) > 40 for text in texts),
+            "the repr of a widget": any(map(WIDGET.match, texts)),
+            "a bar that is not one finished line": not all(map(FINISHED_BAR.fullmatch, bars)),
+        }
+        yield from (f"cell {i}: {fault}" for fault, found in faulty.items() if found)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_notebook_is_committed_as_run_and_reads_well_where_nothing_runs(name):
     notebook = nbformat.read(ROOT / name, as_version=4)
     assert list(faults(notebook)) == [] and (ROOT / name).stat().st_size < 1_000_000
-    assert not any(re.search(r"^\s*class ", cell.source, re.M) for cell in notebook.cells), "defines a layer"
 
 
 @pytest.mark.slow
