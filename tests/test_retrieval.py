@@ -127,9 +127,8 @@ def test_bad_numbers_are_named(options):
         matgpt.search(DOCUMENTS, QUERIES, **options)
 
 
-@pytest.mark.parametrize(
-    "documents, queries, match",
-    [
+def test_bad_embeddings_are_named():
+    for documents, queries, match in (
         (DOCUMENTS, QUERIES[:, :8], "D=32"),
         (DOCUMENTS, 3.0, "query has shape"),
         (DOCUMENTS[0], QUERIES, "embeddings has shape"),
@@ -137,8 +136,6 @@ def test_bad_numbers_are_named(options):
         (None, QUERIES, "embeddings=None must be numbers"),
         (DOCUMENTS * float("nan"), QUERIES, "embeddings must hold finite"),
         (DOCUMENTS, QUERIES / 0, "query must hold finite"),
-    ],
-)
-def test_bad_embeddings_are_named(documents, queries, match):
-    with pytest.raises(ValueError, match=match):
-        matgpt.search(documents, queries)
+    ):
+        with pytest.raises(ValueError, match=match):
+            matgpt.search(documents, queries)

@@ -14,8 +14,6 @@ from matgpt.embeddings.retrieval import measures, ranks
 TEXT = "parse a date from a string, read the file and return what was parsed as a date "
 TOKENIZER = BPETokenizer.train(TEXT * 5, 290)
 TEXTS = ["parse a date", "read", "the file and return", "x y", "a string, read", "été <|pad|>"]
-
-
 NESTING = (8, 16, matgpt.Size(24, 4, 1), 32)
 CONFIG = GPTConfig(TOKENIZER.vocab_size, 32, 32, 4, 2, NESTING)
 
