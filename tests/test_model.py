@@ -272,6 +272,17 @@ def test_a_prompt_is_checked_where_no_window_reads_it(small):
         small.generate(torch.tensor([[0] * 9 + [-3] + [0] * 9]), 2)
 
 
+@pytest.mark.parametrize("bad", [{}, None, 65])
+def test_a_model_takes_a_config(variant, bad):
+    with pytest.raises(ValueError, match="config=.* must be a GPTConfig"):
+        variant(bad)
+
+
+def test_no_size_at_all_is_refused(small):
+    with pytest.raises(ValueError, match="names no doll"):
+        small(torch.zeros(1, 1, dtype=torch.long), [])
+
+
 # ---- what only training sees
 
 
