@@ -18,21 +18,19 @@ def variant(request):
     return request.param
 
 
+def random_model(variant, config, seed=0):
+    """A model in double precision, every parameter of it drawn: no bias is 0 and no gain is 1."""
+    generator = torch.Generator().manual_seed(seed)
+    model = variant(config).double()
+    for name, p in model.named_parameters():
+        is_gain = "norm" in name and name.endswith("weight")
+        torch.nn.init.normal_(p, 1.0 if is_gain else 0.0, 0.3, generator=generator)
+    return model
+
+
 @pytest.fixture
 def build():
-    """A model in double precision, every parameter of it drawn: no bias is 0 and no gain is 1."""
-
-    def build(variant, config, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        model = variant(config).double()
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                p.normal_(
-                    1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.3, generator=generator
-                )
-        return model
-
-    return build
+    return random_model
 
 
 def draw_inner(rng, most):
@@ -56,24 +54,15 @@ def drawn(request):
     rng = random.Random(request.param)
     n_head, head_size, n_layer = rng.randint(1, 4), rng.randint(2, 5), rng.randint(1, 3)
     roomy = rng.random() < 0.3  # heads that do not fill the width
+    options = dict(head_size=head_size) if roomy else {}
     n_embd = n_head * head_size + 3 * roomy
     n_inner = rng.choice([None, 9, tuple(rng.randint(3, 20) for _ in range(n_layer))])
-    config = GPTConfig(
-        VOCAB,
-        BLOCK,
-        n_embd,
-        n_head,
-        n_layer,
-        n_inner=n_inner,
-        bias=rng.random() < 0.6,
-        head_size=head_size if roomy else None,
-    )
+    bias = rng.random() < 0.6
+    config = GPTConfig(VOCAB, BLOCK, n_embd, n_head, n_layer, None, n_inner, bias=bias, **options)
     size = draw_size(rng, config.full, head_size)
-    head = min(head_size, size.n_embd // size.n_head)
+    head = config.head_size_of(size)
     inner = draw_size(rng, size, head)
-    while (
-        min(head_size, inner.n_embd // inner.n_head) > head
-    ):  # heads wider than those of `size`: not inside it
+    while config.head_size_of(inner) > head:  # wider heads than those of `size`: not inside it
         inner = draw_size(rng, size, head)
     idx = torch.tensor([[rng.randrange(VOCAB - 3) for _ in range(BLOCK - 2)] for _ in range(2)])
     return SimpleNamespace(config=config, size=size, inner=inner, idx=idx)

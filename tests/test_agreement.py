@@ -7,22 +7,19 @@ from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, agre
 from matgpt.measure import evaluation
 from matgpt.measure.evaluation import BySize, evaluate_sizes
 
+from .conftest import random_model
+
 SIZES = (Size(8, 1, 1), Size(16, 2, 2))
 TEXT = torch.randint(13, (8 * 21 + 5,), generator=torch.Generator().manual_seed(0))
 
 
 def make(kind=MatryoshkaGPT, nesting=SIZES, **options):
-    torch.manual_seed(0)
-    model = kind(GPTConfig(13, 8, 32, 2, 3, nesting=nesting, **options))
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.2)
-    return model
+    return random_model(kind, GPTConfig(13, 8, 32, 2, 3, nesting=nesting, **options)).float()
 
 
-@pytest.mark.parametrize("kind", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
 @torch.no_grad()
-def test_agreement_by_its_definition(kind):
-    model = make(kind, dropout=0.5)
+def test_agreement_by_its_definition(variant):
+    model = make(variant, dropout=0.5)
     result = agreement(model, TEXT.tolist(), max_blocks=None, batch_size=7)
     loss = evaluate(model, TEXT)
     assert model.training and list(result) == list(model.sizes)

@@ -156,27 +156,21 @@ def test_speed_has_a_row_for_each_step(tmp_path):
 
 @pytest.mark.slow
 def test_generate_has_a_row_for_each_doll_and_for_each_that_drafts(tmp_path):
-    text = "to be or not to be, that is the question. " * 40
-    (tmp_path / "text.txt").write_text(text)
-    tokenizer, shape = CharTokenizer.from_text(text), dict(block_size=16, n_embd=8, n_head=2, n_layer=2)
+    (tmp_path / "text.txt").write_text(TEXT)
+    tokenizer, shape = CharTokenizer.from_text(TEXT), dict(block_size=16, n_embd=8, n_head=2, n_layer=2)
     for name, nesting in (("model", [4]), ("other", [2, 4])):
-        save(
-            MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, **shape, nesting=nesting)),
-            tmp_path / name,
-            tokenizer,
-        )
-    parser = argparse.ArgumentParser()
-    generate.add_arguments(parser)
-    options = ["--corpus", str(tmp_path / "text.txt"), "--quick", "--out", str(tmp_path)]
-    options += ["--model", str(tmp_path / "model"), "--draft-model", str(tmp_path / "other")]
-    generate.run(parser.parse_args(options))
+        config = GPTConfig(tokenizer.vocab_size, **shape, nesting=nesting)
+        save(MatryoshkaGPT(config), tmp_path / name, tokenizer)
+    options = ["--corpus", tmp_path / "text.txt", "--quick", "--out", tmp_path]
+    options += ["--draft-model", tmp_path / "other", "--model"]
+    generate.run(parsed(generate, *options, tmp_path / "model"))
     table = (tmp_path / "generate.md").read_text(encoding="utf-8")
     first = [line.split(" | ")[0].strip("| ") for line in table.splitlines() if line.startswith("| ")]
     own, drafting = ["4,2,2", "8,2,2"], ["2,2,2", "4,2,2", "8,2,2"]
     assert first == ["doll", "---", *own, "draft", "---", *(d for d in drafting for _ in range(2))]
     save(MatryoshkaGPT(GPTConfig(9, **shape)), tmp_path / "bare")
     with pytest.raises(ValueError, match="bare holds no tokenizer"):
-        generate.run(parser.parse_args([*options, "--model", str(tmp_path / "bare")]))
+        generate.run(parsed(generate, *options, tmp_path / "bare"))
 
 
 NANO = """

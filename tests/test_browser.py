@@ -34,15 +34,10 @@ RUN_ALL = """() => {
 }"""
 CELLS = "() => window.jupyterapp.shell.currentWidget.content.model.toJSON().cells"
 # the area of the slider shows something else than before
-CHANGED = (
-    "([area, before]) => area.innerHTML != before && (area.innerText.trim() || area.querySelector('img'))"
+CHANGED = "([area, html]) => area.innerHTML != html && (area.innerText.trim() || area.querySelector('img'))"
+OPTIONS = (
+    "--no-browser --allow-root --expose-app-in-browser --ServerApp.ip=127.0.0.1 --ServerApp.port_retries=0"
 )
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def wait_for(url, server, log, seconds=60):
@@ -72,38 +67,20 @@ def lab(tmp_path_factory):
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text(NO_NEWS)
-    port, token = free_port(), secrets.token_hex(16)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "JUPYTER_TOKEN": token,
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-    }
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port, token = s.getsockname()[1], secrets.token_hex(16)  # a free port
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JUPYTER_TOKEN": token}
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         environment[name] = str(home / name.lower())
+    for name in ("settings", "workspaces"):
+        environment[f"JUPYTERLAB_{name.upper()}_DIR"] = str(home / name)
+    command = [sys.executable, "-m", "jupyterlab", *OPTIONS.split()]
+    command += [f"--ServerApp.port={port}", f"--ServerApp.root_dir={work}"]
     log = home / "log"
     with log.open("w") as out:
-        server = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "jupyterlab",
-                "--no-browser",
-                "--allow-root",
-                "--expose-app-in-browser",
-                "--ServerApp.ip=127.0.0.1",
-                f"--ServerApp.port={port}",
-                "--ServerApp.port_retries=0",
-                f"--ServerApp.root_dir={work}",
-            ],
-            cwd=work,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
+        streams = dict(stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(command, cwd=work, env=environment, **streams)
     try:
         wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, log)
         yield lambda name: f"http://127.0.0.1:{port}/lab/workspaces/{name[:-6]}/tree/{name}?token={token}"

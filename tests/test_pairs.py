@@ -36,15 +36,10 @@ async def wait_for_it():
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, text in {
-        "a.py": FILE,
-        "b/inner.py": FILE.replace("Read the file", "Open the file").replace("x", "z"),
-        "b/tests/inner.py": FILE,
-        "test/c.py": FILE,
-        "broken.py": "def (",
-        "nulls.py": "a\0",
-        "latin.py": "# caf\xe9",
-    }.items():
+    files = dict.fromkeys(("a.py", "b/tests/inner.py", "test/c.py"), FILE)
+    files |= {"broken.py": "def (", "nulls.py": "a\0", "latin.py": "# caf\xe9"}
+    files["b/inner.py"] = FILE.replace("Read the file", "Open the file").replace("x", "z")
+    for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(text.encode("latin-1"))
     return tmp_path
@@ -81,23 +76,23 @@ def test_functions_without_docstring_are_asked_for_by_name(folder):
 
 
 def test_split_holds_out_modules_and_leaves_copies_out():
-    documents = [f"a{i} b{i} c{i} d{i} e{i} f{i} g{i} h{i}" for i in range(40)]
+    documents = [" ".join(f"{letter}{i}" for letter in "abcdefgh") for i in range(40)]
     modules = [f"m{i % 10}" for i in range(40)]
-    pairs = Pairs(
-        [f"q{i}" for i in range(40)], documents, [f"{m}.f{i}" for i, m in enumerate(modules)], modules
-    )
+    names = [f"{module}.f{i}" for i, module in enumerate(modules)]
+    pairs = Pairs([f"q{i}" for i in range(40)], documents, names, modules)
     train, test = pairs.split(held_out=0.2, seed=1)
     assert len(set(test.modules)) == 2 and len(train) + len(test) == 40
     assert not set(train.modules) & set(test.modules)
     assert pairs.split(0.2, 1)[1].names == test.names != pairs.split(0.2, 2)[1].names
-    same_name = "o." + test.names[0].partition(".")[2]
-    others = Pairs(
-        ["new", "new", "new", test.queries[0], test.queries[0]],
-        [f"def g {test.documents[0]} end", "all else is new", "few words of it", "x " * 9, "y " * 9],
-        ["o.copy", "o.new", "o.few", same_name, "o.another"],
-        ["o"] * 5,
-    )
-    assert others.without(test).names == ["o.new", "o.few", "o.another"]
+    question, same_name = test.queries[0], "o." + test.names[0].partition(".")[2]
+    others = [
+        ("new", f"def g {test.documents[0]} end", "o.copy"),
+        ("new", "all else is new", "o.new"),
+        ("new", "few words of it", "o.few"),
+        (question, "x " * 9, same_name),
+        (question, "y " * 9, "o.another"),
+    ]
+    assert Pairs(*zip(*others), ["o"] * 5).without(test).names == ["o.new", "o.few", "o.another"]
 
 
 def test_copies_share_half_of_their_runs_of_five_words():
@@ -108,7 +103,7 @@ def test_copies_share_half_of_their_runs_of_five_words():
     assert pairs.without(Pairs([], [])).queries == list("abcd")
 
 
-def test_pairs_of_ones_own_need_two_lists_of_texts():
+def test_pairs_of_ones_own():
     pairs = Pairs(("why", "how", "why"), ["since", "so", "as"])
     assert pairs.queries == ["why", "how", "why"] and pairs.names == pairs.modules == ["", "", ""]
     rest, aside = pairs.set_aside(1, seed=0)
@@ -116,21 +111,28 @@ def test_pairs_of_ones_own_need_two_lists_of_texts():
     assert pairs.without(Pairs(["why"], ["never"])).queries == ["how"], "no module is shared, a question is"
     with pytest.raises(ValueError, match="1 modules leaves a part empty.*set_aside"):
         pairs.split()
-    for queries, documents, match in (
-        (["a", "b"], ["c"], "2 queries need as many documents, not 1"),
-        (["a", ""], ["c", "d"], r"queries\[1\]=''"),
-        (["a"], [None], r"documents\[0\]=None"),
-        (["a"], [b"c"], r"documents\[0\]=b'c'"),
-        ("a", "c", "queries='a' must be a list"),
-        (None, ["c"], "queries=None must be a list"),
-        (["a"], 3, "documents=3 must be a list"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            as_pairs("pairs", (queries, documents))
     assert as_pairs("pairs", pairs) is pairs
-    for wrong in (3, None, [("a", "b")], (["a"], ["b"], ["c"])):
-        with pytest.raises(ValueError, match="val_pairs=.* must be Pairs or two lists"):
-            as_pairs("val_pairs", wrong)
+    assert pairs.digest() == pairs.take([0, 1, 2]).digest() != pairs.take([1, 0, 2]).digest()
+
+
+@pytest.mark.parametrize(
+    "pairs, match",
+    [
+        ((["a", "b"], ["c"]), "2 queries need as many documents, not 1"),
+        ((["a", ""], ["c", "d"]), r"queries\[1\]=''"),
+        ((["a"], [None]), r"documents\[0\]=None"),
+        ((["a"], [b"c"]), r"documents\[0\]=b'c'"),
+        (("a", "c"), "queries='a' must be a list"),
+        ((None, ["c"]), "queries=None must be a list"),
+        ((["a"], 3), "documents=3 must be a list"),
+        (3, "val_pairs=3 must be Pairs or two lists"),
+        ([("a", "b")], "val_pairs=.* must be Pairs or two lists"),
+        ((["a"], ["b"], ["c"]), "val_pairs=.* must be Pairs or two lists"),
+    ],
+)
+def test_pairs_are_two_lists_of_texts(pairs, match):
+    with pytest.raises(ValueError, match=match):
+        as_pairs("val_pairs", pairs)
 
 
 @pytest.mark.slow
@@ -142,26 +144,20 @@ def test_the_library_of_this_python():
 
 
 def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
-    (tmp_path / "empty").mkdir()
-    for source, match in (
-        (tmp_path / "empty", "empty holds no Python source with functions with a docstring"),
-        (tmp_path / "missing", "there is no folder '.*missing'"),
-        ("nope", "there is no folder 'nope'"),
-        (folder / "a.py", "there is no folder"),
-        (None, "None"),
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(empty)})
+    for match, arguments in (
+        ("empty holds no Python source with functions with a docstring", dict(source=empty)),
+        ("empty holds no Python source", {}),
+        ("there is no folder '.*missing'", dict(source=tmp_path / "missing")),
+        ("there is no folder 'nope'", dict(source="nope")),
+        ("there is no folder", dict(source=folder / "a.py")),
+        ("None is not a path", dict(source=None)),
+        ("queries='all'", dict(queries="all")),
     ):
         with pytest.raises(ValueError, match=match):
-            load_pairs(source)
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "empty")})
-    with pytest.raises(ValueError, match="empty holds no Python source"):
-        load_pairs()
-    with pytest.raises(ValueError, match="queries='all'"):
-        load_pairs(folder, queries="all")
+            load_pairs(**arguments)
     for share in (0, 1, 0.1, "x", None):
         with pytest.raises(ValueError, match="held_out"):
             load_pairs(folder).split(share)
-
-
-def test_a_digest_tells_pairs_apart():
-    pairs = Pairs(["a", "b"], ["c", "d"])
-    assert pairs.digest() == pairs.take([0, 1]).digest() != pairs.take([1, 0]).digest()

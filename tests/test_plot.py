@@ -1,5 +1,6 @@
 """Figures show the numbers that they are given, once; the slider starts at full size."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import IPython.display
 import ipywidgets
 import matplotlib
 import nbformat
+import numpy as np
 import pytest
 import torch
 from nbclient import NotebookClient
@@ -66,26 +68,21 @@ def test_slices_show_every_doll_coloured_by_its_width():
 
 
 def test_baselines_show_every_family_and_no_number_covers_another():
-    losses = {
-        name: {s: [a - i, a - i + 0.2] for i, s in enumerate(PARAMS)}
-        for name, a in (("nested", 9), ("apart", 9.01))
-    }
-    figure = plot.baselines(
-        PARAMS, losses | {"alone": {CONFIG.full: [4.4]}, "lost": {CONFIG.full: [math.nan]}}
-    )
+    def two_seeds(first):
+        return {size: [first - i, first - i + 0.2] for i, size in enumerate(PARAMS)}
+
+    families = dict(nested=two_seeds(9), apart=two_seeds(9.01))
+    families |= dict(alone={CONFIG.full: [4.4]}, lost={CONFIG.full: [math.nan]})
+    figure = plot.baselines(PARAMS, families)
     (ax,) = figure.axes
-    drawn = {bars.get_label(): bars.lines[0].get_xydata() for bars in ax.containers}
-    assert list(drawn) == ["nested", "apart", "alone", "lost"]
-    assert drawn["nested"].ravel().tolist() == pytest.approx(
-        [number for i, n in enumerate(sorted(PARAMS.values())) for number in (n, 9.1 - i)]
-    )
+    assert [bars.get_label() for bars in ax.containers] == list(families)
+    means = [[n, 9.1 - i] for i, n in enumerate(sorted(PARAMS.values()))]
+    assert ax.containers[0].lines[0].get_xydata() == pytest.approx(np.array(means))
     assert [bars.lines[0].get_marker() for bars in ax.containers] == ["o", "s", "*", "*"]
     ends = ax.containers[0].lines[2][0].get_segments()[0][:, 1]
     assert ends.tolist() == pytest.approx([9, 9.2]), "bars reach from the lowest to the highest seed"
     figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert len(boxes) == 2 * len(PARAMS) + 1
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert len(ax.texts) == 2 * len(PARAMS) + 1 and not overlap(ax.texts)
     labels = [text.get_text() for text in ax.get_xticklabels()]
     assert labels[0] == f"{min(PARAMS.values()):,}\n8 wide\n1 head\n1 layer"
 
@@ -135,12 +132,9 @@ def test_a_label_gives_the_width_alone_only_where_nothing_else_differs():
 def test_a_slider_calls_at_once_with_the_last_options_and_again_at_each_move(monkeypatch):
     calls, boxes = [], []
     monkeypatch.setattr(IPython.display, "display", lambda *shown, **options: None)
-    monkeypatch.setattr(
-        ipywidgets, "VBox", lambda children: boxes.append(children) or ipywidgets.Box(children)
-    )
-    matgpt.slider(
-        lambda *values: calls.append(values), {"width": [8, 16], "layers": [("one", 1), ("two", 2)]}
-    )
+    monkeypatch.setattr(ipywidgets, "VBox", lambda parts: boxes.append(parts) or ipywidgets.Box(parts))
+    options = {"width": [8, 16], "layers": [("one", 1), ("two", 2)]}
+    matgpt.slider(lambda *values: calls.append(values), options)
     width, layers, _ = boxes[0]
     assert (width.description, layers.description) == ("width", "layers")
     assert calls == [(16, 2)]
@@ -160,8 +154,50 @@ def test_in_a_kernel_a_figure_is_shown_once_and_a_slider_says_what_it_is(monkeyp
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     figure, slider = ([o.data for o in cell.outputs] for cell in notebook.cells)
     assert ["image/png" in data for data in figure] == [True]
-    assert [data["text/plain"] for data in slider] == [
-        "A slider: run this cell in a live notebook to move it."
-    ]
+    says = "A slider: run this cell in a live notebook to move it."
+    assert [data["text/plain"] for data in slider] == [says]
     widgets = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
     assert [w["state"]["outputs"][0]["text"] for w in widgets if "outputs" in w["state"]] == ["16\n"]
+
+
+# ---- embeddings
+
+
+def overlap(texts):
+    """Whether any two of the texts overlap."""
+    boxes = [text.get_window_extent() for text in texts]
+    return any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_recall_is_drawn_in_percent_with_levels_across():
+    levels = {"one": 0.05, "two": 0.1, "three": 0.2, "four": 0.3, "five": 0.35}
+    (ax,) = plot.retrieval([2, 4, 8], {"a": [[0.1, 0.2, 0.3], [0.2, 0.2, 0.4]]}, levels).axes
+    assert list(ax.lines[0].get_ydata()) == pytest.approx([15, 20, 35])
+    names = {line.get_label() for line in ax.lines}
+    assert names == {"a", "one, 5 %", "two, 10 %", "three, 20 %", "four, 30 %", "five, 35 %"}
+
+
+def test_neighbours_are_written_at_each_size_and_long_ones_cut():
+    names = ["a", " b", "\n", "much too long", *"defg"]
+    tables = {
+        0: {2: ([3, 1], [0.9, 0.1]), 4: ([2, 3], [0.5, 0.4])},
+        1: {2: ([0, 3], [1, 0]), 4: ([4, 5], [1, 0])},
+    }
+    axes = plot.neighbours(tables, names).axes[:2]
+    drawn = [[text.get_text() for text in ax.texts] for ax in axes]
+    assert drawn == [["much␣too…", "␣b", "⏎", "much␣too…"], ["a", "much␣too…", "d", "e"]]
+    assert [ax.get_title() for ax in axes] == ["nearest to  a", "nearest to  ␣b"]
+
+
+def test_labels_of_a_heat_map_do_not_overlap():
+    names = [f"word{i}" for i in range(30)]
+    figure = plot.heat_maps(torch.randn(30, 8), {"x": range(10), "y": range(10, 30)}, [2, 8], names)
+    figure.canvas.draw()
+    for ax in figure.axes[:2]:
+        for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+            assert [label.get_text() for label in labels] == names and not overlap(labels)
+
+
+def test_a_table_of_answers_marks_the_right_one_and_cuts_long_names_at_their_end():
+    table = plot.answers({"8 dims": [1, 0], "BM25": [2, 1]}, ["f", "module.function", "g"], right=1, width=10)
+    assert table.splitlines() == ["  8 dims    BM25", "✓ module…   g", "  f       ✓ module…"]

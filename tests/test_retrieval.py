@@ -1,10 +1,11 @@
-"""Ranks, measures and BM25, against answers that can be worked out by hand."""
+"""Search, ranks, measures and BM25, against answers that can be worked out by hand."""
 
 import math
 
 import pytest
 import torch
 
+import matgpt
 from matgpt.embeddings.pooling import cut
 from matgpt.embeddings.retrieval import BM25, by_dimension, fuse, measures, pca, ranks, shortlist_ranks
 
@@ -13,20 +14,19 @@ def unit(*shape, seed=0):
     return cut(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), shape[1])
 
 
+DOCUMENTS, QUERIES = unit(200, 32), unit(12, 32, seed=1)
+EXACT = (QUERIES @ DOCUMENTS.T).topk(10)
+
+
 def test_ranks_count_better_scores_and_earlier_ties():
     scores = torch.tensor([[3.0, 1, 2], [5, 4, 4], [2, 2, 2]])
     assert ranks(scores).tolist() == [1, 2, 3]
 
 
 def test_measures_follow_their_definitions():
-    assert measures(torch.tensor([1, 2, 10, 11])) == pytest.approx(
-        {
-            "recall@1": 1 / 4,
-            "recall@10": 3 / 4,
-            "MRR@10": (1 + 1 / 2 + 1 / 10) / 4,
-            "nDCG@10": (1 + 1 / math.log2(3) + 1 / math.log2(11)) / 4,
-        }
-    )
+    mrr, ndcg = (1 + 1 / 2 + 1 / 10) / 4, (1 + 1 / math.log2(3) + 1 / math.log2(11)) / 4
+    expected = {"recall@1": 1 / 4, "recall@10": 3 / 4, "MRR@10": mrr, "nDCG@10": ndcg}
+    assert measures(torch.tensor([1, 2, 10, 11])) == pytest.approx(expected)
 
 
 def test_bm25_is_its_formula():
@@ -39,10 +39,9 @@ def test_bm25_is_its_formula():
     def term(tf, length):
         return tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * length / (7 / 3)))
 
-    assert scores[0].tolist() == pytest.approx(
-        [2 * idf(2) * term(2, 3) + idf(1) * term(1, 3), 2 * idf(2) * term(1, 3), 0], abs=1e-5
-    )
-    assert scores[1].tolist() == [0, 0, 0]
+    # "file" stands in two documents and twice in the question, "read" in one document
+    expected = [2 * idf(2) * term(2, 3) + idf(1) * term(1, 3), 2 * idf(2) * term(1, 3), 0]
+    assert scores[0].tolist() == pytest.approx(expected, abs=1e-5) and scores[1].tolist() == [0, 0, 0]
 
 
 def test_fusion_adds_reciprocal_ranks():
@@ -75,3 +74,68 @@ def test_shortlist_ranks_are_those_of_the_whole_search_if_the_shortlist_is_long(
     assert torch.equal(shortlist_ranks(documents, queries, 4, 30), exact)
     assert measures(shortlist_ranks(documents, documents, 4, 10))["recall@1"] == 1
     assert (exact == 11).any() and (shortlist_ranks(documents, queries, 4, 10) != exact).any()
+
+
+# ---- search by the first dimensions and a shortlist, against the exact search
+
+
+def test_the_nearest_come_first_with_their_cosines():
+    for documents, queries, shortlist in (
+        (DOCUMENTS, QUERIES, None),
+        (3 * DOCUMENTS, 5 * QUERIES, None),
+        (3 * DOCUMENTS, 5 * QUERIES, 20),
+        (DOCUMENTS.numpy(), QUERIES.tolist(), 20),
+    ):
+        found = matgpt.search(documents, queries, shortlist=shortlist)
+        assert torch.equal(found.positions, EXACT.indices)
+        assert torch.allclose(found.scores, EXACT.values, atol=1e-6)
+    one = matgpt.search(DOCUMENTS, QUERIES[3], k=4)
+    assert torch.equal(one.positions, EXACT.indices[3, :4]) and one.scores.shape == (4,)
+    assert matgpt.search(DOCUMENTS, QUERIES, k=999).positions.shape == (12, 200)
+
+
+def test_dims_alone_search_the_cut_embeddings():
+    found = matgpt.search(DOCUMENTS, QUERIES, dims=8)
+    right = (cut(QUERIES, 8) @ cut(DOCUMENTS, 8).T).topk(10)
+    assert torch.equal(found.positions, right.indices) and torch.allclose(found.scores, right.values)
+
+
+def test_a_longer_shortlist_comes_nearer_to_the_exact_search():
+    shares = []
+    for shortlist in (10, 40, 200):
+        found = matgpt.search(DOCUMENTS, QUERIES, dims=16, shortlist=shortlist)
+        shares.append((found.positions[:, :, None] == EXACT.indices[:, None]).any(-1).float().mean().item())
+        scores = (QUERIES @ DOCUMENTS.T).gather(1, found.positions)
+        assert torch.allclose(found.scores, scores, atol=1e-6)  # by all dimensions
+    assert shares == sorted(shares) and shares[0] < 1 and shares[-1] == 1
+    assert matgpt.search(DOCUMENTS, QUERIES, 10, shortlist=3).positions.shape == (12, 10)
+
+
+def test_a_float64_default_changes_nothing():
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = matgpt.search(DOCUMENTS, QUERIES, dims=16, shortlist=200)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.positions, EXACT.indices) and found.scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize("options", [dict(k=0), dict(dims=0), dict(dims=33), dict(shortlist=0)])
+def test_bad_numbers_are_named(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}={value} must be"):
+        matgpt.search(DOCUMENTS, QUERIES, **options)
+
+
+def test_bad_embeddings_are_named():
+    for documents, queries, match in (
+        (DOCUMENTS, QUERIES[:, :8], "D=32"),
+        (DOCUMENTS, 3.0, "query has shape"),
+        (DOCUMENTS[0], QUERIES, "embeddings has shape"),
+        (DOCUMENTS[:0], QUERIES, "embeddings has shape"),
+        (None, QUERIES, "embeddings=None must be numbers"),
+        (DOCUMENTS * float("nan"), QUERIES, "embeddings must hold finite"),
+        (DOCUMENTS, QUERIES / 0, "query must hold finite"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            matgpt.search(documents, queries)

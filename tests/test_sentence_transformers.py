@@ -14,36 +14,36 @@ from matgpt.embeddings.retrieval import measures, ranks
 TEXT = "parse a date from a string, read the file and return what was parsed as a date "
 TOKENIZER = BPETokenizer.train(TEXT * 5, 290)
 TEXTS = ["parse a date", "read", "the file and return", "x y", "a string, read", "été <|pad|>"]
-
-
-@pytest.fixture
-def library():
-    return pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+NESTING = (8, 16, matgpt.Size(24, 4, 1), 32)
+CONFIG = GPTConfig(TOKENIZER.vocab_size, 32, 32, 4, 2, NESTING)
 
 
 @pytest.fixture(params=["output only", "doll", "odd doll"])
 def model(request, build):
-    nesting = (8, 16, matgpt.Size(24, 4, 1), 32)
-    config = GPTConfig(TOKENIZER.vocab_size, 32, 32, 4, 2, nesting)
     if request.param == "output only":
-        return build(MatryoshkaEmbeddingsGPT, config).float()
-    whole = build(MatryoshkaGPT, config).float()
-    return whole.slice(16 if request.param == "doll" else matgpt.Size(24, 4, 1))
+        return build(MatryoshkaEmbeddingsGPT, CONFIG).float()
+    return build(MatryoshkaGPT, CONFIG).float().slice(NESTING[1 if request.param == "doll" else 2])
+
+
+@pytest.fixture
+def library(tmp_path):
+    """Loads the folder that the test exports to, with embeddings cut to d dimensions."""
+    module = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    return lambda d: module.SentenceTransformer(str(tmp_path), truncate_dim=d, device="cpu")
 
 
 @pytest.mark.slow
 def test_the_library_gives_our_vectors_at_any_dimension(library, model, tmp_path):
     matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER)
     for d in (None, 16, 7):
-        theirs = library.SentenceTransformer(str(tmp_path), truncate_dim=d, device="cpu")
-        encoded = torch.from_numpy(theirs.encode(TEXTS, normalize_embeddings=True))
+        encoded = torch.from_numpy(library(d).encode(TEXTS, normalize_embeddings=True))
         ours = cut(matgpt.embed(model, TEXTS, tokenizer=TOKENIZER), d or model.config.n_embd)
         assert encoded.shape == ours.shape and (encoded - ours).abs().max() < 2e-6
 
 
 @pytest.mark.slow
 def test_its_evaluator_gives_our_figures(library, build, tmp_path):
-    model = build(MatryoshkaEmbeddingsGPT, GPTConfig(TOKENIZER.vocab_size, 32, 32, 4, 2, (8,))).float()
+    model = build(MatryoshkaEmbeddingsGPT, CONFIG).float()
     words = TEXT.split()
     documents = [f"{a} {b} {i}" for i, (a, b) in enumerate(zip(words * 3, words[3:] * 3))]
     queries = [" ".join(document.split()[:2]) + " x" for document in documents]
@@ -54,7 +54,7 @@ def test_its_evaluator_gives_our_figures(library, build, tmp_path):
     at = dict(accuracy_at_k=[1], precision_recall_at_k=[1, 10], mrr_at_k=[10], ndcg_at_k=[10], map_at_k=[10])
     evaluator = InformationRetrievalEvaluator(ask, know, {i: {i} for i in ask}, **at, write_csv=False)
     for d in (8, 32):
-        theirs = evaluator(library.SentenceTransformer(str(tmp_path), truncate_dim=d, device="cpu"))
+        theirs = evaluator(library(d))
         q, k = (cut(matgpt.embed(model, texts, tokenizer=TOKENIZER), d) for texts in (queries, documents))
         ours = measures(ranks(q @ k.T))
         assert ours["recall@10"] > 0.1
@@ -89,9 +89,8 @@ def test_bad_tokenizers_and_weights_are_named_and_nothing_is_written(model, tmp_
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
 def test_files_of_the_user_are_replaced_only_when_asked(build, tmp_path):
-    model = build(MatryoshkaGPT, GPTConfig(TOKENIZER.vocab_size, 32, 32, 4, 2))
+    model = build(MatryoshkaGPT, CONFIG)
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text("mine")
     with pytest.raises(ValueError, match="already holds config.json.*overwrite=True"):

@@ -19,19 +19,14 @@ HOSTILE = [
     "",
     " ",
     "\n",
-    "\r\n\r\n",
-    "a\0b",
-    "tabs\tand\vmore\f\x1c\x85",
+    "\r\n\r\na\0b tabs\tand\vmore\f\x1c\x85",
     "no-break\u00a0and\u2028line\u2029ends",
-    "a <|endoftext|><|fim_prefix|>",
-    "<|unknown|>",
+    "a <|endoftext|><|fim_prefix|><|unknown|>",
     "it's we'll I'VE 'tis '",
     "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 🇫🇷",
     "e\u0301 é Å Å ﬁ Z̸͖͋a̷l̵g̶o̵",
-    "שלום עולם مرحبا بالعالم \u202eoverride\u202c",
-    "的一是不了。漢字かな한글",
-    "\ufeffbyte order",
-    "\ufffd \uffff \U0010ffff",
+    "שלום עולם مرحبا بالعالم \u202eoverride\u202c的一是不了。漢字かな한글",
+    "\ufeffbyte order\ufffd \uffff \U0010ffff",
     "".join(map(chr, range(256))),
     " " * 77 + "x" + " " * 77,
 ]
@@ -48,9 +43,9 @@ def bpe(docs):
     return BPETokenizer.train(docs, vocab_size=400)
 
 
-@pytest.fixture
-def char():
-    return CharTokenizer.from_text(EVERYTHING)
+@pytest.fixture(scope="module", params=["char", "bpe"])
+def tokenizer(request, bpe):
+    return bpe if request.param == "bpe" else CharTokenizer.from_text(EVERYTHING)
 
 
 def drawn(n, k, seed=0):
@@ -63,11 +58,10 @@ def drawn(n, k, seed=0):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_any_text_comes_back_exactly(text, char, bpe):
-    for tokenizer in (char, bpe):
-        ids = tokenizer.encode(text)
-        assert tokenizer.decode(ids) == text and tokenizer.decode_bytes(ids) == text.encode()
-        assert all(type(i) is int and 0 <= i < tokenizer.vocab_size for i in ids)
+def test_any_text_comes_back_exactly(text, tokenizer):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text and tokenizer.decode_bytes(ids) == text.encode()
+    assert all(type(i) is int and 0 <= i < tokenizer.vocab_size for i in ids)
 
 
 def test_the_file_encodes_in_the_library_as_the_tokenizer_does(bpe, docs):
@@ -86,6 +80,11 @@ def test_a_million_blanks_are_encoded(blanks, bpe):
     assert bpe.decode(bpe.encode(blanks + "x")) == blanks + "x"
 
 
+def test_a_part_of_a_character_is_decoded_to_a_replacement(bpe):
+    part = bpe.encode("👩")[:1]
+    assert bpe.decode(part) == "\ufffd" and bpe.decode_bytes(part) == b"\xf0"
+
+
 def test_training_takes_the_most_frequent_pairs_and_repeats_itself(docs, bpe):
     assert BPETokenizer.train("xyz,xyz xyz xyz xy", 258).tokens[256:] == [b"xy", b"xyz"]
     assert sorted(bpe.tokens[:256]) == [bytes([byte]) for byte in range(256)]
@@ -99,39 +98,28 @@ def test_a_vocabulary_smaller_than_asked_for_is_announced(docs):
     with pytest.warns(UserWarning, match="has 256 tokens, not 1024: no other pair occurs twice"):
         tokenizer = BPETokenizer.train("abc")
     assert tokenizer.vocab_size == 256 and tokenizer.decode(tokenizer.encode(EVERYTHING)) == EVERYTHING
+    with pytest.warns(UserWarning, match="not 300"):
+        tokenizer = BPETokenizer.train("ab" * 200_000, 300)  # one word: whole, it takes minutes
+    assert max(map(len, tokenizer.tokens)) == 32, "long words are cut before training"
     with warnings.catch_warnings(action="error"):
         BPETokenizer.train("a", 256)
         BPETokenizer.train(docs[:20_000], 300)
 
 
-def test_long_words_are_cut_before_training():
-    with pytest.warns(UserWarning, match="not 300"):
-        tokenizer = BPETokenizer.train("ab" * 200_000, 300)  # whole, it takes minutes
-    assert max(map(len, tokenizer.tokens)) == 32
-
-
-def test_ids_of_every_kind_are_decoded(char, bpe):
-    for tokenizer in (char, bpe):
-        ids = tokenizer.encode("some words")
-        array = np.array(ids)
-        for same in (tuple(ids), iter(ids), array, array.astype(np.uint16), list(array), torch.tensor(ids)):
-            assert tokenizer.decode(same) == "some words"
-        assert tokenizer.decode([]) == ""
+def test_ids_of_every_kind_are_decoded(tokenizer):
+    ids = tokenizer.encode("some words")
+    array = np.array(ids)
+    for same in (tuple(ids), iter(ids), array, array.astype(np.uint16), list(array), torch.tensor(ids)):
+        assert tokenizer.decode(same) == "some words"
 
 
 @pytest.mark.parametrize("wrong", [-1, 10**30, 0.5, None, [0.5]])
-def test_ids_that_are_none_of_the_vocabulary_are_named(char, bpe, wrong):
-    for tokenizer in (char, bpe):
-        size = tokenizer.vocab_size
-        for ids, named in (([0, wrong], ".*"), ([0, size], size), ("text", "'t'"), (wrong, ".*")):
-            message = f"cannot decode {named}: token ids are one row of whole numbers from 0 to {size - 1}$"
-            with pytest.raises(ValueError, match=message):
-                tokenizer.decode(ids)
-
-
-def test_a_part_of_a_character_is_decoded_to_a_replacement(bpe):
-    ids = bpe.encode("👩")
-    assert bpe.decode(ids[:1]) == "\ufffd" and bpe.decode_bytes(ids[:1]) == b"\xf0"
+def test_ids_that_are_none_of_the_vocabulary_are_named(tokenizer, wrong):
+    size = tokenizer.vocab_size
+    for ids, named in (([0, wrong], ".*"), ([0, size], size), ("text", "'t'"), (wrong, ".*")):
+        message = f"cannot decode {named}: token ids are one row of whole numbers from 0 to {size - 1}$"
+        with pytest.raises(ValueError, match=message):
+            tokenizer.decode(ids)
 
 
 def test_an_unknown_character_is_named_with_its_place():
@@ -158,28 +146,24 @@ def test_a_vocabulary_with_gaps_or_copies_is_refused():
 @pytest.mark.parametrize(
     "wrong, message", [("ab\ud800c", r"'\\ud800' in position 2"), (b"bytes", "must be a str, not bytes")]
 )
-def test_anything_but_a_text_is_named(bpe, char, wrong, message):
-    for take in (bpe.encode, char.encode, BPETokenizer.train, CharTokenizer, CharTokenizer.from_text):
+def test_anything_but_a_text_is_named(tokenizer, wrong, message):
+    for take in (tokenizer.encode, BPETokenizer.train, CharTokenizer, CharTokenizer.from_text):
         with pytest.raises(ValueError, match=message):
             take(wrong)
 
 
 def test_gpt2_brings_its_special_token_along(monkeypatch, tmp_path):
     ranks = {bytes([255 - b]): b for b in range(256)} | {b"en": 256, b"end": 257}
-    encoding = tiktoken.Encoding(
-        "gpt2", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 258}
-    )
+    special = {"<|endoftext|>": 258}
+    encoding = tiktoken.Encoding("gpt2", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=special)
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: {"gpt2": encoding}[name])
     tokenizer = BPETokenizer.gpt2()
     assert tokenizer.vocab_size == 259 and tokenizer.decode_bytes([258]) == b"<|endoftext|>"
     text = "<|endoftext|> at the end"
     assert tokenizer.encode(text) == encoding.encode_ordinary(text) and 258 not in tokenizer.encode(text)
-    assert tokenizer.decode([258, 257]) == "<|endoftext|>end"
     tokenizer.save(tmp_path)
     assert load_tokenizer(tmp_path) == tokenizer != BPETokenizer(tokenizer.tokens)
 
-
-def test_gpt2_without_a_network_says_what_works_without_one(monkeypatch):
     def offline(name):
         raise requests.exceptions.ConnectionError("no route")
 
@@ -188,15 +172,14 @@ def test_gpt2_without_a_network_says_what_works_without_one(monkeypatch):
         BPETokenizer.gpt2()
 
 
-def test_saved_tokenizers_come_back(char, bpe, tmp_path):
+def test_a_saved_tokenizer_comes_back_in_place_of_another(tokenizer, tmp_path):
     folder = tmp_path / "deep" / "folder"
-    assert char != bpe
-    for tokenizer in (char, bpe):  # the second replaces the first
-        tokenizer.save(folder)
-        loaded = load_tokenizer(folder)
-        assert loaded == tokenizer and type(loaded) is type(tokenizer)
-        assert loaded.encode(EVERYTHING) == tokenizer.encode(EVERYTHING)
-        assert [file.name for file in folder.iterdir()] == ["tokenizer.json"]
+    for other in (CharTokenizer("ab"), tokenizer):
+        other.save(folder)
+    loaded = load_tokenizer(folder)
+    assert loaded == tokenizer != CharTokenizer("ab") and type(loaded) is type(tokenizer)
+    assert loaded.encode(EVERYTHING) == tokenizer.encode(EVERYTHING)
+    assert [file.name for file in folder.iterdir()] == ["tokenizer.json"]
 
 
 TOKENS = [base64.b64encode(bytes([byte])).decode() for byte in range(256)]
