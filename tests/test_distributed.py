@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
     """What two processes left, after one process left a run for them to resume."""
     folder = tmp_path_factory.mktemp("two")
     run(checkpoint_dir=folder / "alone", on_evaluation=stop(6))
-    command = [sys.executable, "-m", "tests.two_processes", folder]
+    command = [sys.executable, "-m", "tests.forks", "together", folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     ends = ["whole 0 0", "dies 3 1", "resumes 0 0", "refused 0 0"]
     assert done.stdout.splitlines() == ends, done.stdout + done.stderr

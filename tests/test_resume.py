@@ -173,7 +173,7 @@ def test_uninterrupted():
 @pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
     """SIGKILL in writes (half written, written, renamed), in steps, and whenever the clock says."""
-    command = [sys.executable, "-m", "tests.killed_run", tmp_path]
+    command = [sys.executable, "-m", "tests.forks", "killed", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *kills, end = done.stdout.splitlines()
