@@ -20,7 +20,7 @@ import torch
 
 from matgpt.__main__ import main
 from matgpt.text import corpus, token_files
-from matgpt.text.batches import as_ids, as_row, batch, bits_per_byte, loss_unit
+from matgpt.text.batches import as_ids, batch, bits_per_byte, loss_unit
 from matgpt.text.corpus import load_text, split
 from matgpt.text.token_files import load_tokens, prepare, read_corpus
 from matgpt.text.tokenizer import PIECE, BPETokenizer, CharTokenizer
@@ -31,7 +31,7 @@ SPEECH = "All:\r\nSpeak, naïve speak.\n" * 9000
 @pytest.fixture
 def small_pieces(monkeypatch):
     monkeypatch.setattr(corpus, "CHUNK", 4099)  # prime, so that characters and words are cut everywhere
-    monkeypatch.setattr(corpus, "PIECE", re.compile(PIECE.pattern.replace("65536", "500")))
+    monkeypatch.setattr(corpus, "PIECE", re.compile(PIECE.pattern.replace("65536", "1")))
 
 
 # ---- texts with a name
@@ -56,13 +56,12 @@ def served(monkeypatch, tmp_path):
         server.shutdown()
 
 
-def test_downloads_are_fetched_once(served, tmp_path, capsys):
-    for name in ("shakespeare", "enwik8"):
-        assert load_text(name, tmp_path / "texts") == SPEECH
-    assert "100%" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["shakespeare", "enwik8"])
+def test_downloads_are_fetched_once(name, served, tmp_path, capsys):
+    assert load_text(name, tmp_path / "texts") == SPEECH and "100%" in capsys.readouterr().err
     for file in served.iterdir():
         file.unlink()
-    assert load_text("shakespeare", tmp_path / "texts") == load_text("enwik8", tmp_path / "texts") == SPEECH
+    assert load_text(name, tmp_path / "texts") == SPEECH
 
 
 def test_a_failed_download_says_what_to_do(served, tmp_path):
@@ -74,13 +73,10 @@ def test_a_failed_download_says_what_to_do(served, tmp_path):
         assert f"at {path}" in str(error.value) and not list(path.parent.iterdir())
     path.write_bytes(SPEECH.encode())
     assert load_text("shakespeare", path.parent) == SPEECH
-
-
-def test_another_file_under_the_name_is_refused_and_left_alone(served, tmp_path):
-    (tmp_path / "shakespeare.txt").write_text("my own notes", "utf-8")
+    path.write_text("my own notes", "utf-8")
     with pytest.raises(ValueError, match=r"shakespeare\.txt is not shakespeare .*: remove it"):
-        load_text("shakespeare", tmp_path)
-    assert (tmp_path / "shakespeare.txt").read_text("utf-8") == "my own notes"
+        load_text("shakespeare", path.parent)
+    assert path.read_text("utf-8") == "my own notes"
 
 
 def test_python_docs_are_the_sorted_topics(monkeypatch):
@@ -137,47 +133,43 @@ def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
         assert load_text(path) == load_text(str(path)) == text
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"a" * 999)[:-9], b"no archive"])
-def test_a_damaged_archive_is_refused_by_name(content, tmp_path):
-    (tmp_path / "a.txt.gz").write_bytes(content)
-    with pytest.raises(ValueError, match="a.txt.gz cannot be read"):
-        load_text(tmp_path / "a.txt.gz")
-
-
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("latin.txt", b"caf\xc3\xa9 caf\xe9 ", "invalid continuation byte"),
-        ("late.txt", b"a" * 9000 + b"\xe4\xb8", "unexpected end of data"),
+        ("latin.txt", b"caf\xc3\xa9 caf\xe9 ", r"is not UTF-8 \(invalid continuation byte\)"),
+        ("late.txt", b"a" * 9000 + b"\xe4\xb8", r"is not UTF-8 \(unexpected end of data\)"),
+        ("cut.txt.gz", gzip.compress(b"a" * 999)[:-9], "cannot be read"),
+        ("none.txt.gz", b"no archive", "cannot be read"),
+        ("rows.jsonl", b'{"text": "fine"}\n{', "cannot be read at row"),
+        ("rows.jsonl", b'{"other": "x"}', ".* row 1: there is no text in column 'text': .*other"),
+        ("rows.parquet", b"PAR1 no table", "cannot be read"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(name, content, message, tmp_path):
+    if name.startswith("rows"):
+        pytest.importorskip("datasets")
     (tmp_path / name).write_bytes(content)
     for take in (load_text, lambda path: prepare([path], tmp_path / "out")):
-        with pytest.raises(ValueError, match=rf"{name} is not UTF-8 \({message}\)"):
+        with pytest.raises(ValueError, match=f"{name} {message}"):
             take(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("name", ["shakespear", "none/none.txt", "x" * 5000, None, 5])
+@pytest.mark.parametrize("name", ["shakespear", "none/none.txt", "x" * 5000])
 def test_an_unknown_name_lists_the_known_ones(name):
-    message = "'python-docs', 'python-stdlib', .*'shakespeare'" if isinstance(name, str) else f"{name}.*path"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="'python-docs', 'python-stdlib', .*'shakespeare'"):
         load_text(name)
 
 
 # ---- split and batches
 
 
-def test_the_last_tenth_is_validation():
+def test_the_last_tenth_is_validation_and_tensors_and_arrays_are_cut_without_copying(tmp_path):
     for n in (10, 99, 1000, 12345):
         train_ids, val_ids = split(list(range(n)))
         assert train_ids.dtype == val_ids.dtype == torch.int64
         assert train_ids.tolist() + val_ids.tolist() == list(range(n)) and abs(len(val_ids) - n / 10) <= 1
     assert [len(part) for part in split(list(range(1000)), val_fraction=0.25)] == [750, 250]
-
-
-def test_tensors_and_arrays_are_cut_without_copying(tmp_path):
     tensor, array = torch.arange(100, dtype=torch.int32), np.arange(100, dtype=np.uint16)
     array.tofile(tmp_path / "ids")
     for ids in (tensor, array, np.memmap(tmp_path / "ids", np.uint16, mode="r+")):
@@ -197,9 +189,6 @@ def test_ids_that_cannot_be_split_are_named():
     for fraction in (0, 1, -0.1, float("nan")):
         with pytest.raises(ValueError, match=f"val_fraction={fraction} must be between 0 and 1"):
             split([1, 2, 3], fraction)
-    for take in (split, lambda text: as_row(text, 4)):
-        with pytest.raises(ValueError, match="'To be, or not' must be token ids: encode the text first"):
-            take("To be, or not")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
@@ -232,10 +221,9 @@ def test_bits_per_byte():
 
 # ---- token files of texts
 
-HOSTILE = (
-    "naïve  中文。\r\n\r\n   indented\n\n\nit's 'tis we'll\t\t<|endoftext|> 👩‍👩‍👧 \u00a0 \x1c\n \n"
-    + " " * 2000
-    + "x\n"
+HOSTILE = "naïve  中文。\r\n\r\n   indented\n\n\nit's 'tis we'll\t\t<|endoftext|> 👩‍👩‍👧 \u00a0 \x1c\n \n"
+HOSTILE += (
+    "".join(random.Random(0).choices(" \n\t\r\u00a0\u0085\x1c\u200bab1'.s中", k=3000)) + " " * 2000 + "x\n"
 )
 
 
@@ -257,9 +245,8 @@ def test_a_stream_equals_each_text_encoded_whole(kind, texts, small_pieces, tmp_
     meta = prepare(paths, tmp_path / "out", kind, 600)
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
     text = "".join(parts)
-    assert tokenizer == (
-        BPETokenizer.train(text[:60_000], 600) if kind == "bpe" else CharTokenizer.from_text(text)
-    )
+    bpe = kind == "bpe"
+    assert tokenizer == (BPETokenizer.train(text[:60_000], 600) if bpe else CharTokenizer.from_text(text))
     whole = [split(tokenizer.encode(part)) for part in parts if part]
     for ids, expected in zip((train_ids, val_ids), zip(*whole)):
         assert isinstance(ids, np.memmap) and ids.dtype == np.uint16
@@ -268,18 +255,6 @@ def test_a_stream_equals_each_text_encoded_whole(kind, texts, small_pieces, tmp_
     assert meta["sources"] == list(map(str, paths)) and f"encoding {paths[1]}" in capsys.readouterr().err
     again = read_corpus(tmp_path / "out")
     assert again[0].tolist() == train_ids.tolist() and again[2] == tokenizer
-
-
-def test_cuts_between_pieces_change_no_token():
-    tokenizer = BPETokenizer.train("ab  ab\n\nab a'll a.. " * 50 + load_text("python-docs")[:20_000], 500)
-    shortest, rng, cuts = re.compile(PIECE.pattern.replace("65536", "1")), random.Random(0), 0
-    for _ in range(400):
-        text = "".join(rng.choices(" \n\t\r\u00a0\u0085\x1c\u200bab1'.s中", k=rng.randrange(60)))
-        pieces = shortest.findall(text)
-        assert "".join(pieces) == text
-        assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(text)
-        cuts += len(pieces) - 1
-    assert cuts > 200
 
 
 def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path):
@@ -321,7 +296,6 @@ def test_an_interrupted_run_leaves_nothing(texts, tmp_path, monkeypatch):
     "content, options, message",
     [
         ("text", {"tokenizer": "chars"}, "tokenizer='chars' must be 'bpe' or 'char'"),
-        ("text", {"out": ""}, "'' is not a path"),
         ("", {"tokenizer": "char"}, "at least one token"),
         ("", {"vocab_size": 256}, "0 tokens for training"),
         ("a", {"tokenizer": "char"}, "1 tokens for training and 0 for validation are too few"),
@@ -358,9 +332,7 @@ def as_folder(folder, documents):
 
 def as_jsonl(path, documents, mark=b""):
     pytest.importorskip("datasets")
-    rows = [
-        json.dumps({"id": 1, "body": document}, ensure_ascii=i % 2) for i, document in enumerate(documents)
-    ]
+    rows = [json.dumps({"id": 1, "body": text}, ensure_ascii=i % 2) for i, text in enumerate(documents)]
     content = mark + "\n\n".join([*rows, '{"body": ""}', '{"body": null}']).encode()
     if path.suffix == ".zst":
         content = pytest.importorskip("zstandard").compress(content)
@@ -412,22 +384,6 @@ def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
         prepare([folder], tmp_path / "out", "char", pattern="*.md")
     train_ids, val_ids, _ = load_tokens(tmp_path / "out")
     assert len(train_ids) + len(val_ids) == sum(len(document) + 2 for document in DOCUMENTS)
-
-
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("rows.jsonl", '{"text": "fine"}\n{', "cannot be read at row"),
-        ("rows.jsonl", '{"other": "x"}', "row 1: there is no text in column 'text': .*other"),
-        ("rows.parquet", "PAR1 no table", "cannot be read"),
-    ],
-)
-def test_a_table_without_texts_is_refused_by_name(name, content, message, tmp_path):
-    pytest.importorskip("datasets")
-    (tmp_path / name).write_text(content, "utf-8")
-    with pytest.raises(ValueError, match=f"{name} .*{message}"):
-        prepare([tmp_path / name], tmp_path / "out")
-    assert not (tmp_path / "out.partial").exists()
 
 
 def test_the_package_for_tables_and_the_hub_is_optional(tmp_path, monkeypatch):
