@@ -8,7 +8,7 @@ from matgpt import History, Size
 from matgpt.training import progress
 from matgpt.training.progress import Progress
 
-HISTORY = dict(sizes=(Size(8, 1, 1), Size(16, 1, 1)))
+SIZES = Size(8, 1, 1), Size(16, 1, 1)
 
 
 def bar(steps=None, flops=None, shown=True, rank=0):
@@ -16,7 +16,7 @@ def bar(steps=None, flops=None, shown=True, rank=0):
 
 
 def test_the_bar_counts_to_the_end_and_shows_the_loss_of_every_size(capsys):
-    history = History(**HISTORY, spent=2e9)
+    history = History(SIZES, spent=2e9)
     with bar(flops=3e9) as shown:
         shown.reached(history)
         history.add(*({size: loss + i for i, size in enumerate(history.sizes)} for loss in (9.0, 1.25)))
@@ -31,7 +31,7 @@ def test_the_bar_counts_to_the_end_and_shows_the_loss_of_every_size(capsys):
 def test_no_bar_where_none_is_wanted_nor_in_a_second_process(capsys):
     for options in (dict(shown=False), dict(rank=1)):
         with bar(3, **options) as hidden:
-            hidden.reached(History(**HISTORY, done=3))
+            hidden.reached(History(SIZES, done=3))
     assert capsys.readouterr() == ("", "")
 
 
@@ -47,7 +47,7 @@ def test_a_notebook_shows_one_line_and_one_figure_that_are_drawn_anew(monkeypatc
 
     monkeypatch.setattr(progress, "in_notebook", lambda: True)
     monkeypatch.setattr(IPython.display, "display", lambda content, **options: Shown(content))
-    history = History((Size(8, 1, 1),))
+    history = History(SIZES[:1])
     with bar(2) as live:
         for history.done in (0, 1, 2):
             history.add(*({history.sizes[0]: loss - history.done} for loss in (2.0, 3.0)))
