@@ -37,8 +37,6 @@ def code(child):
 
 
 # ---- a run that is killed again and again
-
-
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -84,8 +82,6 @@ def killed(folder):
 
 
 # ---- two processes that share a run
-
-
 def whole(folder, rank):
     model, history = test_distributed.run(seed=rank, checkpoint_dir=folder / f"state of {rank}")
     torch.save((model.state_dict(), history.as_dict(), model.passes), folder / f"whole{rank}.pt")

@@ -13,6 +13,7 @@ import sysconfig
 import threading
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -35,8 +36,6 @@ def small_pieces(monkeypatch):
 
 
 # ---- texts with a name
-
-
 @pytest.fixture
 def served(monkeypatch, tmp_path):
     """A folder that a server on this machine serves, with what "shakespeare" and "enwik8" expect there."""
@@ -122,8 +121,6 @@ def test_the_library_is_its_sources_without_tests(library):
 
 
 # ---- files
-
-
 def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
     text = "é\r\n中\n\r👩‍👩‍👧\0 \ufeff end\n\n"
     (tmp_path / "my.txt").write_bytes(text.encode())
@@ -162,8 +159,6 @@ def test_an_unknown_name_lists_the_known_ones(name):
 
 
 # ---- split and batches
-
-
 def test_the_last_tenth_is_validation_and_tensors_and_arrays_are_cut_without_copying(tmp_path):
     for n in (10, 99, 1000, 12345):
         train_ids, val_ids = split(list(range(n)))
@@ -220,7 +215,6 @@ def test_bits_per_byte():
 
 
 # ---- token files of texts
-
 HOSTILE = "naïve  中文。\r\n\r\n   indented\n\n\nit's 'tis we'll\t\t<|endoftext|> 👩‍👩‍👧 \u00a0 \x1c\n \n"
 HOSTILE += (
     "".join(random.Random(0).choices(" \n\t\r\u00a0\u0085\x1c\u200bab1'.s中", k=3000)) + " " * 2000 + "x\n"
@@ -282,16 +276,6 @@ def test_files_in_the_way_are_never_deleted(tmp_path):
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_an_interrupted_run_leaves_nothing(texts, tmp_path, monkeypatch):
-    def interrupted(self, text):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(CharTokenizer, "encode", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(texts[0], tmp_path / "out", "char")
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
-
-
 @pytest.mark.parametrize(
     "content, options, message",
     [
@@ -302,16 +286,19 @@ def test_an_interrupted_run_leaves_nothing(texts, tmp_path, monkeypatch):
         ("text", {"paths": ["."], "pattern": "*.py"}, r"no file in \. matches the pattern '\*\.py'"),
     ],
 )
-def test_bad_arguments_are_refused_and_leave_nothing(content, options, message, tmp_path, monkeypatch):
+def test_bad_arguments_and_an_interrupt_leave_nothing(content, options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("short.txt").write_text(content, "utf-8")
     with pytest.raises(ValueError, match=message):
         prepare(**{"paths": ["short.txt"], "out": "out"} | options)
-    assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+    Path("long.txt").write_text("To be, or not to be. ", "utf-8")
+    monkeypatch.setattr(CharTokenizer, "encode", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(["long.txt"], "out", "char")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.txt", "short.txt"]
 
 
 # ---- token files of documents
-
 DOCUMENTS = [f"Document {i}\r\nis né." for i in range(400)]
 
 
@@ -415,8 +402,6 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path, monkeypatch):
 
 
 # ---- reading token files
-
-
 @pytest.fixture
 def prepared(tmp_path):
     (tmp_path / "text.txt").write_text("To be, or not to be. " * 100, "utf-8")
@@ -447,24 +432,17 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
 
 
 # ---- the program
-
-
-def test_a_bad_option_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text("some words " * 9, "utf-8")
+def test_the_program_makes_token_files(prepared, tmp_path, capsys):
+    text, second = str(tmp_path / "text.txt"), tmp_path / "second"
     for arguments, message in (
-        (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
-        (["text.txt", "--out", ""], "'' is not a path"),
-        (["text.txt", "--out", "out", "--vocab", "255"], "255 must be a whole number of at least 256"),
+        (["none.txt", "--out", second], "no corpus or file 'none.txt'"),
+        ([text, "--out", ""], "'' is not a path"),
+        ([text, "--out", second, "--vocab", "255"], "255 must be a whole number of at least 256"),
     ):
         with pytest.raises(SystemExit, match="2"):
-            main(["data", *arguments])
+            main(["data", *map(str, arguments)])
         last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith("python -m matgpt data: error: ") and message in last
-        assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
-
-
-def test_the_program_makes_token_files(prepared, tmp_path, capsys):
-    main(["data", str(tmp_path / "text.txt"), "--tokenizer", "char", "--out", str(tmp_path / "second")])
+        assert last.startswith("python -m matgpt data: error: ") and message in last and not second.exists()
+    main(["data", text, "--tokenizer", "char", "--out", str(second)])
     assert "second: a vocabulary of 10, 1,890 tokens for training and 210 for" in capsys.readouterr().out
-    assert (tmp_path / "second" / "train.bin").read_bytes() == (prepared / "train.bin").read_bytes()
+    assert (second / "train.bin").read_bytes() == (prepared / "train.bin").read_bytes()

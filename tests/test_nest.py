@@ -142,8 +142,6 @@ def test_errors_name_what_is_wrong(plain, tmp_path):
 
 
 # ---- the command
-
-
 @pytest.fixture
 def options(tmp_path):
     (tmp_path / "text").write_text(TEXT)

@@ -169,8 +169,6 @@ def test_killed_and_resumed(tmp_path):
 
 
 # ---- states that cannot be read
-
-
 def other_bit(data):
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
@@ -215,8 +213,6 @@ def test_a_state_runs_no_code(tmp_path):
 
 
 # ---- another run, another folder
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
