@@ -83,14 +83,14 @@ def killed(folder):
 
 # ---- two processes that share a run
 def whole(folder, rank):
-    model, history = test_distributed.run(seed=rank, checkpoint_dir=folder / f"state of {rank}")
-    torch.save((model.state_dict(), history.as_dict(), model.passes), folder / f"whole{rank}.pt")
+    model, history, passes = test_distributed.run(seed=rank, checkpoint_dir=folder / f"state of {rank}")
+    torch.save((model.state_dict(), history.as_dict(), passes), folder / f"whole{rank}.pt")
 
 
 def dies(folder, rank):
     """The first process dies in the middle of the run, and with it the second."""
-    die_at_6 = lambda history: history.steps[-1] == 6 and os._exit(3)
-    test_distributed.run(checkpoint_dir=folder / "one lives", on_evaluation=die_at_6)
+    end = lambda history: history.steps[-1] == 6 and os._exit(3)
+    test_distributed.run(checkpoint_dir=folder / "one lives", on_evaluation=end)
 
 
 def resumes(folder, rank):

@@ -115,7 +115,6 @@ DAMAGE = [
     ("config.json: .*No such file", lambda folder: (folder / "config.json").unlink()),
     ("model.safetensors is missing", lambda folder: (folder / "model.safetensors").unlink()),
     ("config.json: .*line", cut("config.json", 60)),
-    ("model.safetensors is missing or damaged", cut("model.safetensors", 0)),
     ("model.safetensors is missing or damaged", cut("model.safetensors", -1)),
     ("model.safetensors is missing or damaged", pickled),
     ("config.json: .*format 7", edit('"format": 1', '"format": 7')),

@@ -87,9 +87,9 @@ def test_python_docs_are_the_sorted_topics(monkeypatch):
         load_text("python-docs")
 
 
-@pytest.fixture
-def library(tmp_path, monkeypatch):
-    """A standard library as Debian, python.org and pyenv might lay one out."""
+def test_the_library_is_its_sources_without_tests(tmp_path, monkeypatch):
+    """As Debian, python.org and pyenv might lay one out."""
+    library = tmp_path / "lib"
     files = {
         "os.py": "import sys\n",
         "json/__init__.py": "naïve = 1\n",
@@ -104,16 +104,12 @@ def library(tmp_path, monkeypatch):
         "site-packages/other.py": "other\n",
     }
     for name, text in files.items():
-        (tmp_path / "lib" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "lib" / name).write_text(text, "utf-8")
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "lib")})
-    return tmp_path / "lib"
-
-
-def test_the_library_is_its_sources_without_tests(library):
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).write_text(text, "utf-8")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(library)})
     assert load_text("python-stdlib") == "naïve = 1\n\n\nimport sys\n\n\nclass Case: ...\n"
-    assert load_text("python-stdlib+tests").count("assert") == 3
-    assert "other" not in load_text("python-stdlib+tests") and "build" not in load_text("python-stdlib+tests")
+    with_tests = load_text("python-stdlib+tests")
+    assert with_tests.count("assert") == 3 and "other" not in with_tests and "build" not in with_tests
     for path in library.rglob("*.py"):
         path.unlink()
     with pytest.raises(ValueError, match=f"no file in {library} matches"):
@@ -204,9 +200,6 @@ def test_bits_per_byte():
         whole = len(ids) * 1.5 / math.log(2) / len(text.encode())
         for same in (ids, np.array(ids, np.uint16), torch.tensor(ids)):
             assert bits_per_byte(1.5, tokenizer, same) == pytest.approx(whole)
-    # a model that knows nothing needs eight bits for a byte, whatever its tokens
-    raw = BPETokenizer.train("a", 256)
-    assert bits_per_byte(math.log(256), raw, raw.encode(text)) == pytest.approx(8)
     with pytest.raises(ValueError, match="300"):
         bits_per_byte(1.0, bpe, [0, 300])
     each = bits_per_byte(1, bpe, bpe.encode(text))
@@ -216,25 +209,17 @@ def test_bits_per_byte():
 
 # ---- token files of texts
 HOSTILE = "naïve  中文。\r\n\r\n   indented\n\n\nit's 'tis we'll\t\t<|endoftext|> 👩‍👩‍👧 \u00a0 \x1c\n \n"
-HOSTILE += (
-    "".join(random.Random(0).choices(" \n\t\r\u00a0\u0085\x1c\u200bab1'.s中", k=3000)) + " " * 2000 + "x\n"
-)
+SPACES = "".join(random.Random(0).choices(" \n\t\r\u00a0\u0085\x1c\u200bab1'.s中", k=3000))
+HOSTILE += SPACES + " " * 2000 + "x\n"
 
 
-@pytest.fixture
-def texts(tmp_path):
-    """The paths and contents of four texts, one of them empty."""
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_stream_equals_each_text_encoded_whole(kind, small_pieces, tmp_path, monkeypatch, capsys):
     docs = load_text("python-docs")
     parts = [docs[:50_003], HOSTILE * 20 + docs[50_003:80_000], "", docs[80_000:120_000] + HOSTILE]
     paths = [tmp_path / f"{i}.txt" for i in range(4)]
     for path, part in zip(paths, parts):
         path.write_bytes(part.encode())
-    return paths, parts
-
-
-@pytest.mark.parametrize("kind", ["char", "bpe"])
-def test_a_stream_equals_each_text_encoded_whole(kind, texts, small_pieces, tmp_path, monkeypatch, capsys):
-    paths, parts = texts
     monkeypatch.setattr(token_files, "SAMPLE", 60_000)
     meta = prepare(paths, tmp_path / "out", kind, 600)
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
@@ -358,9 +343,8 @@ def test_documents_are_split_by_their_content(form, small_pieces, tmp_path):
 def test_token_files_inside_the_folder_are_no_documents(tmp_path):
     folder = as_folder(tmp_path / "folder", DOCUMENTS)
     (folder / "0" / "meta.json").write_text("mine", "utf-8")  # beside no token files
-    first, second, away = (
-        prepare([folder], out, "char") for out in (folder / "out", folder / "again", tmp_path / "away")
-    )
+    outs = folder / "out", folder / "again", tmp_path / "away"
+    first, second, away = (prepare([folder], out, "char") for out in outs)
     assert first == second == away
 
 
@@ -409,16 +393,14 @@ def prepared(tmp_path):
     return tmp_path / "out"
 
 
-def test_records_that_do_not_fit_are_refused_by_name(prepared):
+def test_token_files_that_do_not_fit_are_refused_by_name(prepared):
     meta = json.loads((prepared / "meta.json").read_bytes())
     for name, value in dict(n_train=1891, dtype="uint32", format=1, vocab_size=65).items():
         for changed in (meta | {name: value}, {key: meta[key] for key in meta if key != name}):
             (prepared / "meta.json").write_text(json.dumps(changed), "utf-8")
             with pytest.raises(ValueError, match=f"meta.json: .*{name}"):
                 load_tokens(prepared)
-
-
-def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
+    (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
     tokens = (prepared / "train.bin").read_bytes()
     messages = {-3: "multiple", -4: "n_train is 1890, and should be 1888", 0: "empty"}
     for length, message in messages.items():

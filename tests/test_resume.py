@@ -51,12 +51,8 @@ def run(on_step=None, variant=MatryoshkaGPT, config=CONFIG, ids=IDS, dtype=torch
             on_step(next(numbers), optimizer.param_groups[0]["lr"])
 
     settings = {"steps": STEPS, "eval_interval": 3, "warmup": 0.125, "eval_blocks": 4, "lr": 0.02, **settings}
-    hook = register_optimizer_step_post_hook(after_step)
-    try:
-        history = train(model, ids[:1800], ids[1800:], batch_size=4, progress=False, **settings)
-    finally:
-        hook.remove()
-    return model, history
+    with register_optimizer_step_post_hook(after_step):
+        return model, train(model, ids[:1800], ids[1800:], batch_size=4, progress=False, **settings)
 
 
 def same(a, b):
@@ -232,6 +228,10 @@ def test_another_run_is_refused(change, message, tmp_path):
     before = [path.read_bytes() for path in states(tmp_path)]
     with pytest.raises(ValueError, match="step-00000000-.*another run.*" + message):
         run(checkpoint_dir=tmp_path, resume=True, **change)
+    with pytest.raises(ValueError, match="already holds a run"):
+        run(checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"\.pt/folder' cannot be written"):
+        run(checkpoint_dir=states(tmp_path)[0] / "folder")
     assert [path.read_bytes() for path in states(tmp_path)] == before
 
 
@@ -242,15 +242,6 @@ def test_numbers_of_numpy_and_memory_maps_are_the_same_run(whole, tmp_path):
     ids = np.load(tmp_path / "ids.npy", mmap_mode="r")
     weights = np.ones(len(CONFIG.sizes))  # all alike, as without any
     assert same(run(checkpoint_dir=tmp_path, resume=True, ids=ids, loss_weights=weights), whole)
-
-
-def test_a_folder_that_holds_a_run_or_cannot_be_written(tmp_path):
-    run(checkpoint_dir=tmp_path, on_evaluation=stop(3))
-    with pytest.raises(ValueError, match=r"already holds a run"):
-        run(checkpoint_dir=tmp_path)
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="file/folder.*cannot be written"):
-        run(checkpoint_dir=tmp_path / "file" / "folder", on_evaluation=lambda _: pytest.fail("work was done"))
 
 
 @pytest.mark.slow

@@ -183,6 +183,7 @@ def test_evaluation_takes_about_a_tenth_of_a_run(variant, budget):
         (MatryoshkaGPT, LATTICE, 0.3),
         (MatryoshkaGPT, RANGE, 0.3),
         (MatryoshkaEmbeddingsGPT, WIDTHS, 0.05),
+        (MatryoshkaEmbeddingsGPT, between(Size(4, 2, 2), Size(16, 2, 2), 2), 0.1),
     ],
 )
 def test_the_smaller_dolls_get_their_share_of_the_flops(kind, nesting, share):
@@ -250,9 +251,7 @@ def test_the_texts_of_a_step_differ(variant):
             train(model, ids, ids, 20, 4, seed=seed, share=0.6, progress=False, eval_blocks=1)
         return [[x.tolist() for *_, x in passes] for passes, *_ in steps]
 
-    assert {tuple(block) for step in texts(0, ids[:9]) for x in step for block in x} == {
-        tuple(ids[:8].tolist())
-    }
+    assert all(block == ids[:8].tolist() for step in texts(0, ids[:9]) for x in step for block in x)
     steps = texts(0)
     blocks = [tuple(block) for step in steps for x in step for block in x]
     assert {len(step) for step in steps} == {1 if variant is MatryoshkaEmbeddingsGPT else 3}
