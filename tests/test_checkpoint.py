@@ -45,8 +45,7 @@ def test_folders_of_older_versions_load(tmp_path):
     saved = json.loads((tmp_path / "config.json").read_text())
     saved["config"]["nesting"] = [dataclasses.asdict(size) for size in CONFIG.sizes]
     (tmp_path / "config.json").write_text(json.dumps(saved))
-    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
-    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    other_weights(lambda weights: weights)(tmp_path)  # the same, without digests
     loaded = load(tmp_path)[0]
     assert loaded.sizes == model.sizes and torch.equal(loaded.embedding.token, model.embedding.token)
 
@@ -72,25 +71,18 @@ def test_tokenizer(kind, tmp_path):
     assert load(tmp_path)[1] == tokenizer
 
 
+def changed(name, change):
+    """A function of a folder that replaces the content of a file."""
+    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+
 def edit(old, new):
-    def damage(folder):
-        text = (folder / "config.json").read_text()
-        assert old in text
-        (folder / "config.json").write_text(text.replace(old, new))
-
-    return damage
-
-
-def cut(name, length):
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
+    return changed("config.json", lambda data: data.replace(old.encode(), new.encode()))
 
 
 def other_weights(change):
-    def damage(folder):
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
-        safetensors.torch.save_file(change(weights), folder / "model.safetensors")
-
-    return damage
+    as_file = lambda data: safetensors.torch.save(change(safetensors.torch.load(data)))
+    return changed("model.safetensors", as_file)
 
 
 def cast(dtype, of=""):
@@ -107,16 +99,13 @@ class Touch:
         return open, (str(self.path), "w")
 
 
-def pickled(folder):
-    (folder / "model.safetensors").write_bytes(pickle.dumps(Touch("touched")))
-
-
+CODE = pickle.dumps(Touch("touched"))
 DAMAGE = [
     ("config.json: .*No such file", lambda folder: (folder / "config.json").unlink()),
     ("model.safetensors is missing", lambda folder: (folder / "model.safetensors").unlink()),
-    ("config.json: .*line", cut("config.json", 60)),
-    ("model.safetensors is missing or damaged", cut("model.safetensors", -1)),
-    ("model.safetensors is missing or damaged", pickled),
+    ("config.json: .*line", changed("config.json", lambda data: data[:60])),
+    ("model.safetensors is missing or damaged", changed("model.safetensors", lambda data: data[:-1])),
+    ("model.safetensors is missing or damaged", changed("model.safetensors", lambda _: CODE)),
     ("config.json: .*format 7", edit('"format": 1', '"format": 7')),
     ("config.json: .*model 'Other'", edit("MatryoshkaGPT", "Other")),
     ("config.json: .*block_sizes", edit("block_size", "block_sizes")),
@@ -127,7 +116,7 @@ DAMAGE = [
     ("model.safetensors has weights of type .*torch.float16", cast(torch.float16, "norm")),
     ("model.safetensors has weights of type .*torch.float8_e4m3fn", cast(torch.float8_e4m3fn)),
     ("model.safetensors: blocks.* contains NaN", other_weights(lambda w: {n: p / 0 for n, p in w.items()})),
-    ("tokenizer.json", lambda folder: (folder / "tokenizer.json").write_text("{")),
+    ("tokenizer.json", changed("tokenizer.json", lambda _: b"{")),
     ("config.json: .*import_gpt2", lambda folder: export_gpt2(MatryoshkaGPT(CONFIG), folder, overwrite=True)),
 ]
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import subprocess
 import sys
 
@@ -255,21 +256,18 @@ def test_stream_comes_as_it_is_written():
     assert list(stream(model, LETTERS, "ab", 0)) == [] and write(model, LETTERS, "ab", 0) == "ab"
 
 
+VALUES = dict(draft_tokens=(-1, 1.5), temperature=(-1.0, math.nan, math.inf, "1"), top_k=(0, 2.5))
+VALUES |= dict(top_p=(0.0, 1.5, "0.5", math.nan), max_new_tokens=(-1, 10**13, 10**30, 2.0), stats=([], 5))
 BAD = [
+    *(({name: value}, f"{name}=") for name, values in VALUES.items() for value in values),
     (dict(draft_size=36), "draft_size"),  # the doll itself
     (dict(size=8, draft_size=36), "draft_size"),
     (dict(size=Size(16, 2, 3), draft_size=Size(9, 3, 1)), "draft_size"),  # narrower but more heads
     (dict(size=Size(16, 2, 3, 50), draft_size=Size(8, 1, 1, 51)), "draft_size"),
     (dict(draft_size=9), "size=9"),
     (dict(draft_model="m"), "draft_model='m'"),
-    (dict(size=17), "size=17"),
-    *((dict(draft_tokens=value), "draft_tokens=") for value in (-1, 1.5)),
-    *((dict(temperature=value), "temperature=") for value in (-1.0, float("nan"), float("inf"), "1")),
-    *((dict(top_k=value), "top_k=") for value in (0, 2.5)),
-    *((dict(top_p=value), "top_p=") for value in (0.0, 1.5, "0.5", float("nan"))),
-    *((dict(max_new_tokens=value), "max_new_tokens=") for value in (-1, 10**13, 10**30, 2.0)),
     (dict(generator=5), "generator=5"),
-    *((dict(stats=value), "stats=") for value in ([], 5)),
+    (dict(size=17), "size=17"),
     *((dict(idx=torch.zeros(*shape, dtype=torch.long)), "prompt") for shape in ((1, 0), (0, 3), (3,))),
     *((dict(idx=torch.tensor([[value]])), "prompt") for value in (0.5, 1j, True)),
     (dict(idx=torch.tensor([[23]])), "token id 23"),

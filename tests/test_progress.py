@@ -1,6 +1,7 @@
 """What a run shows of itself: a bar in a terminal, one line and one figure in a notebook."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import IPython.display
 
@@ -36,25 +37,17 @@ def test_no_bar_where_none_is_wanted_nor_in_a_second_process(capsys):
 
 
 def test_a_notebook_shows_one_line_and_one_figure_that_are_drawn_anew(monkeypatch):
-    shown = []
-
-    class Shown:
-        def __init__(self, content):
-            shown.append([content])
-
-        def update(self, content, raw=False):
-            shown[-1 if not raw else 0].append(content)
-
+    line, figure = Mock(), Mock()
     monkeypatch.setattr(progress, "in_notebook", lambda: True)
-    monkeypatch.setattr(IPython.display, "display", lambda content, **options: Shown(content))
+    monkeypatch.setattr(IPython.display, "display", Mock(side_effect=[line, figure]))
     history = History(SIZES[:1])
     with bar(2) as live:
         for history.done in (0, 1, 2):
             history.add(*({history.sizes[0]: loss - history.done} for loss in (2.0, 3.0)))
             live.evaluated(history)
             live.reached(history)
-    line, figure = shown
-    assert "2/2" in line[-1]["text/plain"]
-    assert len(figure) == 2, "from the second evaluation on"
-    drawn = {tuple(curve.get_ydata()): curve.get_linestyle() for curve in figure[-1].axes[0].lines[:2]}
+    assert "2/2" in line.update.call_args.args[0]["text/plain"]
+    figure.update.assert_called_once()  # shown at the second evaluation, drawn anew at the third
+    curves = figure.update.call_args.args[0].axes[0].lines[:2]
+    drawn = {tuple(curve.get_ydata()): curve.get_linestyle() for curve in curves}
     assert drawn == {(3.0, 2.0, 1.0): "-", (2.0, 1.0, 0.0): ":"}, "validation, and training dotted"
