@@ -245,22 +245,6 @@ def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path):
     assert tokenizer.decode(train_ids) + tokenizer.decode(val_ids) == text
 
 
-def test_files_in_the_way_are_never_deleted(tmp_path):
-    (tmp_path / "text.txt").write_text("To be, or not to be. " * 100, "utf-8")
-    for name in ("out", "out.partial"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "notes").write_text("keep", "utf-8")
-        with pytest.raises(ValueError, match=f"{name} exists already"):
-            prepare([tmp_path / "text.txt"], tmp_path / "out", "char")
-        assert (folder / "notes").read_text("utf-8") == "keep" and len(list(folder.iterdir())) == 1
-        folder.rename(tmp_path / f"{name}.away")
-    prepare([tmp_path / "text.txt"], tmp_path / "out", "char")
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["meta.json", "tokenizer.json", "train.bin", "val.bin"]
-    assert not (tmp_path / "out.partial").exists()
-
-
 @pytest.mark.parametrize(
     "content, options, message",
     [
@@ -391,6 +375,16 @@ def prepared(tmp_path):
     (tmp_path / "text.txt").write_text("To be, or not to be. " * 100, "utf-8")
     prepare([tmp_path / "text.txt"], tmp_path / "out", "char")
     return tmp_path / "out"
+
+
+def test_files_in_the_way_are_never_deleted(prepared, tmp_path):
+    names = {"meta.json", "tokenizer.json", "train.bin", "val.bin"}
+    assert {path.name for path in prepared.iterdir()} == names and not (tmp_path / "out.partial").exists()
+    for name in ("out", "out.partial"):
+        there = prepared.rename(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} exists already"):
+            prepare([tmp_path / "text.txt"], tmp_path / "out", "char")
+        assert {path.name for path in there.iterdir()} == names
 
 
 def test_token_files_that_do_not_fit_are_refused_by_name(prepared):

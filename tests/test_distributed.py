@@ -2,9 +2,7 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,10 +10,8 @@ from matgpt import CharTokenizer, GPTConfig, History, MatryoshkaGPT, Size, train
 from matgpt.__main__ import main
 from matgpt.embeddings.pairs import Pairs
 
-from .test_resume import stop
+from .test_resume import IDS, ROOT, stop
 
-ROOT = Path(__file__).parent.parent
-IDS = np.random.default_rng(0).integers(0, 11, 2000)
 CONFIG = GPTConfig(11, 7, 12, 2, 2, nesting=(6, Size(6, 2, 1), Size(8, 2, 2)))
 
 pytestmark = pytest.mark.slow

@@ -128,10 +128,9 @@ def test_gradients_are_on_inside(plain):
             assert matgpt.nest(plain, NESTING, IDS, IDS, 2, **QUICK).history == expected
 
 
-def test_errors_name_what_is_wrong(plain, tmp_path):
+def test_errors_name_what_is_wrong(plain):
     for message, model, dolls, bad in (
         ("n_embd may be at most 32", plain, [Size(64, 1, 1)], {}),
-        ("nowhere", tmp_path / "nowhere", NESTING, {}),
         ("MatryoshkaEmbeddingsGPT", MatryoshkaEmbeddingsGPT(plain.config), NESTING, {}),
         ("share=2", plain, NESTING, dict(share=2)),
         ("val_ids", plain, NESTING, dict(val_ids=IDS[:5])),

@@ -72,14 +72,7 @@ def test_a_run(options, out, capsys):
     assert f"loss {history.val[4][-1]:.3f}" in rows[0]
 
 
-@pytest.mark.slow
-def test_a_budget_of_flops(options, out, capsys):
-    options = [text for text in options if text not in ("--steps", "20")]
-    program(*options, "--flops", "1e7", "--tokenizer", "bpe", "--vocab", 270)
-    assert "bits per byte" in capsys.readouterr().out and History.load(out / "history.json").spent >= 1e7
-
-
-def test_every_option_reaches_the_run(options, tmp_path, monkeypatch):
+def test_every_option_reaches_the_run(options, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     taken = {}
 
@@ -93,6 +86,7 @@ def test_every_option_reaches_the_run(options, tmp_path, monkeypatch):
     more += ["--variant=embeddings", "--dropout=0.1", "--tokenizer=bpe", "--vocab=300", "--resume"]
     with pytest.raises(SystemExit, match="interrupted"):
         program(*options[:-2], *more, "--loss-weights", 1, 0, 2)
+    assert "bits per byte" in capsys.readouterr().out
     model, given = taken["model"], given | dict(loss_weights=[1, 0, 2], resume=True, steps=20, batch_size=4)
     assert {name: taken[name] for name in given} == given
     assert type(model) is matgpt.MatryoshkaEmbeddingsGPT and model.config.dropout == 0.1
@@ -218,8 +212,9 @@ def test_a_doll_is_sliced_out(tmp_path, capsys):
     assert re.fullmatch(r"warning: .*[ (]4,1,1.*\n", capsys.readouterr().err)
 
 
-def test_corpus_nesting_and_folder_have_defaults(tmp_path, monkeypatch, capsys):
+def test_corpus_nesting_and_folder_have_defaults_and_flops_may_be_the_budget(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    program("--steps", 1, "--eval-blocks", 1, "--batch-size", 1)
+    program("--flops", 1e7, "--eval-blocks", 1, "--batch-size", 1)
     assert "saved in runs/python-docs-32-64-128" in capsys.readouterr().out
+    assert History.load("runs/python-docs-32-64-128/history.json").spent >= 1e7
     assert load("runs/python-docs-32-64-128")[0].sizes[0] == Size(32, 4, 4)
