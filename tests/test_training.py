@@ -330,7 +330,7 @@ def test_a_budget_of_flops_ends_within_one_step(model):
     budget = 4e7
     with recorded(model) as steps:
         history = run(model, steps=None, flops=budget, lr=0.02, warmup=0.25, eval_interval=1)
-    dearest = max(np.diff(history.flops))
+    dearest = max(np.diff(history.flops).tolist())
     assert budget <= history.spent == history.flops[-1] < budget + dearest
     assert len(steps) == history.steps[-1]
     rates = [learning_rate(flops / budget, 0.02, 0.25) for flops in history.flops[:-1]]
