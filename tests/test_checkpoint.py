@@ -6,30 +6,18 @@ import os
 import pickle
 from itertools import count
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from matgpt import (
-    GPTConfig,
-    History,
-    MatryoshkaEmbeddingsGPT,
-    MatryoshkaGPT,
-    Size,
-    between,
-    export_gpt2,
-    import_gpt2,
-    load,
-    save,
-)
+import matgpt
+from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, export_gpt2, import_gpt2, load, save
 from matgpt.files import atomic
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
-NESTING = (6, Size(6, 1, 2, (5, 7)), Size(9, 1, 3, (5, 6, 7)))
+NESTING = (6, matgpt.Size(6, 1, 2, (5, 7)), matgpt.Size(9, 1, 3, (5, 6, 7)))
 CONFIG = GPTConfig(5, 7, 12, 2, 3, NESTING, (20, 30, 10), head_size=5, dropout=0.1, bias=False)
-RANGE = GPTConfig(5, 7, 16, 2, 3, between(Size(8, 1, 1), Size(16, 2, 3)))
-PLAIN = GPTConfig(5, 7, np.int64(12), 2, 1, dropout=np.float32(0.25), bias=np.bool_(False))
+RANGE = GPTConfig(5, 7, 16, 2, 3, matgpt.between(matgpt.Size(8, 1, 1), matgpt.Size(16, 2, 3)))
 LETTERS = CharTokenizer("abcde")
 
 
@@ -37,9 +25,7 @@ def bytes_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(
-    "config", [CONFIG, RANGE, GPTConfig(5, 7, 12, 2, 1)], ids=["dolls", "range", "plain"]
-)
+@pytest.mark.parametrize("config", [CONFIG, RANGE, GPTConfig(5, 7, 12, 2, 1)])
 def test_round_trip(variant, config, build, tmp_path):
     model = build(variant, config)
     save(model, tmp_path / "a" / "b")
@@ -59,8 +45,7 @@ def test_folders_of_older_versions_load(tmp_path):
     saved = json.loads((tmp_path / "config.json").read_text())
     saved["config"]["nesting"] = [dataclasses.asdict(size) for size in CONFIG.sizes]
     (tmp_path / "config.json").write_text(json.dumps(saved))
-    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
-    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    other_weights(lambda weights: weights)(tmp_path)  # the same, without digests
     loaded = load(tmp_path)[0]
     assert loaded.sizes == model.sizes and torch.equal(loaded.embedding.token, model.embedding.token)
 
@@ -86,68 +71,22 @@ def test_tokenizer(kind, tmp_path):
     assert load(tmp_path)[1] == tokenizer
 
 
+def changed(name, change):
+    """A function of a folder that replaces the content of a file."""
+    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+
 def edit(old, new):
-    def damage(folder):
-        text = (folder / "config.json").read_text()
-        assert old in text
-        (folder / "config.json").write_text(text.replace(old, new))
-
-    return damage
-
-
-def cut(name, length):
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
+    return changed("config.json", lambda data: data.replace(old.encode(), new.encode()))
 
 
 def other_weights(change):
-    def damage(folder):
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
-        safetensors.torch.save_file(change(weights), folder / "model.safetensors")
-
-    return damage
+    as_file = lambda data: safetensors.torch.save(change(safetensors.torch.load(data)))
+    return changed("model.safetensors", as_file)
 
 
 def cast(dtype, of=""):
     return other_weights(lambda w: {name: p.to(dtype) if of in name else p for name, p in w.items()})
-
-
-DAMAGE = [
-    ("config.json: .*No such file", lambda folder: (folder / "config.json").unlink()),
-    ("model.safetensors is missing", lambda folder: (folder / "model.safetensors").unlink()),
-    ("config.json: .*line", cut("config.json", 60)),
-    ("model.safetensors is missing or damaged", cut("model.safetensors", 0)),
-    ("model.safetensors is missing or damaged", cut("model.safetensors", -1)),
-    ("config.json: .*format 7", edit('"format": 1', '"format": 7')),
-    ("config.json: .*model 'Other'", edit("MatryoshkaGPT", "Other")),
-    ("config.json: .*block_sizes", edit("block_size", "block_sizes")),
-    ("config.json: dropout=3.5", edit('"dropout": 0.1', '"dropout": 3.5')),
-    ("config.json: .*size mismatch", edit('"vocab_size": 5', '"vocab_size": 6')),
-    ("config.json: .*position", other_weights(lambda w: {n: p for n, p in w.items() if "position" not in n})),
-    ("config.json: .*unknown", other_weights(lambda w: w | {"unknown": torch.zeros(2)})),
-    ("model.safetensors has weights of type .*torch.float16", cast(torch.float16, "norm")),
-    ("model.safetensors has weights of type .*torch.float8_e4m3fn", cast(torch.float8_e4m3fn)),
-    ("model.safetensors: blocks.* contains NaN", other_weights(lambda w: {n: p / 0 for n, p in w.items()})),
-    ("tokenizer.json", lambda folder: (folder / "tokenizer.json").write_text("{")),
-]
-
-
-@pytest.mark.parametrize("message, damage", DAMAGE)
-@pytest.mark.parametrize("relative", [False, True])
-def test_damage_is_named(message, damage, relative, tmp_path, monkeypatch):
-    save(MatryoshkaGPT(CONFIG), tmp_path, LETTERS)
-    damage(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"(?s){message}"):
-        load("." if relative else tmp_path)
-
-
-def test_the_other_function_is_named(tmp_path):
-    export_gpt2(MatryoshkaGPT(CONFIG), tmp_path / "gpt2")
-    save(MatryoshkaGPT(CONFIG), tmp_path / "own")
-    with pytest.raises(ValueError, match="config.json: .*import_gpt2"):
-        load(tmp_path / "gpt2")
-    with pytest.raises(ValueError, match="config.json: .*matgpt.load"):
-        import_gpt2(tmp_path / "own")
 
 
 class Touch:
@@ -160,12 +99,37 @@ class Touch:
         return open, (str(self.path), "w")
 
 
-def test_no_code_is_run(tmp_path):
-    save(MatryoshkaGPT(CONFIG), tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Touch(tmp_path / "touched")))
-    with pytest.raises(ValueError, match="model.safetensors"):
-        load(tmp_path)
-    assert not (tmp_path / "touched").exists()
+CODE = pickle.dumps(Touch("touched"))
+DAMAGE = [
+    ("config.json: .*No such file", lambda folder: (folder / "config.json").unlink()),
+    ("model.safetensors is missing", lambda folder: (folder / "model.safetensors").unlink()),
+    ("config.json: .*line", changed("config.json", lambda data: data[:60])),
+    ("model.safetensors is missing or damaged", changed("model.safetensors", lambda data: data[:-1])),
+    ("model.safetensors is missing or damaged", changed("model.safetensors", lambda _: CODE)),
+    ("config.json: .*format 7", edit('"format": 1', '"format": 7')),
+    ("config.json: .*model 'Other'", edit("MatryoshkaGPT", "Other")),
+    ("config.json: .*block_sizes", edit("block_size", "block_sizes")),
+    ("config.json: dropout=3.5", edit('"dropout": 0.1', '"dropout": 3.5')),
+    ("config.json: .*size mismatch", edit('"vocab_size": 5', '"vocab_size": 6')),
+    ("config.json: .*position", other_weights(lambda w: {n: p for n, p in w.items() if "position" not in n})),
+    ("config.json: .*unknown", other_weights(lambda w: w | {"unknown": torch.zeros(2)})),
+    ("model.safetensors has weights of type .*torch.float16", cast(torch.float16, "norm")),
+    ("model.safetensors has weights of type .*torch.float8_e4m3fn", cast(torch.float8_e4m3fn)),
+    ("model.safetensors: blocks.* contains NaN", other_weights(lambda w: {n: p / 0 for n, p in w.items()})),
+    ("tokenizer.json", changed("tokenizer.json", lambda _: b"{")),
+    ("config.json: .*import_gpt2", lambda folder: export_gpt2(MatryoshkaGPT(CONFIG), folder, overwrite=True)),
+]
+
+
+@pytest.mark.parametrize("message, damage", DAMAGE)
+@pytest.mark.parametrize("relative", [False, True])
+def test_damage_is_named(message, damage, relative, tmp_path, monkeypatch):
+    save(MatryoshkaGPT(CONFIG), tmp_path, LETTERS)
+    damage(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        load("." if relative else tmp_path)
+    assert not (tmp_path / "touched").exists(), "no code is run"
 
 
 @pytest.mark.parametrize("full_at", range(3))
@@ -209,6 +173,9 @@ def test_nothing_is_replaced_without_permission(tmp_path):
         ("already holds config.json, model.safetensors: pass overwrite=True", lambda: save(other, tmp_path)),
         ("already holds tokenizer.json", lambda: save(model, tmp_path, CharTokenizer("vwxyz"))),
         ("already holds config.json", lambda: export_gpt2(model, tmp_path, tokenizer=LETTERS)),
+        ("notes.txt is a file: name a folder", lambda: save(model, tmp_path / "notes.txt")),
+        ("notes.txt is a file: name a folder", lambda: export_gpt2(model, tmp_path / "notes.txt")),
+        ("config.json: .*matgpt.load", lambda: import_gpt2(tmp_path)),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -220,32 +187,23 @@ def test_nothing_is_replaced_without_permission(tmp_path):
     assert all((tmp_path / name).read_text() == "mine" for name in mine)
 
 
-def test_an_empty_path_and_a_file_are_no_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for call in (save, export_gpt2):
-        with pytest.raises(ValueError, match="'' is not a path"):
-            call(MatryoshkaGPT(CONFIG), "")
-        (tmp_path / "file").write_text("mine")
-        with pytest.raises(ValueError, match="file is a file: name a folder"):
-            call(MatryoshkaGPT(CONFIG), tmp_path / "file")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_weights_that_are_not_finite_or_of_two_types_are_not_written(tmp_path):
-    for value, message in ((torch.nan, "blocks.1.*NaN"), (torch.inf, "blocks.1.*NaN"), (None, "float16")):
-        model = MatryoshkaGPT(CONFIG)
-        if value is None:
-            model.norm.half()
-        else:
-            model.blocks[1].attention.qkv.weight.data[0, 0, 0, 0] = value
-        for call in (save, export_gpt2):
-            with pytest.raises(ValueError, match=message):
-                call(model, tmp_path / "new")
-    for other in (None, torch.nn.Linear(2, 2), type("Own", (MatryoshkaGPT,), {})(CONFIG)):
-        for call in (save, export_gpt2):
-            with pytest.raises(ValueError, match="must be a MatryoshkaGPT or a .* (NoneType|Linear|Own)"):
-                call(other, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+@pytest.mark.parametrize("write", [save, export_gpt2])
+def test_weights_that_are_not_finite_or_of_two_types_are_not_written(write, tmp_path):
+    diverged, half = MatryoshkaGPT(CONFIG), MatryoshkaGPT(CONFIG)
+    diverged.blocks[1].attention.qkv.weight.data[0, 0, 0, 0] = torch.inf
+    half.norm.half()
+    for model, message in (
+        (diverged, "blocks.1.*NaN"),
+        (half, "float16"),
+        (None, "must be a MatryoshkaGPT or a .* NoneType"),
+        (torch.nn.Linear(2, 2), "must be a MatryoshkaGPT or a .* Linear"),
+        (type("Own", (MatryoshkaGPT,), {})(CONFIG), "must be a MatryoshkaGPT or a .* Own"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write(model, tmp_path / "new")
+    with pytest.raises(ValueError, match="'' is not a path"):
+        write(MatryoshkaGPT(CONFIG), "")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -274,10 +232,12 @@ def test_a_compiled_model_is_saved_as_it_is(compiled, tmp_path):
     assert torch.equal(import_gpt2(tmp_path / "gpt2").embedding.token, model.embedding.token)
 
 
-@pytest.mark.parametrize("reader", [load, import_gpt2, lambda folder: History.load(folder / "config.json")])
-@pytest.mark.parametrize(
-    "text", ["[" * 9000, '"\\ud800"', "\xff", "[]", "null", '{"sizes": 5}', "NaN", "1" * 5000]
-)
+STRANGE = "[" * 9000, '"\\ud800"', "\xff", "[]", "null", '{"sizes": 5}', "NaN", "1" * 5000
+READERS = load, import_gpt2, lambda folder: matgpt.History.load(folder / "config.json")
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("text", STRANGE)
 def test_json_of_any_content_raises_value_error(reader, text, tmp_path):
     save(MatryoshkaGPT(CONFIG), tmp_path)
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
@@ -303,15 +263,13 @@ def test_sizes_are_compared_with_the_weights_before_anything_is_built(entry, val
 
 
 def test_history(tmp_path):
-    history = History(CONFIG.sizes, [0, 10], [0.0, 5.0], lr=1e-3)
-    for i, size in enumerate(CONFIG.sizes):
-        history.train[size] += [1 / 3 + i, 0.1]
-        history.val[size] += [2 / 3 + i, 0.2]
+    history = matgpt.History(CONFIG.sizes, lr=1e-3, done=10, spent=5.0)
+    history.add(*({size: part / 3 + i for i, size in enumerate(CONFIG.sizes)} for part in (1, 2)))
     history.save(tmp_path / "history.json")
-    loaded = History.load(tmp_path / "history.json")
-    assert loaded.val[CONFIG.sizes[1]] == [2 / 3 + 1, 0.2] and loaded.as_dict() == history.as_dict()
-    short = json.dumps(history.as_dict() | {"steps": [0]})
-    for text in ("", "[]", '{"sizes": [1]}', "{}", short, short.replace("[0]", "5")):
+    loaded = matgpt.History.load(tmp_path / "history.json")
+    assert loaded.val[CONFIG.sizes[1]] == [2 / 3 + 1] and loaded == history
+    longer, number = (json.dumps(history.as_dict() | {"steps": steps}) for steps in ([0, 10], 5))
+    for text in ("", "[]", '{"sizes": [1]}', "{}", longer, number):
         (tmp_path / "other.json").write_text(text)
         with pytest.raises(ValueError, match="other.json"):
-            History.load(tmp_path / "other.json")
+            matgpt.History.load(tmp_path / "other.json")

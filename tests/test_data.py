@@ -13,6 +13,7 @@ import sysconfig
 import threading
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -31,12 +32,10 @@ SPEECH = "All:\r\nSpeak, naïve speak.\n" * 9000
 @pytest.fixture
 def small_pieces(monkeypatch):
     monkeypatch.setattr(corpus, "CHUNK", 4099)  # prime, so that characters and words are cut everywhere
-    monkeypatch.setattr(corpus, "PIECE", re.compile(PIECE.pattern.replace("65536", "500")))
+    monkeypatch.setattr(corpus, "PIECE", re.compile(PIECE.pattern.replace("65536", "1")))
 
 
 # ---- texts with a name
-
-
 @pytest.fixture
 def served(monkeypatch, tmp_path):
     """A folder that a server on this machine serves, with what "shakespeare" and "enwik8" expect there."""
@@ -56,13 +55,12 @@ def served(monkeypatch, tmp_path):
         server.shutdown()
 
 
-def test_downloads_are_fetched_once(served, tmp_path, capsys):
-    for name in ("shakespeare", "enwik8"):
-        assert load_text(name, tmp_path / "texts") == SPEECH
-    assert "100%" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["shakespeare", "enwik8"])
+def test_downloads_are_fetched_once(name, served, tmp_path, capsys):
+    assert load_text(name, tmp_path / "texts") == SPEECH and "100%" in capsys.readouterr().err
     for file in served.iterdir():
         file.unlink()
-    assert load_text("shakespeare", tmp_path / "texts") == load_text("enwik8", tmp_path / "texts") == SPEECH
+    assert load_text(name, tmp_path / "texts") == SPEECH
 
 
 def test_a_failed_download_says_what_to_do(served, tmp_path):
@@ -74,13 +72,10 @@ def test_a_failed_download_says_what_to_do(served, tmp_path):
         assert f"at {path}" in str(error.value) and not list(path.parent.iterdir())
     path.write_bytes(SPEECH.encode())
     assert load_text("shakespeare", path.parent) == SPEECH
-
-
-def test_another_file_under_the_name_is_refused_and_left_alone(served, tmp_path):
-    (tmp_path / "shakespeare.txt").write_text("my own notes", "utf-8")
+    path.write_text("my own notes", "utf-8")
     with pytest.raises(ValueError, match=r"shakespeare\.txt is not shakespeare .*: remove it"):
-        load_text("shakespeare", tmp_path)
-    assert (tmp_path / "shakespeare.txt").read_text("utf-8") == "my own notes"
+        load_text("shakespeare", path.parent)
+    assert path.read_text("utf-8") == "my own notes"
 
 
 def test_python_docs_are_the_sorted_topics(monkeypatch):
@@ -92,9 +87,9 @@ def test_python_docs_are_the_sorted_topics(monkeypatch):
         load_text("python-docs")
 
 
-@pytest.fixture
-def library(tmp_path, monkeypatch):
-    """A standard library as Debian, python.org and pyenv might lay one out."""
+def test_the_library_is_its_sources_without_tests(tmp_path, monkeypatch):
+    """As Debian, python.org and pyenv might lay one out."""
+    library = tmp_path / "lib"
     files = {
         "os.py": "import sys\n",
         "json/__init__.py": "naïve = 1\n",
@@ -109,16 +104,12 @@ def library(tmp_path, monkeypatch):
         "site-packages/other.py": "other\n",
     }
     for name, text in files.items():
-        (tmp_path / "lib" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "lib" / name).write_text(text, "utf-8")
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "lib")})
-    return tmp_path / "lib"
-
-
-def test_the_library_is_its_sources_without_tests(library):
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).write_text(text, "utf-8")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(library)})
     assert load_text("python-stdlib") == "naïve = 1\n\n\nimport sys\n\n\nclass Case: ...\n"
-    assert load_text("python-stdlib+tests").count("assert") == 3
-    assert "other" not in load_text("python-stdlib+tests") and "build" not in load_text("python-stdlib+tests")
+    with_tests = load_text("python-stdlib+tests")
+    assert with_tests.count("assert") == 3 and "other" not in with_tests and "build" not in with_tests
     for path in library.rglob("*.py"):
         path.unlink()
     with pytest.raises(ValueError, match=f"no file in {library} matches"):
@@ -126,8 +117,6 @@ def test_the_library_is_its_sources_without_tests(library):
 
 
 # ---- files
-
-
 def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
     text = "é\r\n中\n\r👩‍👩‍👧\0 \ufeff end\n\n"
     (tmp_path / "my.txt").write_bytes(text.encode())
@@ -137,47 +126,41 @@ def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
         assert load_text(path) == load_text(str(path)) == text
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"a" * 999)[:-9], b"no archive"])
-def test_a_damaged_archive_is_refused_by_name(content, tmp_path):
-    (tmp_path / "a.txt.gz").write_bytes(content)
-    with pytest.raises(ValueError, match="a.txt.gz cannot be read"):
-        load_text(tmp_path / "a.txt.gz")
-
-
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("latin.txt", b"caf\xc3\xa9 caf\xe9 ", "invalid continuation byte"),
-        ("late.txt", b"a" * 9000 + b"\xe4\xb8", "unexpected end of data"),
+        ("latin.txt", b"caf\xc3\xa9 caf\xe9 ", r"is not UTF-8 \(invalid continuation byte\)"),
+        ("late.txt", b"a" * 9000 + b"\xe4\xb8", r"is not UTF-8 \(unexpected end of data\)"),
+        ("cut.txt.gz", gzip.compress(b"a" * 999)[:-9], "cannot be read"),
+        ("none.txt.gz", b"no archive", "cannot be read"),
+        ("rows.jsonl", b'{"text": "fine"}\n{', "cannot be read at row"),
+        ("rows.jsonl", b'{"other": "x"}', ".* row 1: there is no text in column 'text': .*other"),
+        ("rows.parquet", b"PAR1 no table", "cannot be read"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(name, content, message, tmp_path):
+    if name.startswith("rows"):
+        pytest.importorskip("datasets")
     (tmp_path / name).write_bytes(content)
     for take in (load_text, lambda path: prepare([path], tmp_path / "out")):
-        with pytest.raises(ValueError, match=rf"{name} is not UTF-8 \({message}\)"):
+        with pytest.raises(ValueError, match=f"{name} {message}"):
             take(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("name", ["shakespear", "none/none.txt", "x" * 5000, None, 5])
+@pytest.mark.parametrize("name", ["shakespear", "none/none.txt", "x" * 5000])
 def test_an_unknown_name_lists_the_known_ones(name):
-    message = "'python-docs', 'python-stdlib', .*'shakespeare'" if isinstance(name, str) else f"{name}.*path"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="'python-docs', 'python-stdlib', .*'shakespeare'"):
         load_text(name)
 
 
 # ---- split and batches
-
-
-def test_the_last_tenth_is_validation():
+def test_the_last_tenth_is_validation_and_tensors_and_arrays_are_cut_without_copying(tmp_path):
     for n in (10, 99, 1000, 12345):
         train_ids, val_ids = split(list(range(n)))
         assert train_ids.dtype == val_ids.dtype == torch.int64
         assert train_ids.tolist() + val_ids.tolist() == list(range(n)) and abs(len(val_ids) - n / 10) <= 1
     assert [len(part) for part in split(list(range(1000)), val_fraction=0.25)] == [750, 250]
-
-
-def test_tensors_and_arrays_are_cut_without_copying(tmp_path):
     tensor, array = torch.arange(100, dtype=torch.int32), np.arange(100, dtype=np.uint16)
     array.tofile(tmp_path / "ids")
     for ids in (tensor, array, np.memmap(tmp_path / "ids", np.uint16, mode="r+")):
@@ -200,9 +183,6 @@ def test_ids_that_cannot_be_split_are_named():
     for fraction in (0, 1, -0.1, float("nan")):
         with pytest.raises(ValueError, match=f"val_fraction={fraction} must be between 0 and 1"):
             split([1, 2, 3], fraction)
-    for take in (split, lambda text: as_ids(text, 4)):
-        with pytest.raises(ValueError, match="'To be, or not' must be token ids: encode the text first"):
-            take("To be, or not")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
@@ -223,9 +203,6 @@ def test_bits_per_byte():
         whole = len(ids) * 1.5 / math.log(2) / len(text.encode())
         for same in (ids, np.array(ids, np.uint16), torch.tensor(ids)):
             assert bits_per_byte(1.5, tokenizer, same) == pytest.approx(whole)
-    # a model that knows nothing needs eight bits for a byte, whatever its tokens
-    raw = BPETokenizer.train("a", 256)
-    assert bits_per_byte(math.log(256), raw, raw.encode(text)) == pytest.approx(8)
     with pytest.raises(ValueError, match="300"):
         bits_per_byte(1.0, bpe, [0, 300])
     each = bits_per_byte(1, bpe, bpe.encode(text))
@@ -234,35 +211,24 @@ def test_bits_per_byte():
 
 
 # ---- token files of texts
-
-HOSTILE = (
-    "naïve  中文。\r\n\r\n   indented\n\n\nit's 'tis we'll\t\t<|endoftext|> 👩‍👩‍👧 \u00a0 \x1c\n \n"
-    + " " * 2000
-    + "x\n"
-)
+HOSTILE = "naïve  中文。\r\n\r\n   indented\n\n\nit's 'tis we'll\t\t<|endoftext|> 👩‍👩‍👧 \u00a0 \x1c\n \n"
+SPACES = "".join(random.Random(0).choices(" \n\t\r\u00a0\u0085\x1c\u200bab1'.s中", k=3000))
+HOSTILE += SPACES + " " * 2000 + "x\n"
 
 
-@pytest.fixture
-def texts(tmp_path):
-    """The paths and contents of four texts, one of them empty."""
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_stream_equals_each_text_encoded_whole(kind, small_pieces, tmp_path, monkeypatch, capsys):
     docs = load_text("python-docs")
     parts = [docs[:50_003], HOSTILE * 20 + docs[50_003:80_000], "", docs[80_000:120_000] + HOSTILE]
     paths = [tmp_path / f"{i}.txt" for i in range(4)]
     for path, part in zip(paths, parts):
         path.write_bytes(part.encode())
-    return paths, parts
-
-
-@pytest.mark.parametrize("kind", ["char", "bpe"])
-def test_a_stream_equals_each_text_encoded_whole(kind, texts, small_pieces, tmp_path, monkeypatch, capsys):
-    paths, parts = texts
     monkeypatch.setattr(token_files, "SAMPLE", 60_000)
     meta = prepare(paths, tmp_path / "out", kind, 600)
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
     text = "".join(parts)
-    assert tokenizer == (
-        BPETokenizer.train(text[:60_000], 600) if kind == "bpe" else CharTokenizer.from_text(text)
-    )
+    bpe = kind == "bpe"
+    assert tokenizer == (BPETokenizer.train(text[:60_000], 600) if bpe else CharTokenizer.from_text(text))
     whole = [split(tokenizer.encode(part)) for part in parts if part]
     for ids, expected in zip((train_ids, val_ids), zip(*whole)):
         assert isinstance(ids, np.memmap) and ids.dtype == np.uint16
@@ -271,18 +237,6 @@ def test_a_stream_equals_each_text_encoded_whole(kind, texts, small_pieces, tmp_
     assert meta["sources"] == list(map(str, paths)) and f"encoding {paths[1]}" in capsys.readouterr().err
     again = read_corpus(tmp_path / "out")
     assert again[0].tolist() == train_ids.tolist() and again[2] == tokenizer
-
-
-def test_cuts_between_pieces_change_no_token():
-    tokenizer = BPETokenizer.train("ab  ab\n\nab a'll a.. " * 50 + load_text("python-docs")[:20_000], 500)
-    shortest, rng, cuts = re.compile(PIECE.pattern.replace("65536", "1")), random.Random(0), 0
-    for _ in range(400):
-        text = "".join(rng.choices(" \n\t\r\u00a0\u0085\x1c\u200bab1'.s中", k=rng.randrange(60)))
-        pieces = shortest.findall(text)
-        assert "".join(pieces) == text
-        assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(text)
-        cuts += len(pieces) - 1
-    assert cuts > 200
 
 
 def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path):
@@ -294,53 +248,29 @@ def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path):
     assert tokenizer.decode(train_ids) + tokenizer.decode(val_ids) == text
 
 
-def test_files_in_the_way_are_never_deleted(tmp_path):
-    (tmp_path / "text.txt").write_text("To be, or not to be. " * 100, "utf-8")
-    for name in ("out", "out.partial"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "notes").write_text("keep", "utf-8")
-        with pytest.raises(ValueError, match=f"{name} exists already"):
-            prepare([tmp_path / "text.txt"], tmp_path / "out", "char")
-        assert (folder / "notes").read_text("utf-8") == "keep" and len(list(folder.iterdir())) == 1
-        folder.rename(tmp_path / f"{name}.away")
-    prepare([tmp_path / "text.txt"], tmp_path / "out", "char")
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["meta.json", "tokenizer.json", "train.bin", "val.bin"]
-    assert not (tmp_path / "out.partial").exists()
-
-
-def test_an_interrupted_run_leaves_nothing(texts, tmp_path, monkeypatch):
-    def interrupted(self, text):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(CharTokenizer, "encode", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(texts[0], tmp_path / "out", "char")
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
-
-
 @pytest.mark.parametrize(
     "content, options, message",
     [
         ("text", {"tokenizer": "chars"}, "tokenizer='chars' must be 'bpe' or 'char'"),
-        ("text", {"out": ""}, "'' is not a path"),
         ("", {"tokenizer": "char"}, "at least one token"),
         ("", {"vocab_size": 256}, "0 tokens for training"),
         ("a", {"tokenizer": "char"}, "1 tokens for training and 0 for validation are too few"),
         ("text", {"paths": ["."], "pattern": "*.py"}, r"no file in \. matches the pattern '\*\.py'"),
     ],
 )
-def test_bad_arguments_are_refused_and_leave_nothing(content, options, message, tmp_path, monkeypatch):
+def test_bad_arguments_and_an_interrupt_leave_nothing(content, options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("short.txt").write_text(content, "utf-8")
     with pytest.raises(ValueError, match=message):
         prepare(**{"paths": ["short.txt"], "out": "out"} | options)
-    assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+    Path("long.txt").write_text("To be, or not to be. ", "utf-8")
+    monkeypatch.setattr(CharTokenizer, "encode", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(["long.txt"], "out", "char")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.txt", "short.txt"]
 
 
 # ---- token files of documents
-
 DOCUMENTS = [f"Document {i}\r\nis né." for i in range(400)]
 
 
@@ -361,9 +291,7 @@ def as_folder(folder, documents):
 
 def as_jsonl(path, documents, mark=b""):
     pytest.importorskip("datasets")
-    rows = [
-        json.dumps({"id": 1, "body": document}, ensure_ascii=i % 2) for i, document in enumerate(documents)
-    ]
+    rows = [json.dumps({"id": 1, "body": text}, ensure_ascii=i % 2) for i, text in enumerate(documents)]
     content = mark + "\n\n".join([*rows, '{"body": ""}', '{"body": null}']).encode()
     if path.suffix == ".zst":
         content = pytest.importorskip("zstandard").compress(content)
@@ -402,9 +330,8 @@ def test_documents_are_split_by_their_content(form, small_pieces, tmp_path):
 def test_token_files_inside_the_folder_are_no_documents(tmp_path):
     folder = as_folder(tmp_path / "folder", DOCUMENTS)
     (folder / "0" / "meta.json").write_text("mine", "utf-8")  # beside no token files
-    first, second, away = (
-        prepare([folder], out, "char") for out in (folder / "out", folder / "again", tmp_path / "away")
-    )
+    outs = folder / "out", folder / "again", tmp_path / "away"
+    first, second, away = (prepare([folder], out, "char") for out in outs)
     assert first == second == away
 
 
@@ -415,22 +342,6 @@ def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_by_name(tmp_path):
         prepare([folder], tmp_path / "out", "char", pattern="*.md")
     train_ids, val_ids, _ = load_tokens(tmp_path / "out")
     assert len(train_ids) + len(val_ids) == sum(len(document) + 2 for document in DOCUMENTS)
-
-
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("rows.jsonl", '{"text": "fine"}\n{', "cannot be read at row"),
-        ("rows.jsonl", '{"other": "x"}', "row 1: there is no text in column 'text': .*other"),
-        ("rows.parquet", "PAR1 no table", "cannot be read"),
-    ],
-)
-def test_a_table_without_texts_is_refused_by_name(name, content, message, tmp_path):
-    pytest.importorskip("datasets")
-    (tmp_path / name).write_text(content, "utf-8")
-    with pytest.raises(ValueError, match=f"{name} .*{message}"):
-        prepare([tmp_path / name], tmp_path / "out")
-    assert not (tmp_path / "out.partial").exists()
 
 
 def test_the_package_for_tables_and_the_hub_is_optional(tmp_path, monkeypatch):
@@ -462,8 +373,6 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path, monkeypatch):
 
 
 # ---- reading token files
-
-
 @pytest.fixture
 def prepared(tmp_path):
     (tmp_path / "text.txt").write_text("To be, or not to be. " * 100, "utf-8")
@@ -471,16 +380,24 @@ def prepared(tmp_path):
     return tmp_path / "out"
 
 
-def test_records_that_do_not_fit_are_refused_by_name(prepared):
+def test_files_in_the_way_are_never_deleted(prepared, tmp_path):
+    names = {"meta.json", "tokenizer.json", "train.bin", "val.bin"}
+    assert {path.name for path in prepared.iterdir()} == names and not (tmp_path / "out.partial").exists()
+    for name in ("out", "out.partial"):
+        there = prepared.rename(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} exists already"):
+            prepare([tmp_path / "text.txt"], tmp_path / "out", "char")
+        assert {path.name for path in there.iterdir()} == names
+
+
+def test_token_files_that_do_not_fit_are_refused_by_name(prepared):
     meta = json.loads((prepared / "meta.json").read_bytes())
     for name, value in dict(n_train=1891, dtype="uint32", format=1, vocab_size=65).items():
         for changed in (meta | {name: value}, {key: meta[key] for key in meta if key != name}):
             (prepared / "meta.json").write_text(json.dumps(changed), "utf-8")
             with pytest.raises(ValueError, match=f"meta.json: .*{name}"):
                 load_tokens(prepared)
-
-
-def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
+    (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
     tokens = (prepared / "train.bin").read_bytes()
     messages = {-3: "multiple", -4: "n_train is 1890, and should be 1888", 0: "empty"}
     for length, message in messages.items():
@@ -494,24 +411,17 @@ def test_files_that_are_missing_or_cut_are_refused_by_name(prepared):
 
 
 # ---- the program
-
-
-def test_a_bad_option_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text("some words " * 9, "utf-8")
+def test_the_program_makes_token_files(prepared, tmp_path, capsys):
+    text, second = str(tmp_path / "text.txt"), tmp_path / "second"
     for arguments, message in (
-        (["none.txt", "--out", "out"], "no corpus or file 'none.txt'"),
-        (["text.txt", "--out", ""], "'' is not a path"),
-        (["text.txt", "--out", "out", "--vocab", "255"], "255 must be a whole number of at least 256"),
+        (["none.txt", "--out", second], "no corpus or file 'none.txt'"),
+        ([text, "--out", ""], "'' is not a path"),
+        ([text, "--out", second, "--vocab", "255"], "255 must be a whole number of at least 256"),
     ):
         with pytest.raises(SystemExit, match="2"):
-            main(["data", *arguments])
+            main(["data", *map(str, arguments)])
         last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith("python -m matgpt data: error: ") and message in last
-        assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
-
-
-def test_the_program_makes_token_files(prepared, tmp_path, capsys):
-    main(["data", str(tmp_path / "text.txt"), "--tokenizer", "char", "--out", str(tmp_path / "second")])
+        assert last.startswith("python -m matgpt data: error: ") and message in last and not second.exists()
+    main(["data", text, "--tokenizer", "char", "--out", str(second)])
     assert "second: a vocabulary of 10, 1,890 tokens for training and 210 for" in capsys.readouterr().out
-    assert (tmp_path / "second" / "train.bin").read_bytes() == (prepared / "train.bin").read_bytes()
+    assert (second / "train.bin").read_bytes() == (prepared / "train.bin").read_bytes()

@@ -2,9 +2,7 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,10 +10,8 @@ from matgpt import CharTokenizer, GPTConfig, History, MatryoshkaGPT, Size, train
 from matgpt.__main__ import main
 from matgpt.embeddings.pairs import Pairs
 
-from .test_resume import stop
+from .test_resume import IDS, ROOT, stop
 
-ROOT = Path(__file__).parent.parent
-IDS = np.random.default_rng(0).integers(0, 11, 2000)
 CONFIG = GPTConfig(11, 7, 12, 2, 2, nesting=(6, Size(6, 2, 1), Size(8, 2, 2)))
 
 pytestmark = pytest.mark.slow
@@ -24,21 +20,21 @@ pytestmark = pytest.mark.slow
 def run(batch_size=4, seed=0, **settings):
     """A short run, and how many training passes this process computed; seed: of the first weights."""
     torch.manual_seed(seed)
-    model = MatryoshkaGPT(CONFIG)
-    model.passes = 0
-
-    def forward(model, args):
-        model.passes += model.training
-
-    model.register_forward_pre_hook(forward)
+    model, passes = MatryoshkaGPT(CONFIG), []
+    model.register_forward_pre_hook(lambda model, args: passes.append(1) if model.training else None)
     quick = dict(eval_interval=3, warmup=0.2, eval_blocks=4, progress=False, share=0.1)
     history = train(model, IDS[:1800], IDS[1800:], 12, batch_size, 0.01, **quick, **settings)
-    return model, history
+    return model, history, len(passes)
 
 
 def embeddings():
     pairs = Pairs(["a"] * 4, ["b"] * 4, list("abcd"), list("abcd"))
     train_embeddings(MatryoshkaGPT(CONFIG), pairs, CharTokenizer("ab"), 1, 2)
+
+
+def program(*arguments):
+    command = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +47,7 @@ def folder(tmp_path_factory):
     """What two processes left, after one process left a run for them to resume."""
     folder = tmp_path_factory.mktemp("two")
     run(checkpoint_dir=folder / "alone", on_evaluation=stop(6))
-    command = [sys.executable, "-m", "tests.two_processes", folder]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = program("tests.forks", "together", folder)
     ends = ["whole 0 0", "dies 3 1", "resumes 0 0", "refused 0 0"]
     assert done.stdout.splitlines() == ends, done.stdout + done.stderr
     return folder
@@ -70,13 +65,12 @@ def test_same_losses(folder, alone):
     states, histories, passes = zip(*(torch.load(folder / f"whole{rank}.pt") for rank in range(2)))
     assert histories[0] == histories[1] and all(map(torch.equal, states[0].values(), states[1].values()))
     assert_agree(History.from_dict(histories[0]), alone[1])
-    assert passes[1] < passes[0] == alone[0].passes
+    assert passes[1] < passes[0] == alone[2]
     assert (folder / "state of 0").exists() and not (folder / "state of 1").exists()
 
 
 def test_resumed_by_another_number_of_processes(folder, alone):
-    _, history = run(checkpoint_dir=folder / "one lives", resume=True)
-    assert_agree(history, alone[1])
+    assert_agree(run(checkpoint_dir=folder / "one lives", resume=True)[1], alone[1])
     for rank in range(2):
         assert_agree(History.from_dict(torch.load(folder / f"resumes{rank}.pt")), alone[1])
     assert not (folder / "not there").exists()
@@ -93,9 +87,8 @@ def test_torchrun(tmp_path):
     (tmp_path / "text").write_text("the dolls stand one inside another\n" * 40)
     shape = "--nesting 4 8 --n-layer 1 --block-size 8 --steps 4 --batch-size 4 --threads 1"
     options = ["train", "--corpus", str(tmp_path / "text"), *shape.split()]
-    engine = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "matgpt"]
-    command = [sys.executable, *engine, *options, "--out", tmp_path / "two"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    engine = "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "matgpt"
+    done = program(*engine, *options, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step 4/4") == 1, "one of them speaks"
     main([*options, "--out", str(tmp_path / "one")])

@@ -14,7 +14,8 @@ from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 from matgpt.training import nesting
 from matgpt.training.nesting import importance, reorder
 
-TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(1500))
+from .test_train import TEXT, refused
+
 TOKENIZER = CharTokenizer.from_text(TEXT)
 IDS = np.array(TOKENIZER.encode(TEXT))
 NESTING = [Size(8, 1, 1), Size(16, 2, 2)]
@@ -31,7 +32,7 @@ def plain():
 
 
 @pytest.mark.parametrize("options", [{}, {"bias": False, "n_inner": (40, 9)}, {"n_embd": 20, "head_size": 4}])
-def test_reordering_leaves_the_logits_as_they_were(build, options):
+def test_reordering_leaves_the_logits_as_they_were_and_puts_what_matters_first(build, options):
     shape = dict(vocab_size=TOKENIZER.vocab_size, block_size=16, n_embd=32, n_head=4, n_layer=2)
     model = build(MatryoshkaGPT, GPTConfig(**shape | options))
     idx = torch.from_numpy(IDS[:64]).view(4, 16)
@@ -40,13 +41,9 @@ def test_reordering_leaves_the_logits_as_they_were(build, options):
     torch.testing.assert_close(model(idx), before, rtol=0, atol=1e-5)
     assert not torch.equal(weights, model.blocks[0].attention.qkv.weight)
     assert all(p.grad is None for p in model.parameters())
-    for score in importance(model, IDS).values():  # now what matters comes first
+    for score in importance(model, IDS).values():
         assert (score.diff() <= 1e-9 + 1e-6 * score.max()).all()
-
-
-def test_what_the_model_does_not_read_goes_to_the_end(build):
-    model = build(MatryoshkaGPT, GPTConfig(TOKENIZER.vocab_size, 16, 32, 4, 1))
-    with torch.no_grad():
+    with torch.no_grad():  # what the model does not read does not matter
         model.blocks[0].attention.proj.weight[:, 1] = 0
         model.blocks[0].feedforward.proj.weight[:, 5] = 0
     scores = importance(model, IDS)
@@ -124,19 +121,17 @@ def test_teacher_and_dolls_multiply_in_bfloat16_where_that_is_asked_for(plain, m
     assert seen == {"importance": whole, "evaluated": whole, "teacher": half, "learning": half}
 
 
-@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
-def test_gradients_are_on_inside(plain, around):
+def test_gradients_are_on_inside(plain):
     expected = matgpt.nest(plain, NESTING, IDS, IDS, 2, **QUICK).history
-    with around():
-        assert matgpt.nest(plain, NESTING, IDS, IDS, 2, **QUICK).history == expected
+    for around in (torch.no_grad, torch.inference_mode):
+        with around():
+            assert matgpt.nest(plain, NESTING, IDS, IDS, 2, **QUICK).history == expected
 
 
-def test_errors_name_what_is_wrong(plain, tmp_path):
+def test_errors_name_what_is_wrong(plain):
     for message, model, dolls, bad in (
         ("n_embd may be at most 32", plain, [Size(64, 1, 1)], {}),
-        ("nowhere", tmp_path / "nowhere", NESTING, {}),
         ("MatryoshkaEmbeddingsGPT", MatryoshkaEmbeddingsGPT(plain.config), NESTING, {}),
-        ("steps=0", plain, NESTING, dict(steps=0)),
         ("share=2", plain, NESTING, dict(share=2)),
         ("val_ids", plain, NESTING, dict(val_ids=IDS[:5])),
         ("train_ids", plain, NESTING, dict(train_ids=IDS[:5])),
@@ -146,19 +141,17 @@ def test_errors_name_what_is_wrong(plain, tmp_path):
 
 
 # ---- the command
-
-
-def command(tmp_path, folder, *arguments):
+@pytest.fixture
+def options(tmp_path):
     (tmp_path / "text").write_text(TEXT)
     files = f"--corpus {tmp_path / 'text'} --out {tmp_path / 'out'}"
-    options = f"{files} --nesting 8,1,1 16,2,2 --steps 4 --batch-size 4 --threads 1".split()
-    main(["nest", str(tmp_path / folder), *options, *map(str, arguments)])
+    return f"{files} --nesting 8,1,1 16,2,2 --steps 4 --batch-size 4 --threads 1".split()
 
 
 @pytest.mark.slow
-def test_the_command_on_a_folder_of_matgpt(plain, tmp_path, capsys):
+def test_the_command_on_a_folder_of_matgpt(plain, options, tmp_path, capsys):
     save(plain, tmp_path / "plain", TOKENIZER)
-    command(tmp_path, "plain")
+    main(["nest", str(tmp_path / "plain"), *options])
     model, tokenizer = load(tmp_path / "out")
     assert model.sizes == (*NESTING, plain.config.full) and tokenizer.encode("the") == TOKENIZER.encode("the")
     assert (tmp_path / "out" / "losses.png").exists() and (tmp_path / "out" / "history.json").exists()
@@ -166,12 +159,12 @@ def test_the_command_on_a_folder_of_matgpt(plain, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_command_on_a_gpt2_of_transformers_and_its_dolls_leave(tmp_path):
+def test_the_command_on_a_gpt2_of_transformers_and_its_dolls_leave(options, tmp_path):
     tokenizer, folder = BPETokenizer.train(TEXT, 270), tmp_path / "gpt2"
     torch.manual_seed(0)
     gpt2 = MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 16, 32, 4, 2))
     export_gpt2(gpt2, folder, tokenizer=tokenizer)
-    command(tmp_path, "gpt2")
+    main(["nest", str(folder), *options])
     model, loaded = load(tmp_path / "out")
     assert loaded.encode(TEXT) == tokenizer.encode(TEXT)
     export_gpt2(model, tmp_path / "doll", Size(16, 2, 2), loaded)
@@ -180,17 +173,15 @@ def test_the_command_on_a_gpt2_of_transformers_and_its_dolls_leave(tmp_path):
     torch.testing.assert_close(doll(idx), model(idx, Size(16, 2, 2)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_command_names_what_is_wrong(plain, tmp_path, capsys):
+def test_the_command_names_what_is_wrong(plain, options, tmp_path, capsys):
     save(plain, tmp_path / "plain", TOKENIZER)
     save(plain, tmp_path / "bare")
     other = CharTokenizer("".join(map(chr, range(1000, 1000 + TOKENIZER.vocab_size))))  # of as many tokens
     (tmp_path / "strange").write_text(other.decode(list(range(other.vocab_size)) * 40))
     main(["data", str(tmp_path / "strange"), "--tokenizer", "char", "--out", str(tmp_path / "data")])
-    for folder, options, problem in (
+    for folder, more, problem in (
         ("nowhere", [], "nowhere"),
         ("bare", [], "tokenizer.json"),
         ("plain", ["--corpus", tmp_path / "data"], f"the tokens of {tmp_path / 'data'} are not those of"),
     ):
-        with pytest.raises(SystemExit):
-            command(tmp_path, folder, *options)
-        assert problem in capsys.readouterr().err
+        assert problem in refused(capsys, "nest", tmp_path / folder, *options, *more)

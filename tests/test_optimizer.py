@@ -3,17 +3,16 @@
 import pytest
 import torch
 
-from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
+from matgpt import GPTConfig, MatryoshkaGPT
 from matgpt.training import optimizer
-from matgpt.training.optimizer import ITERATIONS, Muon, even, make_optimizers, muon_layers, orthogonalize
+from matgpt.training.optimizer import Muon, even, make_optimizers, muon_layers, orthogonalize
 
 PLAIN = GPTConfig(7, 8, 16, 2, 2)
-NESTED = GPTConfig(7, 8, 16, 2, 2, nesting=(Size(8, 1, 1), Size(8, 2, 2)))
 
 
-def make(config=PLAIN, variant=MatryoshkaGPT):
+def make(config=PLAIN):
     torch.manual_seed(0)
-    model = variant(config).double()
+    model = MatryoshkaGPT(config).double()
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     return model
@@ -39,53 +38,33 @@ def test_orthogonalize_keeps_singular_vectors_and_levels_singular_values(shape):
     assert values.max() < 1.25 and values.amax() / values.amin() < max(2, spread / 2)
 
 
-def largest_singular_value():
-    """Of what `orthogonalize` returns under bfloat16 autocast, for gradients of rank 1 to 4."""
-    generator, largest = torch.Generator().manual_seed(0), 0.0
+def test_three_iterations_are_safe_in_bfloat16():
+    """LOG.md, "a matrix for each head, three iterations": five give singular values of more than 10."""
+    generator = torch.Generator().manual_seed(0)
     for rank in (1, 2, 4) * 5:
         factors = [torch.randn(8, *shape, generator=generator) for shape in ((128, rank), (rank, 512))]
         with torch.autocast("cpu", torch.bfloat16):
             x = orthogonalize((factors[0] @ factors[1]).float())
-        largest = max(largest, torch.linalg.matrix_norm(x.float(), 2).max().item())
-    return largest
-
-
-def test_three_iterations_are_safe_in_bfloat16_and_five_are_not(monkeypatch):
-    """LOG.md, "a matrix for each head, three iterations": the constant decides quality, price and safety."""
-    assert ITERATIONS == 3 and largest_singular_value() < 2
-    monkeypatch.setattr(optimizer, "ITERATIONS", 5)
-    assert largest_singular_value() > 10
+        assert torch.linalg.matrix_norm(x.float(), 2).max() < 2
 
 
 def test_muon_takes_the_step_of_pytorchs_own_evened_out(monkeypatch):
     """That one takes plain matrices and works in bfloat16, in five iterations."""
     monkeypatch.setattr(optimizer, "ITERATIONS", 5)
     model = make()
+    changes = change(model, [Muon(muon_layers(model), lr=1e-3, weight_decay=0.0)])
     units = {"attention.proj": None, "feedforward.expand": 1, "feedforward.proj": 0}  # axis of a hidden unit
-    ours = {name: model.get_parameter(f"blocks.0.{name}.weight") for name in units}
-    theirs = {name: torch.nn.Parameter(p.detach().flatten(1).clone()) for name, p in ours.items()}
-    muon = Muon(muon_layers(model), lr=1e-3, weight_decay=0.1)
-    settings = dict(lr=1e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    reference = torch.optim.Muon(theirs.values(), **settings)
-    for _ in range(3):
-        for name, p in theirs.items():
-            ours[name].grad = torch.randn_like(ours[name])
-            p.grad = ours[name].grad.flatten(1)
-        before = {
-            name: (ours[name].detach().flatten(1).clone(), p.detach().clone()) for name, p in theirs.items()
-        }
-        muon.step()
-        reference.step()
-        for name, axis in units.items():
-            steps = [
-                after.detach().flatten(1) - (1 - 1e-4) * was
-                for after, was in zip((ours[name], theirs[name]), before[name])
-            ]
-            if axis is not None:
-                lengths = steps[0].norm(dim=axis)
-                torch.testing.assert_close(lengths, torch.full_like(lengths, 0.2e-3 * 16**0.5))
-                steps = [step / step.norm(dim=axis, keepdim=True) for step in steps]
-            torch.testing.assert_close(*steps, atol=5e-2 * steps[1].abs().max().item(), rtol=0)
+    for name, axis in units.items():
+        ours = changes[f"blocks.0.{name}.weight"].flatten(1)
+        weight = torch.nn.Parameter(torch.zeros_like(ours))
+        weight.grad = model.get_parameter(f"blocks.0.{name}.weight").grad.flatten(1)
+        torch.optim.Muon([weight], lr=1.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
+        theirs = -weight.detach()
+        if axis is not None:
+            lengths = ours.norm(dim=axis)
+            torch.testing.assert_close(lengths, torch.full_like(lengths, 0.2 * 16**0.5))
+            ours, theirs = (step / step.norm(dim=axis, keepdim=True) for step in (ours, theirs))
+        torch.testing.assert_close(ours, theirs, atol=5e-2 * theirs.abs().max().item(), rtol=0)
 
 
 def test_queries_keys_and_values_of_each_head_are_a_matrix():
@@ -96,7 +75,7 @@ def test_queries_keys_and_values_of_each_head_are_a_matrix():
     torch.testing.assert_close(changes["blocks.1.attention.qkv.weight"], expected, atol=1e-5, rtol=0)
 
 
-def test_muon_remembers_in_the_same_buffer():
+def test_muon_remembers_in_the_same_buffer(monkeypatch):
     """The momentum is 0.95, and the step looks ahead; no buffer is made anew."""
     model = make()
     muon, average, buffers = Muon(muon_layers(model), lr=1e-3, weight_decay=0.0), 0, set()
@@ -110,22 +89,8 @@ def test_muon_remembers_in_the_same_buffer():
         torch.testing.assert_close(changes["blocks.0.attention.proj.weight"], expected, atol=1e-5, rtol=0)
         buffers.add(muon.state[weight]["momentum"].data_ptr())
     assert len(buffers) == 1
-    made = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimizer.torch, "zeros_like", made.append)
-        muon.step()
-    assert not made, "not even one that is thrown away"
-
-
-@pytest.mark.parametrize("variant", [MatryoshkaGPT, MatryoshkaEmbeddingsGPT])
-@pytest.mark.parametrize("kind", ["muon", "adamw"])
-def test_every_weight_has_one_optimizer_and_moves(variant, kind):
-    model = make(NESTED, variant)
-    optimizers = make_optimizers(kind, model, 1e-3, 0.0)
-    held = [p for each in optimizers for group in each.param_groups for p in group["params"]]
-    assert len(held) == len({*held}) == len(list(model.parameters()))
-    assert [type(each).__name__ for each in optimizers] == (["Muon"] if kind == "muon" else []) + ["AdamW"]
-    assert all(step.abs().min() > 0 for step in change(model, optimizers).values())
+    monkeypatch.setattr(optimizer.torch, "zeros_like", lambda p: pytest.fail("a buffer that is thrown away"))
+    muon.step()
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -51,12 +51,8 @@ def run(on_step=None, variant=MatryoshkaGPT, config=CONFIG, ids=IDS, dtype=torch
             on_step(next(numbers), optimizer.param_groups[0]["lr"])
 
     settings = {"steps": STEPS, "eval_interval": 3, "warmup": 0.125, "eval_blocks": 4, "lr": 0.02, **settings}
-    hook = register_optimizer_step_post_hook(after_step)
-    try:
-        history = train(model, ids[:1800], ids[1800:], batch_size=4, progress=False, **settings)
-    finally:
-        hook.remove()
-    return model, history
+    with register_optimizer_step_post_hook(after_step):
+        return model, train(model, ids[:1800], ids[1800:], batch_size=4, progress=False, **settings)
 
 
 def same(a, b):
@@ -89,17 +85,11 @@ def whole():
     return run()
 
 
+KINDS = dict(variant=MatryoshkaEmbeddingsGPT), dict(config=RANGE), dict(optimizer="adamw")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        dict(variant=MatryoshkaEmbeddingsGPT),
-        dict(config=RANGE),
-        dict(steps=None, flops=2e7),
-        dict(optimizer="adamw"),
-    ],
-)
+@pytest.mark.parametrize("settings", [{}, *KINDS, dict(steps=None, flops=2e7)])
 def test_interrupted_and_resumed(settings, tmp_path):
     folder = tmp_path / "new" / "folder"
     state = dict(checkpoint_dir=folder, resume=True, **settings)
@@ -137,43 +127,30 @@ def test_a_finished_run_is_extended(budget, tmp_path):
         work("c", more)  # not finished
 
 
-@pytest.mark.slow
-def test_interrupt_is_delayed_while_weights_change(whole, tmp_path):
-    model, history = run(checkpoint_dir=tmp_path, on_step=press(7))
-    assert history.steps == [0, 3, 6] and history.done == 8 and model.training
-    newest = torch.load(states(tmp_path)[-1], weights_only=True)["model"]
-    assert all(torch.equal(newest[name], p) for name, p in model.state_dict().items())
-    assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
-
-
-def test_uninterrupted():
+def test_an_interrupt_comes_after_the_block():
     done = []
-    with pytest.raises(KeyboardInterrupt):
+
+    def work():
         with uninterrupted():
             os.kill(os.getpid(), signal.SIGINT)
             done.append("inside")
         done.append("after")
-    with pytest.raises(ZeroDivisionError), uninterrupted():
-        raise ZeroDivisionError
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert done == ["inside"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with uninterrupted():
-        os.kill(os.getpid(), signal.SIGINT)
-
-    def elsewhere():
-        with uninterrupted():  # only the main thread may set handlers
-            done.append("thread")
-
-    thread = threading.Thread(target=elsewhere)
+    work()
+    thread = threading.Thread(target=work)  # only the main thread may set handlers
     thread.start()
     thread.join()
-    assert done[-1] == "thread" and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert done == ["inside"] + ["inside", "after"] * 2 and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 @pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
     """SIGKILL in writes (half written, written, renamed), in steps, and whenever the clock says."""
-    command = [sys.executable, "-m", "tests.killed_run", tmp_path]
+    command = [sys.executable, "-m", "tests.forks", "killed", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *kills, end = done.stdout.splitlines()
@@ -185,32 +162,27 @@ def test_killed_and_resumed(tmp_path):
 
 
 # ---- states that cannot be read
-
-
-def damage(path, how):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes({"bit": data, "short": data[:-1], "empty": b""}[how])
+def other_bit(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["bit", "short", "empty"])
-def test_a_damaged_newest_state(how, whole, tmp_path):
-    run(checkpoint_dir=tmp_path, on_evaluation=stop(9))
-    damage(states(tmp_path)[-1], how)
-    with pytest.warns(UserWarning, match="step-00000009-.* is damaged"):
-        assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
-    assert len(states(tmp_path)) == 2 and len(list(tmp_path.glob("step-00000009-*.damaged"))) == 1
-
-
+@pytest.mark.parametrize("damage", [other_bit, lambda data: data[:-1], lambda data: b""])
 @pytest.mark.filterwarnings("ignore:.*is damaged")
-def test_all_states_damaged(tmp_path):
+def test_damaged_states(damage, whole, tmp_path):
     run(checkpoint_dir=tmp_path, on_evaluation=stop(9))
-    for path in states(tmp_path):
-        damage(path, "bit")
+    older, newest = states(tmp_path)
+    intact = older.read_bytes()
+    for path in (older, newest):
+        path.write_bytes(damage(path.read_bytes()))
     for _ in range(2):  # nor does the second try begin anew
         with pytest.raises(ValueError, match="intact: step-00000009-.*, step-00000006-"):
             run(checkpoint_dir=tmp_path, resume=True)
+    older.write_bytes(intact)
+    with pytest.warns(UserWarning, match="step-00000009-.* is damaged"):
+        assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
+    assert len(states(tmp_path)) == 2 and len(list(tmp_path.glob("step-00000009-*.damaged"))) == 1
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
@@ -234,8 +206,6 @@ def test_a_state_runs_no_code(tmp_path):
 
 
 # ---- another run, another folder
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -255,6 +225,10 @@ def test_another_run_is_refused(change, message, tmp_path):
     before = [path.read_bytes() for path in states(tmp_path)]
     with pytest.raises(ValueError, match="step-00000000-.*another run.*" + message):
         run(checkpoint_dir=tmp_path, resume=True, **change)
+    with pytest.raises(ValueError, match="already holds a run"):
+        run(checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"\.pt/folder' cannot be written"):
+        run(checkpoint_dir=states(tmp_path)[0] / "folder")
     assert [path.read_bytes() for path in states(tmp_path)] == before
 
 
@@ -265,15 +239,6 @@ def test_numbers_of_numpy_and_memory_maps_are_the_same_run(whole, tmp_path):
     ids = np.load(tmp_path / "ids.npy", mmap_mode="r")
     weights = np.ones(len(CONFIG.sizes))  # all alike, as without any
     assert same(run(checkpoint_dir=tmp_path, resume=True, ids=ids, loss_weights=weights), whole)
-
-
-def test_a_folder_that_holds_a_run_or_cannot_be_written(tmp_path):
-    run(checkpoint_dir=tmp_path, on_evaluation=stop(3))
-    with pytest.raises(ValueError, match=r"already holds a run"):
-        run(checkpoint_dir=tmp_path)
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="file/folder.*cannot be written"):
-        run(checkpoint_dir=tmp_path / "file" / "folder", on_evaluation=lambda _: pytest.fail("work was done"))
 
 
 @pytest.mark.slow
@@ -294,32 +259,33 @@ def test_full_disk(whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_diverged_leaves_its_last_state(whole, tmp_path):
-    def spoil(history):
-        if history.steps[-1] == 6:  # after which the state is written, with nothing spoiled in it
-            hook = torch.nn.modules.module.register_module_forward_hook(lambda module, x, y: nan(module, y))
-            hooks.append(hook)
+    reached = []
 
-    def nan(module, y):
-        return y * float("nan") if module.training and isinstance(module, torch.nn.Dropout) else y
+    def spoil(module, x, y):
+        """After the evaluation of step 6, after which the state is written, with nothing spoiled in it."""
+        return y * float("nan") if reached[-1:] == [6] and isinstance(module, torch.nn.Dropout) else y
 
-    hooks = []
-    with pytest.raises(DivergedError, match="step 6.*lr=0.02") as error:
-        run(checkpoint_dir=tmp_path, on_evaluation=spoil)
-    hooks[0].remove()
+    hook = torch.nn.modules.module.register_module_forward_hook
+    with hook(spoil), pytest.raises(DivergedError, match="step 6.*lr=0.02") as error:
+        run(checkpoint_dir=tmp_path, on_evaluation=lambda history: reached.append(history.steps[-1]))
     assert error.value.history.steps == [0, 3, 6]
     assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
 
 
 @pytest.mark.slow
-def test_saved_between_evaluations(whole, tmp_path, monkeypatch):
-    """As if each step took more than a minute."""
+@pytest.mark.parametrize("seconds, saved", [(0, 6), (61, 7)])
+def test_interrupted_while_weights_change(seconds, saved, whole, tmp_path, monkeypatch):
+    """The step is finished; a run whose steps take a minute saves between evaluations, too."""
     clock = [0.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
 
     def on_step(step, lr):
-        clock[0] += 61
+        clock[0] += seconds
         press(7)(step, lr)
 
-    run(checkpoint_dir=tmp_path, on_step=on_step)
-    assert [path.name[:13] for path in states(tmp_path)] == ["step-00000007", "step-00000008"]
+    model, history = run(checkpoint_dir=tmp_path, on_step=on_step)
+    assert history.steps == [0, 3, 6] and history.done == 8 and model.training
+    assert [path.name[:13] for path in states(tmp_path)] == [f"step-0000000{saved}", "step-00000008"]
+    newest = torch.load(states(tmp_path)[-1], weights_only=True)["model"]
+    assert all(torch.equal(newest[name], p) for name, p in model.state_dict().items())
     assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
