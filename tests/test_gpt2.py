@@ -7,7 +7,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, export_gpt2, import_gpt2, train
+from matgpt import (
+    GPTConfig,
+    MatryoshkaEmbeddingsGPT,
+    MatryoshkaGPT,
+    Size,
+    export_gpt2,
+    import_gpt2,
+    load,
+    train,
+)
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
 from .conftest import random_model
@@ -139,8 +148,9 @@ def test_other_configurations_are_named(tmp_path, change, names):
 
 
 def test_folders_that_hold_no_gpt2(tmp_path):
-    with pytest.raises(ValueError, match="config.json"):
-        import_gpt2(tmp_path / "nowhere")
+    for read in (import_gpt2, load):
+        with pytest.raises(ValueError, match="there is no folder 'gpt2'; .*save_pretrained"):
+            read("gpt2")
     for name in (".", "one"):
         export_gpt2(make(), tmp_path / name)
     file = tmp_path / "model.safetensors"

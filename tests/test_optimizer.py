@@ -93,6 +93,18 @@ def test_muon_remembers_in_the_same_buffer(monkeypatch):
     muon.step()
 
 
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_every_weight_has_one_optimizer_and_moves(kind):
+    model = make()
+    optimizers = make_optimizers(kind, model, 1e-3, 0.0)
+    held = [p for each in optimizers for group in each.param_groups for p in group["params"]]
+    assert len(held) == len({*held}) == len(list(model.parameters()))
+    assert [type(each).__name__ for each in optimizers] == (["Muon"] if kind == "muon" else []) + ["AdamW"]
+    assert all(step.abs().min() > 0 for step in change(model, optimizers).values())
+    with pytest.raises(ValueError, match="all parameters of the model are frozen"):
+        make_optimizers(kind, model.requires_grad_(False), 1e-3, 0.0)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_only_matrices_decay(kind, bias):

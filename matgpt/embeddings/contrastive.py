@@ -122,8 +122,8 @@ def train_embeddings(
         pairs, val_pairs = pairs.set_aside(min(batch_size, len(pairs) // 10), seed)
     val_pairs = as_pairs("val_pairs", val_pairs)
     if not 2 <= batch_size <= len(pairs):
-        pairs_left = f"{len(pairs)} pairs are left to learn from"
-        raise ValueError(f"batch_size={batch_size} does not fit: {pairs_left}, and a batch needs at least 2")
+        most = f"the number of pairs left to learn from, {len(pairs)}"
+        raise ValueError(f"batch_size={batch_size} must be from 2 to {most}")
     texts, val_texts = Texts(model, pairs, tokenizer), Texts(model, val_pairs, tokenizer)
     trunks = {model.trunk_size(size) for size in model.sizes}
     readout = 2 * config.vocab_size  # FLOPs per dimension; no token is read out here
