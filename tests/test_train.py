@@ -199,13 +199,15 @@ def test_only_too_little_memory_is_called_that(monkeypatch, capsys):
 
 def test_a_doll_is_sliced_out(tmp_path, capsys):
     model, idx = MatryoshkaGPT(GPTConfig(5, 4, 8, 2, 2, nesting=(4,))).eval(), torch.tensor([[1, 2, 3]])
-    save(model, tmp_path / "whole")
+    save(model, tmp_path / "whole", matgpt.CharTokenizer("abcde"))
     for name, more, read in (("a", [], lambda path: load(path)[0]), ("b", ["--gpt2"], matgpt.import_gpt2)):
         arguments = [*map(str, ["slice", tmp_path / "whole", "--out", tmp_path / name, *more, "--size"])]
         main([*arguments, "4"])
         assert f"4,2,2 with {model.num_params(4)} parameters" in capsys.readouterr().out
         torch.testing.assert_close(read(tmp_path / name)(idx), model(idx, 4), rtol=1e-4, atol=1e-5)
         assert "pass --force" in refused(capsys, *arguments, 8)
+        main(["generate", str(tmp_path / name), "--tokens", "5"])  # no newline to begin with
+        assert re.fullmatch("a[a-e]{5}\n", capsys.readouterr().out)
     error = refused(capsys, *arguments, 3)
     assert error.endswith("--size=3 names no doll: the nesting is 4,2,2,16, 8,2,2,32\n")
     main([*arguments, "4,1,1", "--force"])

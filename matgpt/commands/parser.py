@@ -30,7 +30,7 @@ def doll(text):
 
 
 OPTIONS = {
-    "folder": dict(help="a saved model; for nest and eval also a GPT-2 of transformers with tokenizer.json"),
+    "folder": dict(help="a saved model or, except for slice, a GPT-2 with its tokenizer.json"),
     "paths": dict(nargs="+", help="UTF-8 texts, folders of documents, .jsonl or .parquet files, known texts"),
     "name": dict(choices=["quality", "speed", "generate", "embeddings"], help="NAME --help describes it"),
     "options": dict(nargs=argparse.REMAINDER, help="those of the benchmark"),
@@ -69,7 +69,7 @@ OPTIONS = {
     "--device": dict(help="where to compute (default: cuda if there is one, else cpu)"),
     "--threads": dict(type=int, help="CPU threads (default: by the model's width; generate: 1)"),
     # writing
-    "--prompt": dict(default="\n", help="the text to continue (default: a newline)"),
+    "--prompt": dict(help="the text to continue (default: a newline)"),
     "--tokens": dict(type=int, default=200, dest="max_new_tokens", help="how many to write (default: 200)"),
     "--temperature": dict(type=float, default=0.8, help="0 is greedy (default: 0.8)"),
     "--top-k": dict(type=int, help="draw only from this many likeliest tokens (default: from all)"),

@@ -143,7 +143,9 @@ def finish(args, model, tokenizer, history, val_ids):
 def run_generate(args):
     set_threads(1 if args.threads is None else args.threads)  # one token has no work for more than one
     torch.seed() if args.seed is None else torch.manual_seed(positive("seed", args.seed, 0))
-    model, tokenizer = load(args.folder)[0], load_tokenizer(args.folder)
+    model, tokenizer = read_model(args.folder)
+    if args.prompt is None:  # a newline, or the first character of a text that has none
+        args.prompt = "\n" if "\n" in getattr(tokenizer, "characters", "\n") else tokenizer.characters[0]
     pieces = stream(model, tokenizer, args.prompt, **given(model.generate, args))
     print(args.prompt, end="", flush=True)
     for piece in pieces:
@@ -211,11 +213,16 @@ def make_device(name):
         raise ValueError(f"--device {name}: PyTorch has no such device on this machine") from None
 
 
+def read_model(folder):
+    """Load (model, tokenizer) from a folder that `save` or transformers wrote."""
+    model, tokenizer = import_gpt2(folder) if is_gpt2(folder) else load(folder)[0], load_tokenizer(folder)
+    check_vocabulary(model.config, tokenizer, folder)
+    return model, tokenizer
+
+
 def read_all(args):
     """Load args.folder and encode args.corpus with its tokenizer: (model, train_ids, val_ids, tokenizer)."""
-    model = import_gpt2(args.folder) if is_gpt2(args.folder) else load(args.folder)[0]
-    tokenizer = load_tokenizer(args.folder)
-    check_vocabulary(model.config, tokenizer, args.folder)
+    model, tokenizer = read_model(args.folder)
     if not Path(args.corpus).is_dir():
         return model, *split(tokenizer.encode(load_text(args.corpus))), tokenizer
     *ids, theirs = load_tokens(args.corpus)
