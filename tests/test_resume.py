@@ -210,7 +210,7 @@ def test_a_state_runs_no_code(tmp_path):
     "change, message",
     [
         (dict(seed=1), "seed was 0, is 1$"),
-        (dict(lr=0.01, share=0.3), "lr was 0.02, is 0.01; share was 0.2, is 0.3$"),
+        (dict(lr=0.01, share=0.3), "lr was 0.02, is 0.01; share was None, is 0.3$"),
         (dict(loss_weights=[1, 1, 1, 2]), "loss_weights was"),
         (dict(optimizer="adamw"), "optimizer was muon, is adamw$"),
         (dict(steps=None, flops=1e9), "steps was 16, is None; flops was None, is 1000000000.0$"),

@@ -14,8 +14,9 @@ from matgpt import GPTConfig, History, MatryoshkaGPT, Size, load, save, split
 from matgpt.__main__ import main
 from matgpt.commands import run
 from matgpt.text.token_files import prepare, read_corpus
+from matgpt.training import nesting
 from matgpt.training.loop import Settings
-from matgpt.training.nesting import SHARE
+from matgpt.training.schedule import READOUTS, SHARE
 
 TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(2500))
 SHAPE = "--nesting 4 8,1,1,9 8 --n-head 1 --n-layer 2 --block-size 8"
@@ -171,7 +172,8 @@ def test_the_help_names_the_defaults_of_the_functions(capsys):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     batch_size = re.search(r"batch_size \((\d+)\)", matgpt.nest.__doc__)[1]
-    nest = [f"{Settings.batch_size}; nest: {batch_size}", f"{Settings.share}; nest: {SHARE}"]
+    share = f"{SHARE}, readouts {READOUTS}; nest: {nesting.SHARE}"
+    nest = [f"{Settings.batch_size}; nest: {batch_size}", share]
     vocab = [inspect.signature(f).parameters["vocab_size"].default for f in (read_corpus, prepare)]
     defaults = *nest, Settings.optimizer, GPTConfig.block_size, "{}; data: {}".format(*vocab)
     assert all(f"(default: {default})" in text for default in defaults)

@@ -31,7 +31,7 @@ from ..text.batches import loss_unit
 from ..text.token_files import read_corpus
 from ..training.checkpoint import digest
 from ..training.cost import optimizer_flops, training_flops
-from ..training.loop import SHARE, DivergedError, train
+from ..training.loop import DivergedError, train
 from ..training.optimizer import default_lr
 from .common import DEVICE, markdown, mean_sd, report, stored, whole
 
@@ -47,7 +47,7 @@ def add_arguments(parser):
     add("--batch-size", type=int, default=12, help="of the steps that the budget counts")
     add("--budget", type=float, default=2000, help="C, in steps of the full model alone")
     add("--ratio", type=float, help="C, in tokens a parameter, in place of --budget")
-    add("--shares", type=float, nargs="+", default=[SHARE], help="of C for smaller dolls; several: a front")
+    add("--shares", type=float, nargs="+", default=[None], help="of C for smaller dolls; several: a front")
     add("--optimizer", choices=("adamw", "muon"), default="muon")
     add("--dtype", choices=("float32", "bfloat16"), help="in which steps multiply matrices, as in train")
     add("--rates", type=float, nargs="+", default=[0.5, 0.7, 1], help="times the default rate, tried")
@@ -72,7 +72,7 @@ def run(args):
 
 
 def nested_name(share):
-    return f"nested, share {share:g}"
+    return "nested" if share is None else f"nested, share {share:g}"
 
 
 class Bench:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..config import GPTConfig, Size
 from ..measure.evaluation import precision
 from ..model import MatryoshkaGPT
-from ..training.loop import SHARE, train
+from ..training.loop import train
 from .common import DEVICE, markdown, report
 
 VOCAB_SIZE = 65  # as TinyShakespeare has characters
@@ -31,7 +31,7 @@ def add_arguments(parser):
     add("--out", default="runs/speed", help="folder for the table")
 
 
-def own(args, kind, nesting, share=SHARE):
+def own(args, kind, nesting, share=None):
     """Return a function that trains a model of ours for some steps: (seconds, FLOPs) of one of them."""
     shape = VOCAB_SIZE, args.block_size, args.n_embd, args.n_head, args.n_layer
     model = MatryoshkaGPT(GPTConfig(*shape, nesting)).to(DEVICE)

@@ -26,7 +26,6 @@ from .optimizer import default_lr, learning_rate, make_optimizers
 from .progress import Progress
 from .schedule import Schedule
 
-SHARE = 0.2  # of the price, for all smaller dolls together (LOG.md, "A simpler schedule")
 THREADS_FROM = 256  # width from which on more threads than one pay (LOG.md, "Threads")
 
 
@@ -48,7 +47,8 @@ class Settings:
     lr: peak learning rate, reached after the share `warmup` of the budget; then it falls linearly to zero, so
         a finished run has a rate of zero. None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
-    share: part of the FLOPs of forward and backward passes that all smaller dolls get together.
+    share: part of the FLOPs of forward and backward passes that all smaller dolls get together. None: 0.2, or
+        0.03 if all of them only read out of the full doll's blocks.
     loss_weights: how much a token counts in the loss, one number a size, smallest first. None: all alike.
     optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.
     dtype: "float32" or "bfloat16", in which steps multiply matrices, Muon's too; everything else is float32.
@@ -73,7 +73,7 @@ class Settings:
     lr: float | None = None
     seed: int = 0
     flops: float | None = None
-    share: float = SHARE
+    share: float | None = None
     loss_weights: tuple | None = None
     optimizer: str = "muon"
     dtype: str | None = None
@@ -104,7 +104,7 @@ class Settings:
         limits |= dict(warmup=1, share=1)
         for name, end in limits.items():
             value = getattr(self, name)
-            if value is None and name in ("lr", "flops"):
+            if value is None and name in ("lr", "flops", "share"):
                 continue
             if not isinstance(value, numbers.Real) or not 0 <= value < end or (name, value) == ("flops", 0):
                 allowed = "of at least 0" if name != "flops" else "above 0"
@@ -322,7 +322,7 @@ def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0,
 def blocks_for_a_tenth(settings, schedule):
     """Return how many blocks each evaluation may read so that all of them take a tenth of the run."""
     model, T = schedule.model, schedule.model.config.block_size
-    step = training_flops(model, [schedule.full]) / (1 - settings.share) * settings.batch_size * T
+    step = training_flops(model, [schedule.full]) / (1 - schedule.share) * settings.batch_size * T
     steps = settings.steps or settings.flops / step
     times = steps / settings.eval_interval + 1 if settings.eval_interval else 11
     forward = T * sum(training_flops(model, trunk) for trunk in model.trunks(model.sizes)) / 3  # of a block

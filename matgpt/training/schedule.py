@@ -3,6 +3,9 @@
 from ..ranges import Between
 from .cost import training_flops
 
+# Of the price, for all smaller dolls together (LOG.md, "A simpler schedule"); and where all of them only read
+# out of the full one's blocks, which its own steps train (LOG.md, "Dolls that only read out").
+SHARE, READOUTS = 0.2, 0.03
 DRAWN = 6  # Sizes of a range in each step; see LOG.md, "How many Sizes of a range a step reads"
 
 
@@ -15,9 +18,10 @@ class Schedule:
     step draws a few Sizes (1903.05134, section 3.2) and trains them beside the smallest and the full one.
     """
 
-    def __init__(self, model, share, sizes=None):
-        self.model, self.share = model, share
-        self.sizes = list(model.sizes if sizes is None else sizes)
+    def __init__(self, model, share=None, sizes=None):
+        self.model, self.sizes = model, list(model.sizes if sizes is None else sizes)
+        usual = READOUTS if len(model.trunks(self.sizes)) == 1 else SHARE
+        self.share = usual if share is None else share
         self.full = max(self.sizes, key=lambda size: training_flops(model, [size]))
 
     def draw(self, batch_size, rng):
