@@ -214,6 +214,7 @@ def test_a_state_runs_no_code(tmp_path):
         (dict(loss_weights=[1, 1, 1, 2]), "loss_weights was"),
         (dict(optimizer="adamw"), "optimizer was muon, is adamw$"),
         (dict(steps=None, flops=1e9), "steps was 16, is None; flops was None, is 1000000000.0$"),
+        (dict(ids=[(IDS[0] + 1) % 11, *IDS[1:]]), "train_ids was 1800 tokens"),
         (dict(ids=np.roll(IDS, 1)), "train_ids was 1800 tokens .*; val_ids was 200 tokens"),
         (dict(config=GPTConfig(11, 7, 12, 2, 2, nesting=(6,))), "nesting was .*; dropout was 0.1, is 0.0"),
         (dict(variant=MatryoshkaEmbeddingsGPT), "model was MatryoshkaGPT, is MatryoshkaEmbeddingsGPT$"),

@@ -31,7 +31,7 @@ def test_measures_follow_their_definitions():
 
 def test_bm25_is_its_formula():
     documents = ["read_file file", "write the file", "sum"]
-    scores = BM25(documents, k1=1.2, b=0.75)(["file readFile", "nothing"])
+    scores = BM25(documents)(["file readFile", "nothing"])
 
     def idf(df):
         return math.log(1 + (3 - df + 0.5) / (df + 0.5))

@@ -177,6 +177,11 @@ def test_the_help_names_the_defaults_of_the_functions(capsys):
     vocab = [inspect.signature(f).parameters["vocab_size"].default for f in (read_corpus, prepare)]
     defaults = *nest, Settings.optimizer, GPTConfig.block_size, "{}; data: {}".format(*vocab)
     assert all(f"(default: {default})" in text for default in defaults)
+    assert f"(default: {Settings.seed}; generate: a new text each time)" in text
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    draft_tokens = inspect.signature(MatryoshkaGPT.generate).parameters["draft_tokens"].default
+    assert f"proposals at a time (default: {draft_tokens})" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("arguments", ["--help", "train --help", "--version"])
