@@ -59,7 +59,7 @@ OPTIONS = {
     "--batch-size": dict(type=int, help="blocks in a step, over all processes (default: 12; nest: 2)"),
     "--lr": dict(type=float, help="peak learning rate (default: 1.024 / width; nest: a quarter of that)"),
     "--share": dict(
-        type=float, help="part of the FLOPs for smaller dolls (default: 0.2, readouts 0.03; nest: 0.5)"
+        type=float, help="part of the FLOPs for smaller dolls (default: 0.2, readouts 0.02; nest: 0.5)"
     ),
     "--optimizer": dict(choices=["muon", "adamw"], help="for the matrices of the blocks (default: muon)"),
     "--loss-weights": dict(nargs="+", type=float, help="one number a doll (default: all equal)"),

@@ -5,7 +5,7 @@ from .cost import training_flops
 
 # Of the price, for all smaller dolls together (LOG.md, "A simpler schedule"); and where all of them only read
 # out of the full one's blocks, which its own steps train (LOG.md, "Dolls that only read out").
-SHARE, READOUTS = 0.2, 0.03
+SHARE, READOUTS = 0.2, 0.02
 DRAWN = 6  # Sizes of a range in each step; see LOG.md, "How many Sizes of a range a step reads"
 
 
