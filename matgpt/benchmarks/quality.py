@@ -195,7 +195,7 @@ def show(args, config, families, unit):
     curves = {n: {s: losses(runs, s) for s in params if losses(runs, s)} for n, runs in families.items()}
     figures = {name: plot.baselines(params, curves, f"One price: {label}, {config.n_embd} wide")}
     if len(args.shares) > 1:
-        figures[f"front-{name}"] = front(args.shares, config, curves)
+        figures[f"front-{name}"] = front(sorted(args.shares), config, curves)
     if anywhere:
         text += "\n\n" + above_the_line(config, families[nested_name(args.shares[0])], anywhere)
     report(args.out, name, text, figures)
