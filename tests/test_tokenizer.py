@@ -1,6 +1,5 @@
 """Both tokenizers: exact round trips of hostile text, agreement with transformers' library, damaged files."""
 
-import base64
 import json
 import random
 import warnings
@@ -182,19 +181,6 @@ def test_a_saved_tokenizer_comes_back_in_place_of_another(tokenizer, tmp_path):
     assert [file.name for file in folder.iterdir()] == ["tokenizer.json"]
 
 
-TOKENS = [base64.b64encode(bytes([byte])).decode() for byte in range(256)]
-OLD = {"type": "bpe", "vocab_size": 257, "special_tokens": ["<end>"], "tokens": TOKENS}
-
-
-def test_files_of_older_versions_are_read(tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(OLD), "utf-8")
-    tokenizer = load_tokenizer(tmp_path)
-    assert tokenizer.encode("hi") == [104, 105] and tokenizer.decode([256]) == "<end>"
-    state = {"type": "char", "vocab_size": 2, "characters": "ba"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(state), "utf-8")
-    assert load_tokenizer(tmp_path) == CharTokenizer("ba")
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -223,8 +209,7 @@ def test_a_missing_or_damaged_file_is_refused_by_name(bpe, tmp_path):
         load_tokenizer(tmp_path)
     bpe.save(tmp_path)
     whole = (tmp_path / "tokenizer.json").read_bytes()
-    other = b"[1]", b"{}", b'{"type": "char"}', json.dumps(OLD | {"special_tokens": [5]}).encode()
-    for damaged in (b"", whole[: len(whole) // 2], whole[:-1], whole + b"}", b"\xff" + whole, *other):
+    for damaged in (b"", whole[: len(whole) // 2], whole[:-1], whole + b"}", b"\xff" + whole, b"[1]", b"{}"):
         (tmp_path / "tokenizer.json").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"tokenizer\.json: "):
             load_tokenizer(tmp_path)

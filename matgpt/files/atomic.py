@@ -32,15 +32,14 @@ def write_all(files):
                 os.fsync(file.fileno())
         for path, temporary in new.items():
             os.replace(temporary, path)
-    except BaseException:
+    finally:
         for temporary in new.values():
             temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
 def parsed(path):
-    """Yield the content of a JSON file; any error in the block becomes a ValueError that names the file."""
+    """Yield the content of a JSON file; an error in the block becomes a ValueError that names the file."""
     try:
         yield json.loads(path.read_bytes())
     except (ValueError, OSError, RuntimeError) as error:

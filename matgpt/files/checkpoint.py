@@ -27,14 +27,13 @@ def save(model, folder, tokenizer=None, overwrite=False):
     of another vocabulary, or, without `overwrite`, if other files would be replaced.
     """
     folder, (model, weights) = as_path(folder), checked(model)
+    check_tokenizer(model.config, tokenizer, folder)
     config = {"format": FORMAT, "model": type(model).__name__, "config": dataclasses.asdict(model.config)}
     files, own = {"config.json": as_json(config)}, folder / "tokenizer.json"
-    check_tokenizer(model.config, tokenizer, folder)
     if tokenizer is not None:
         files[own.name] = tokenizer.to_json()
     elif own.exists():
         files[own.name] = own.read_bytes()
-    weights = {name: p.cpu().contiguous() for name, p in weights.items()}
     beside = " ".join(f"{name} {sha256(data).hexdigest()}" for name, data in files.items())
     files["model.safetensors"] = safetensors.torch.save(weights, {"beside": beside})
     replace(folder, files, overwrite)
@@ -48,23 +47,21 @@ def load(folder):
     format version or not from the same `save` as the others, or if the weights do not fit the configuration.
     """
     folder = existing(folder)
-    file = folder / "model.safetensors"
-    weights, beside = read_weights(file)
-    check_weights(weights, file)
+    weights, beside = read_weights(folder / "model.safetensors")
     with parsed(folder / "config.json") as saved:
         if "model_type" in saved:
             raise ValueError("it describes a model of transformers: use matgpt.import_gpt2")
         if saved["format"] != FORMAT or saved["model"] not in MODELS:
             kind = f"format {saved['format']!r} and model {saved['model']!r}"
             raise ValueError(f"it has {kind}; this program reads format {FORMAT} and {', '.join(MODELS)}")
-        check_depth(saved["config"]["n_layer"], weights)
         config = GPTConfig(**saved["config"] | {"nesting": read_nesting(saved["config"]["nesting"])})
         model = on_meta(MODELS[saved["model"]], config)
         model.load_state_dict(weights, assign=True)  # not copied: they keep the type in which they were saved
+    check_weights(weights, folder / "model.safetensors")
     tokenizer = check_tokenizer(config, None, folder)
     for path in (folder / "config.json", folder / "tokenizer.json"):
         if path.name in beside and path.exists() and sha256(path.read_bytes()).hexdigest() not in beside:
-            raise ValueError(f"{path} is not the file that was saved with {file.name}")
+            raise ValueError(f"{path} is not the file that was saved with model.safetensors")
     return model.eval(), tokenizer
 
 
@@ -79,10 +76,7 @@ def check_tokenizer(config, tokenizer, folder):
 
 
 def unwrapped(model):
-    """Return (model, {name: weight}) without torch.compile's wrappers of the model or of its parts.
-
-    Raises ValueError for what is not a module.
-    """
+    """Return (model, {name: weight}) without torch.compile's wrappers. ValueError unless it is a module."""
     if not isinstance(model, torch.nn.Module):
         raise ValueError(f"model={model!r:.60} must be a model, not a {type(model).__name__}")
     weights = {name.replace("_orig_mod.", ""): p.detach() for name, p in model.state_dict().items()}
@@ -90,13 +84,12 @@ def unwrapped(model):
 
 
 def checked(model):
-    """Return `unwrapped(model)`. Raises ValueError unless it is a model of ours that `load` could read."""
-    kind = type(getattr(model, "_orig_mod", model))
-    if kind not in MODELS.values():
-        raise ValueError(f"model={model!r:.60} must be a {' or a '.join(MODELS)}, not a {kind.__name__}")
+    """Return a model of ours and its weights on the CPU. ValueError unless `load` could read them."""
     model, weights = unwrapped(model)
+    if type(model) not in MODELS.values():
+        raise ValueError(f"model={model!r:.60} must be a {' or a '.join(MODELS)}")
     check_weights(weights, "the model")
-    return model, weights
+    return model, {name: p.cpu().contiguous() for name, p in weights.items()}
 
 
 def check_weights(weights, where):
@@ -105,16 +98,8 @@ def check_weights(weights, where):
     if len(types) > 1 or not types <= {*TYPES}:
         raise ValueError(f"{where} has weights of type {types}: all must have one type of {TYPES}")
     for name, p in weights.items():
-        if p.is_meta:
-            raise ValueError(f"{where}: {name} is on the meta device, without values")
         if not p.isfinite().all():
             raise ValueError(f"{where}: {name} contains NaN or infinity: did the training diverge?")
-
-
-def check_depth(n_layer, weights):
-    """Raise ValueError for more layers than weights, before anything is made that grows with n_layer."""
-    if n_layer > len(weights):
-        raise ValueError(f"n_layer={n_layer} are more layers than there are weights, {len(weights)}")
 
 
 def on_meta(kind, config):

@@ -1,9 +1,7 @@
 """Export any doll as a GPT-2 of `transformers`, which is not needed for it; import a GPT-2 to nest it."""
 
 import dataclasses
-import itertools
 import math
-from contextlib import suppress
 
 import safetensors.torch
 import torch
@@ -54,8 +52,8 @@ def theirs(name, p):
     return name, p
 
 
-def padded(doll):
-    """Put the doll into the corner of a GPT-2 that is otherwise 0: (config, {name: tensor}, eps, head).
+def padded(doll, weights):
+    """Put a doll into the corner of a GPT-2 that is otherwise 0: (config, {name: tensor}, eps, head).
 
     GPT-2 has one feedforward width, biases, and n_embd = n_head * head_size. Units, biases, heads and
     dimensions of a head that are 0 change nothing, once queries are scaled for the wider head. If no number
@@ -63,15 +61,15 @@ def padded(doll):
     0, LayerNorm then gives sqrt(k) times as much, if eps is divided by k. So the mean is subtracted from all
     that writes to the residual. The readout must not change, so this GPT-2 has its own `head` (V, n_embd).
     """
-    config, weights = doll.config, checkpoint.unwrapped(doll)[1]
+    config, token = doll.config, weights["embedding.token"]
     d, h, s = config.n_embd, config.n_head, config.full_head_size
     fits = [n for n in range(h, d + 1) if d % n == 0 and d // n >= s]
     width, n_head = (d, fits[0]) if fits else (h * -(-d // h), h)
     inner = max(inner_sizes(config.full.n_inner, config.n_layer))
     shape = dict(n_embd=width, n_head=n_head, head_size=None, n_inner=inner, bias=True, nesting=None)
     wide = dataclasses.replace(config, **shape)
-    shapes = checkpoint.on_meta(MatryoshkaGPT, wide).to(weights["embedding.token"].dtype).state_dict()
-    out = {name: torch.zeros_like(p, device="cpu") for name, p in shapes.items()}
+    shapes = checkpoint.on_meta(MatryoshkaGPT, wide).state_dict()
+    out = {name: torch.zeros(p.shape, dtype=token.dtype) for name, p in shapes.items()}
     for name, p in weights.items():
         if width > d and (name.startswith("embedding") or "proj" in name):
             p = p - p.mean(int(name.startswith("embedding")), keepdim=True)  # over the axis of the residual
@@ -80,7 +78,7 @@ def padded(doll):
         corner(out[name], *p.shape).copy_(p)
         if "qkv" in name:
             out[name][0] *= math.sqrt(width // n_head / s)
-    head = F.pad(weights["embedding.token"].cpu(), (0, width - d)) if width > d else None
+    head = F.pad(token, (0, width - d)) if width > d else None
     return wide, out, EPS * d / width, head
 
 
@@ -91,20 +89,20 @@ def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     The logits are the same to rounding, for every Size: shapes that GPT-2 does not have are padded with 0.
     tokenizer: AutoTokenizer.from_pretrained(path) then encodes as it does; None keeps the one in the folder.
     overwrite: replace another model in the folder.
-    Raises ValueError for a size that does not fit, a smaller size of an output-only model, weights that are
-    not finite, a tokenizer (given or in the folder) of another vocabulary, a folder with other files that
-    transformers would read with this model, or, without `overwrite`, if other files would be replaced.
+    Raises ValueError as `save` does, for a size that does not fit, a smaller size of an output-only model, or
+    a folder with other files that transformers would read with this model.
     """
     path = as_path(path)
     checkpoint.replace(path, gpt2_files(model, path, size, tokenizer), overwrite, COMPANIONS)
 
 
 def gpt2_files(model, path, size=None, tokenizer=None):
-    """Return {file name: JSON object, or bytes} of that checkpoint; errors as in `export_gpt2`."""
-    model = checkpoint.checked(model)[0]
+    """Return {file name: JSON object, or bytes} of that checkpoint."""
+    model, weights = checkpoint.checked(model)
     checkpoint.check_tokenizer(model.config, tokenizer, path)
-    full = model.config.resolve(size) == model.config.full
-    config, weights, eps, head = padded(model if full else model.slice(size))
+    if model.config.resolve(size) != model.config.full:
+        model, weights = checkpoint.checked(model.slice(size))
+    config, weights, eps, head = padded(model, weights)
     tensors = {} if head is None else {"lm_head.weight": head}
     for name, p in weights.items():
         name, p = theirs(name, p)
@@ -141,12 +139,11 @@ def gpt2_files(model, path, size=None, tokenizer=None):
 
 @torch.inference_mode(False)  # as in `load`
 def import_gpt2(path, nesting=None):
-    """Load a folder that holds a GPT-2 of transformers (config.json, safetensors) as a MatryoshkaGPT.
+    """Load a folder that holds a GPT-2 of transformers (config.json, safetensors) as a float32 MatryoshkaGPT.
 
-    The full doll's logits are those of the checkpoint; the smaller ones of `nesting`, as in `GPTConfig`, mean
-    nothing until they are trained. Weights become float32; the dropout is its resid_pdrop.
-    Raises ValueError, naming it, for what this GPT-2 does not have (another activation, a head of its own),
-    for a missing, unknown or differently shaped weight, and for weights in pickle files, which can run code.
+    The full doll's logits are those of the checkpoint; the smaller dolls of `nesting` mean nothing until they
+    are trained. Raises ValueError, naming it, for what our GPT-2 does not have (another activation, a head of
+    its own), a missing, unknown or differently shaped weight, and weights in pickles, which can run code.
     """
     path = checkpoint.existing(path)
     with parsed(path / "config.json") as saved:
@@ -156,45 +153,39 @@ def import_gpt2(path, nesting=None):
             if saved.get(name, allowed[0]) not in allowed:
                 raise ValueError(f"{name}={saved[name]!r:.60} is not supported: allowed is {allowed}")
         shape = [saved[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
-        weights = read_gpt2_weights(path / "model.safetensors")
-        checkpoint.check_depth(saved["n_layer"], weights)
         config = GPTConfig(*shape, None, saved.get("n_inner"), dropout=saved.get("resid_pdrop", 0.1))
-        state = from_gpt2(weights, checkpoint.on_meta(MatryoshkaGPT, config).state_dict())
     model = checkpoint.on_meta(MatryoshkaGPT, dataclasses.replace(config, nesting=nesting))
+    weights = read_gpt2_weights(path / "model.safetensors")
+    state = {}
+    for ours, p in model.state_dict().items():
+        name, expected = theirs(ours, p)
+        weight = weights.pop(name, torch.empty(0))
+        if weight.shape != expected.shape:
+            raise ValueError(f"{path}: {name} must have the shape {tuple(expected.shape)} of config.json")
+        state[ours] = (weight if ours.startswith("embedding") else weight.t()).reshape(p.shape).contiguous()
+    if weights:
+        raise ValueError(f"{path}: the model of config.json has no {', '.join(sorted(weights)[:2])}")
     model.load_state_dict(state, assign=True)
     return model.eval()
 
 
-def from_gpt2(weights, state):
-    """Return GPT-2's weights by our names, in the shapes of our `state`. ValueError if they do not fit."""
-    head, ours = weights.pop("lm_head.weight", None), {}
-    if head is not None and not torch.equal(head, weights.get("wte.weight", head[:0])):
-        raise ValueError("lm_head.weight is not the token embedding; only a tied head is supported")
-    shapes = {name: tuple(p.shape) for name, p in weights.items()}
-    expected = {other: tuple(p.shape) for other, p in itertools.starmap(theirs, state.items())}
-    if different := sorted(shapes.items() ^ expected.items()):
-        raise ValueError(f"this configuration and the weights differ in {different[:2]}")
-    for name, p in state.items():
-        weight = weights[theirs(name, p)[0]]
-        ours[name] = (weight if name.startswith("embedding") else weight.t()).reshape(p.shape).contiguous()
-    return ours
-
-
 def read_gpt2_weights(file):
-    """Return the weights of a GPT-2 in safetensors as float32. ValueError unless they are in one file."""
+    """Return the weights of a GPT-2 in safetensors as float32, without its tied head."""
     if not file.exists():
         hint = 'load it in transformers and save_pretrained(folder, max_shard_size="99GB")'
         raise ValueError(f"{file.name} is missing; if the GPT-2 is a pickle or in several files, {hint}")
     weights = {}
     for name, p in checkpoint.read_weights(file)[0].items():
         if not name.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask, in older checkpoints
-            weights[name.removeprefix("transformer.")] = p.float() if p.dtype in checkpoint.TYPES else p
+            weights[name.removeprefix("transformer.")] = p.float()
     checkpoint.check_weights(weights, file)
+    head = weights.pop("lm_head.weight", None)
+    if head is not None and not torch.equal(head, weights.get("wte.weight", head[:0])):
+        raise ValueError(f"{file}: lm_head.weight is not the token embedding; only a tied head is supported")
     return weights
 
 
 def is_gpt2(folder):
     """Say whether the folder holds a GPT-2 of transformers, by its config.json."""
-    with suppress(ValueError), parsed(as_path(folder) / "config.json") as saved:
-        return "model_type" in saved
-    return False  # loading it says what is wrong
+    config = as_path(folder) / "config.json"
+    return config.is_file() and b'"model_type"' in config.read_bytes()

@@ -1,11 +1,9 @@
 """Texts by name, from files and from the Hugging Face hub; and the split into training and validation."""
 
-import gzip
 import os
 import re
 import sysconfig
 import warnings
-import zlib
 from numbers import Real
 from pathlib import Path
 
@@ -28,10 +26,9 @@ DOWNLOADS = {  # name: (address, SHA-256)
         "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
     ),
 }
-HUB = {"tinystories": "hf:roneneldan/TinyStories"}
-HIDDEN = r"/\."
+HIDDEN = r"/\."  # files that are left out of every folder
 BUILT = rf"{HIDDEN}|^/(site|dist)-packages/|^/_sysconfigdata|^/config-"  # and what a build of Python records
-STDLIB = {"python-stdlib": BUILT + "|/(test|tests|idle_test)/", "python-stdlib+tests": BUILT}  # left out
+STDLIB = {"python-stdlib": BUILT + "|/(test|tests|idle_test)/", "python-stdlib+tests": BUILT}
 TABLE = re.compile(r"\.(parquet|jsonl(\.gz|\.zst)?)$", re.IGNORECASE)
 TOKEN_FILES = ("train.bin", "val.bin", "meta.json", "tokenizer.json")
 CHUNK = 2**20  # characters of a file that are read at once
@@ -41,43 +38,38 @@ END = "\n\n"  # follows each document
 def load_text(name_or_path, data_dir=None):
     """Return the text of anything that `read_source` reads, with a blank line between documents.
 
-    data_dir: folder of the downloads, by default data/ of this repository. Errors as in `read_source`.
+    data_dir: folder of the downloads, by default data/ of this repository.
     """
     is_text, texts = read_source(name_or_path, data_dir=data_dir)
     return ("" if is_text else END).join(texts)
 
 
 def read_source(name_or_path, pattern="*", column="text", data_dir=None):
-    """Return (True, the pieces of one text) or (False, documents), as an iterator that holds one at a time.
+    """Return (True, the pieces of one text) or (False, documents), to iterate over, one in memory at a time.
 
     One text: "python-docs", which comes with Python; "shakespeare" and "enwik8", downloaded once; the path of
-    a UTF-8 file, packed (.gz) or not. Documents: "python-stdlib" ("python-stdlib+tests" with its tests), a
-    folder (each file that matches `pattern`), and `column` of a table: .jsonl, .parquet, "tinystories" or any
-    data set of the hub, as "hf:owner/name". Raises ValueError for a file that is missing, damaged or not
-    UTF-8, ConnectionError if a download fails, and ImportError for a missing package or part of Python.
+    a UTF-8 file. Documents: "python-stdlib" ("python-stdlib+tests" with its tests), a folder (each file that
+    matches `pattern`), and `column` of a table: .jsonl, .parquet, "tinystories" or any "hf:owner/name" of the
+    hub. Raises ValueError for a file that is missing, damaged or not UTF-8, ConnectionError if a download
+    fails, ImportError for a missing package.
     """
     path, name = as_path(name_or_path), str(name_or_path)
     if name == "python-docs":
-        try:
-            from pydoc_data.topics import topics
-        except ImportError:
-            raise ImportError('this Python lacks pydoc_data, the text of "python-docs"') from None
-        return True, [END.join(topics[name] for name in sorted(topics))]
-    if name in HUB or name.startswith("hf:"):
-        return False, read_table(HUB.get(name, name), column)
+        from pydoc_data.topics import topics  # a few builds of Python lack it
+
+        return True, [END.join(topics[topic] for topic in sorted(topics))]
+    if name == "tinystories":
+        name = "hf:roneneldan/TinyStories"
+    if name.startswith("hf:"):
+        return False, read_table(name, column)
+    if name in STDLIB:
+        return False, read_folder(Path(sysconfig.get_paths()["stdlib"]), "*.py", column, STDLIB[name])
     if name in DOWNLOADS:
         path = fetch(name, data_dir)
-    elif name in STDLIB:
-        path, pattern = Path(sysconfig.get_paths()["stdlib"]), "*.py"
     if os.path.isdir(path):
-        files = [file for file in sorted(path.rglob(pattern)) if file.is_file()]
-        left_out = re.compile(STDLIB.get(name, HIDDEN))
-        files = [file for file in files if not left_out.search(f"/{file.relative_to(path).as_posix()}")]
-        if not files:
-            raise ValueError(f"no file in {path} matches the pattern {pattern!r}")
-        return False, read_documents(files, column)
+        return False, read_folder(path, pattern, column)
     if not os.path.isfile(path):
-        names = ", ".join(map(repr, ("python-docs", *STDLIB, *DOWNLOADS, *HUB)))
+        names = ", ".join(map(repr, ("python-docs", *STDLIB, *DOWNLOADS, "tinystories")))
         raise ValueError(f"there is no corpus or file {name!r:.200}: give {names}, or the path of a text")
     return (False, read_table(path, column)) if TABLE.search(path.name) else (True, read_pieces(path))
 
@@ -97,11 +89,12 @@ def fetch(name, data_dir=None):
     return Path(file[0] if unzip else file)
 
 
-def read_documents(files, column):
-    """Yield the text of each file, or of each of its rows, but not of token files.
-
-    Warns of a file that is not UTF-8, and skips it.
-    """
+def read_folder(folder, pattern, column, left_out=HIDDEN):
+    """Yield the text of each file, or of each row of a table, without token files and what is not UTF-8."""
+    files = [file for file in sorted(folder.rglob(pattern)) if file.is_file()]
+    files = [file for file in files if not re.search(left_out, f"/{file.relative_to(folder).as_posix()}")]
+    if not files:
+        raise ValueError(f"no file in {folder} matches the pattern {pattern!r}")
     for file in files:
         if file.name in TOKEN_FILES and (file.parent / "val.bin").exists():
             continue
@@ -116,27 +109,25 @@ def read_pieces(path):
     """Yield the text of a UTF-8 file, without its byte-order mark, in pieces that no token reaches across."""
     rest = ""
     try:
-        unpack = gzip.open if path.suffix.lower() == ".gz" else open
-        with unpack(path, "rt", encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             while chunk := file.read(CHUNK):
                 *pieces, rest = PIECE.findall(rest + chunk)
                 yield from pieces
     except UnicodeDecodeError as error:
         raise UnicodeError(f"{path} is not UTF-8 ({error.reason}): convert the file first") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
     if rest:
         yield rest
 
 
 def read_table(name, column):
     """Yield the texts in a column of a .jsonl or .parquet file or of a data set of the hub ("hf:...")."""
-    try:
-        import datasets
-    except ImportError:
-        raise ImportError(f"{name} needs the package datasets: pip install datasets") from None
-    hub, kind = str(name).startswith("hf:"), "parquet" if str(name).lower().endswith("parquet") else "json"
-    source = {"path": name[3:]} if hub else {"path": kind, "data_files": str(name)}
+    import datasets  # not everyone needs it
+
+    if str(name).startswith("hf:"):
+        source = {"path": name[3:]}
+    else:
+        kind = "parquet" if name.suffix.lower() == ".parquet" else "json"
+        source = {"path": kind, "data_files": str(name)}
     n = 0
     try:
         for row in datasets.load_dataset(**source, split="train", streaming=True):
@@ -153,8 +144,8 @@ def read_table(name, column):
 def split(ids, val_fraction=0.1):
     """Cut ids (N,) into (training, validation), both contiguous; validation is the last `val_fraction`.
 
-    A list becomes an int64 tensor; tensors, arrays and memory-mapped files are cut without copying. Raises
-    ValueError if a part would be empty, or for ids that are not one row of whole numbers.
+    A list becomes an int64 tensor; tensors, arrays and memory maps are cut without copying. Raises ValueError
+    if a part would be empty, or for ids that are not one row of whole numbers.
     """
     if not isinstance(val_fraction, Real) or not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction={val_fraction!r} must be between 0 and 1")

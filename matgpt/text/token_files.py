@@ -19,12 +19,10 @@ SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token
 def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="text"):
     """Encode texts into memory-mapped token files in the folder `out`. Returns its meta.json.
 
-    `paths` are what `read_source` reads, with its `pattern` and `column`. Validation is one document in a
-    hundred, by a hash of its content, and the last tenth of each text that is named itself. Only one piece or
-    document is in memory. A "char" tokenizer is made in a first pass, "bpe" from the first SAMPLE characters.
-
-    `out` appears complete or not at all. Neither it nor `out`.partial, where it grows, may exist. Raises
-    ValueError for that and for texts that are too short, and the errors of `read_source`.
+    `paths`, `pattern` and `column` are what `read_source` takes; its errors pass. One piece or document at a
+    time is in memory. Validation is one document in a hundred, by a hash of its content, and the last tenth
+    of each text that is named itself. `out` appears complete or not at all: it grows as `out`.partial. Raises
+    ValueError if one of the two exists, or for texts that are too short.
     """
     if tokenizer not in ("bpe", "char"):
         raise ValueError(f"tokenizer={tokenizer!r} must be 'bpe' or 'char'")
@@ -36,10 +34,11 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     partial.mkdir(parents=True)
     try:
         tokenizer = learn(tokenizer, read(paths, pattern, column, "learning"), vocab_size)
-        meta = describe(tokenizer)
-        n_train, n_val = encode(read(paths, pattern, column, "encoding"), tokenizer, meta["dtype"], partial)
+        dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+        n_train, n_val = encode(read(paths, pattern, column, "encoding"), tokenizer, dtype, partial)
         if not n_train or not n_val:
             raise ValueError(f"{n_train} tokens for training and {n_val} for validation are too few")
+        meta = {"format": FORMAT, "vocab_size": tokenizer.vocab_size, "dtype": dtype}
         meta |= {"n_train": n_train, "n_val": n_val, "sources": list(map(str, paths))}
         tokenizer.save(partial)
         write(partial / "meta.json", json.dumps(meta, indent=1).encode())
@@ -48,12 +47,6 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return meta
-
-
-def describe(tokenizer):
-    """Return what meta.json says of any token files of this tokenizer."""
-    small = tokenizer.vocab_size <= 2**16
-    return {"format": FORMAT, "vocab_size": tokenizer.vocab_size, "dtype": "uint16" if small else "uint32"}
 
 
 def read(paths, pattern, column, label):
@@ -105,14 +98,14 @@ def read_corpus(name, tokenizer="char", vocab_size=1024):
 def load_tokens(folder):
     """Return (train_ids, val_ids, tokenizer) of a folder that `prepare` made; the ids (N,) are memory-mapped.
 
-    Raises ValueError, naming the folder and the reason, if a file is missing, damaged or of another length.
+    Raises ValueError, naming the file, if one is missing, damaged or of another length.
     """
     folder = as_path(folder)
     tokenizer = load_tokenizer(folder)
     with parsed(folder / "meta.json") as meta:
-        expected = describe(tokenizer)
-        train, val = (np.memmap(folder / f"{part}.bin", expected["dtype"], "r") for part in ("train", "val"))
-        for name, value in {**expected, "n_train": len(train), "n_val": len(val)}.items():
+        train, val = (np.memmap(folder / f"{part}.bin", meta["dtype"], "r") for part in ("train", "val"))
+        expected = dict(format=FORMAT, vocab_size=tokenizer.vocab_size, n_train=len(train), n_val=len(val))
+        for name, value in expected.items():
             if meta[name] != value:
                 raise ValueError(f"{name} is {meta[name]!r}, and should be {value!r}: make the folder again")
     return train, val, tokenizer

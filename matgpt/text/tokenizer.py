@@ -4,7 +4,6 @@ The library `tokenizers` learns the byte pairs; tiktoken encodes. Both kinds are
 with which transformers encodes alike.
 """
 
-import base64
 import json
 import re
 import warnings
@@ -19,10 +18,7 @@ from ..sizes import positive
 FILE = "tokenizer.json"
 # How GPT-2 splits a text into words. `{1,100000}` replaces its `+`: tiktoken's engine runs out of stack on a
 # million blanks, so only longer runs of blanks are split differently from GPT-2.
-GPT2_SPLIT = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
-    r"|\s++$|\s{1,100000}(?!\S)|\s"
-)
+GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s{1,100000}(?!\S)|\s"
 # Pieces of a text that no token reaches across: each ends before a blank or newline that follows a word.
 PIECE = re.compile(r"(?s).{65536,}?\S(?=[ \n])|.+")
 LONGEST = 32  # bytes; training cuts longer words (DNA, text without blanks), which cost quadratic time
@@ -69,26 +65,22 @@ class Tokenizer:
 
 
 class CharTokenizer(Tokenizer):
-    """One token per character, in the order of `characters`."""
+    """One token per character, in the order of `characters`: ValueError for none, or for one twice."""
 
     def __init__(self, characters):
-        """Raise ValueError for an empty string, a character that occurs twice, or a lone surrogate."""
-        _check_text(characters)
-        super().__init__([character.encode() for character in characters])
+        super().__init__([character.encode() for character in checked(characters)])
         self.characters = characters
         self._ids = {character: i for i, character in enumerate(characters)}
 
     @classmethod
     def from_text(cls, text):
         """Make the tokenizer of the sorted characters of `text`. ValueError for "" or a lone surrogate."""
-        _check_text(text)
-        return cls("".join(sorted(set(text))))
+        return cls("".join(sorted(set(checked(text)))))
 
     def encode(self, text):
         """Return ids (N,) of the N characters of `text`. ValueError for one outside the vocabulary."""
-        _check_text(text)
         try:
-            return [self._ids[character] for character in text]
+            return [self._ids[character] for character in checked(text)]
         except KeyError as error:
             known = f"the {self.vocab_size} known ones, {self.characters!r:.80}"
             raise ValueError(f"{error} is not among {known}; a BPETokenizer encodes any text") from None
@@ -105,12 +97,11 @@ class CharTokenizer(Tokenizer):
 class BPETokenizer(Tokenizer):
     """Byte-pair encoding: id i stands for the bytes `tokens[i]`, and pairs merge in the order of their ids.
 
-    All 256 single bytes are tokens, so any text can be encoded and comes back exactly. `special_tokens` have
-    the ids after these; no text is encoded to them, not even one that looks like them.
+    All 256 single bytes are tokens (ValueError otherwise), so any text can be encoded and comes back exactly.
+    `special_tokens` have the ids after these; no text is encoded to them, even if it looks like them.
     """
 
     def __init__(self, tokens, special_tokens=()):
-        """Raise ValueError if a token occurs twice or a single byte is missing."""
         super().__init__([*tokens, *(token.encode() for token in special_tokens)], special_tokens)
         self.tokens = list(tokens)
         ranks = {token: i for i, token in enumerate(self.tokens)}
@@ -123,22 +114,21 @@ class BPETokenizer(Tokenizer):
     def train(cls, text, vocab_size=1024):
         """Learn the vocabulary from `text`: the most frequent pair becomes a token, again and again.
 
-        Warns if it ends before `vocab_size`, since no pair occurs twice any more. The same text gives the
-        same tokens. Raises ValueError for a `vocab_size` below 256 or a lone surrogate.
+        The same text gives the same tokens. Warns if it ends before `vocab_size`, since no pair occurs twice
+        any more. Raises ValueError for a `vocab_size` below 256 or a lone surrogate.
         """
-        _check_text(text)
+        pieces = PIECE.findall(checked(text))  # whole, a text takes 100 times its memory
         vocab_size = positive("vocab_size", vocab_size, 256)  # one token for each byte
         library = tokenizers.Tokenizer(models.BPE())
         words = [pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.FixedLength(LONGEST)]
         library.pre_tokenizer = pre_tokenizers.Sequence(words)
         options = dict(min_frequency=2, initial_alphabet=ALPHABET, show_progress=False)
-        trainer = trainers.BpeTrainer(vocab_size=vocab_size, **options)
-        library.train_from_iterator(PIECE.findall(text), trainer)  # whole, a text takes 100 times its memory
+        library.train_from_iterator(pieces, trainers.BpeTrainer(vocab_size=vocab_size, **options))
         ids = library.get_vocab()
         if len(ids) < vocab_size:
             size = f"the vocabulary has {len(ids)} tokens, not {vocab_size}"
             warnings.warn(f"{size}: no other pair occurs twice in the text", stacklevel=2)
-        return cls([_to_bytes(token) for token in sorted(ids, key=ids.get)])
+        return cls([to_bytes(token) for token in sorted(ids, key=ids.get)])
 
     @classmethod
     def gpt2(cls):
@@ -151,9 +141,8 @@ class BPETokenizer(Tokenizer):
         return cls([encoding.decode_single_token_bytes(i) for i in range(end)], [encoding.decode([end])])
 
     def encode(self, text):
-        """Return ids (N,) of `text`. Raises ValueError for a lone surrogate."""
-        _check_text(text)  # tiktoken would replace it by U+FFFD
-        return self._encoding.encode_ordinary(text)
+        """Return ids (N,) of `text`. ValueError for a lone surrogate, which tiktoken would replace."""
+        return self._encoding.encode_ordinary(checked(text))
 
     def to_json(self):
         """Return what `save` writes, as bytes."""
@@ -174,34 +163,31 @@ def load_tokenizer(folder):
     Raises ValueError, naming the file and the reason, if it is missing, damaged or would encode differently.
     """
     with parsed(as_path(folder) / FILE) as state:
-        if state.get("type") == "char":  # older versions of matgpt wrote these two
-            return CharTokenizer(state["characters"])
-        if state.get("type") == "bpe":
-            return BPETokenizer([*map(base64.b64decode, state["tokens"])], state["special_tokens"])
         model, vocab, split = state["model"], state["model"]["vocab"], state["pre_tokenizer"] or {}
-        if (model.get("type"), split.get("type")) == ("WordLevel", "Split"):
+        kind = model.get("type", "BPE"), split.get("type")
+        if kind == ("WordLevel", "Split"):
             return CharTokenizer("".join(sorted(vocab, key=vocab.get)))
-        byte_pairs = (model.get("type", "BPE"), split.get("type")) == ("BPE", "ByteLevel")
-        same_words = split.get("use_regex", True) and not split.get("add_prefix_space")
-        if not byte_pairs or not same_words or state.get("normalizer"):
+        other_words = not split.get("use_regex", True) or split.get("add_prefix_space")
+        if kind != ("BPE", "ByteLevel") or other_words or state.get("normalizer"):
             raise ValueError("it is not byte-level BPE that splits texts as GPT-2 does")
         special = {token["content"]: token["id"] for token in state["added_tokens"]}
         ids = vocab | special
         tokens, n = sorted(ids, key=ids.get), len(ids) - len(special)
         merged = [ids["".join(merge).replace(" ", "")] for merge in model["merges"]]  # a list or "left right"
         # tiktoken merges the pair with the lowest id first, transformers the one listed first
-        in_order = [ids[token] for token in tokens] == [*range(len(ids))] and merged == sorted(merged)
+        in_order = merged == sorted(merged) and sorted(ids.values()) == [*range(len(ids))]
         if not in_order or {*tokens[n:]} != {*special}:
             raise ValueError("its ids do not follow the order of its merges, with special tokens last")
-        return BPETokenizer([_to_bytes(token) for token in tokens[:n]], tokens[n:])
+        return BPETokenizer([to_bytes(token) for token in tokens[:n]], tokens[n:])
 
 
-def _to_bytes(token):
+def to_bytes(token):
     return bytes(BYTES[character] for character in token)
 
 
-def _check_text(text):
-    """Raise ValueError, naming it, for a lone surrogate or anything but a str."""
+def checked(text):
+    """Return `text`. Raises ValueError, naming it, for a lone surrogate or anything but a str."""
     if not isinstance(text, str):
         raise ValueError(f"a text must be a str, not {type(text).__name__}: {text!r:.60}")
     text.encode()  # UnicodeEncodeError, a ValueError, names a lone surrogate
+    return text
