@@ -149,7 +149,7 @@ def test_other_configurations_are_named(tmp_path, change, names):
 
 def test_folders_that_hold_no_gpt2(tmp_path):
     for read in (import_gpt2, load):
-        with pytest.raises(ValueError, match="there is no folder 'gpt2'; .*save_pretrained"):
+        with pytest.raises(ValueError, match="gpt2/model.safetensors is missing; .*save_pretrained"):
             read("gpt2")
     for name in (".", "one"):
         export_gpt2(make(), tmp_path / name)
@@ -166,9 +166,9 @@ def test_folders_that_hold_no_gpt2(tmp_path):
     gpt2_at(tmp_path / "one").save_pretrained(tmp_path / "many", max_shard_size="10KB")
     with pytest.raises(ValueError, match="model.safetensors is missing.*max_shard_size"):
         import_gpt2(tmp_path / "many")
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "one" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="vocab_size"):
-        import_gpt2(tmp_path)
+        import_gpt2(tmp_path / "one")
 
 
 def test_files_that_other_libraries_read_are_replaced_or_named(tmp_path):

@@ -121,7 +121,7 @@ def test_ids_that_are_none_of_the_vocabulary_are_named(tokenizer, wrong):
             tokenizer.decode(ids)
 
 
-def test_an_unknown_character_is_named_with_its_place():
+def test_an_unknown_character_is_named():
     tokenizer = CharTokenizer.from_text("hello")
     assert tokenizer.vocab_size == 4 and tokenizer.encode("hole") == [1, 3, 2, 0]
     with pytest.raises(ValueError, match=r"'é' is not among .*'ehlo'.*BPETokenizer"):
@@ -207,9 +207,8 @@ def test_a_file_that_encodes_differently_is_refused_by_name(change, message, tmp
 def test_a_missing_or_damaged_file_is_refused_by_name(bpe, tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer\.json: .*No such file"):
         load_tokenizer(tmp_path)
-    bpe.save(tmp_path)
-    whole = (tmp_path / "tokenizer.json").read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], whole[:-1], whole + b"}", b"\xff" + whole, b"[1]", b"{}"):
+    whole = bpe.to_json()
+    for damaged in (b"", whole[:-1], whole + b"}", b"\xff" + whole, b"[1]", b"{}"):
         (tmp_path / "tokenizer.json").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"tokenizer\.json: "):
             load_tokenizer(tmp_path)

@@ -43,17 +43,16 @@ def save(model, folder, tokenizer=None, overwrite=False):
 def load(folder):
     """Return the model that `save` wrote to `folder`, on the CPU in eval mode, and its tokenizer or None.
 
-    Raises ValueError, naming the file and what is wrong with it, if a file is missing, damaged, of an unknown
-    format version or not from the same `save` as the others, or if the weights do not fit the configuration.
+    Raises ValueError, naming the file, if one is missing, damaged, of an unknown format or not from the same
+    `save` as the others, or if the weights do not fit the configuration.
     """
-    folder = existing(folder)
+    folder = as_path(folder)
     weights, beside = read_weights(folder / "model.safetensors")
     with parsed(folder / "config.json") as saved:
         if "model_type" in saved:
             raise ValueError("it describes a model of transformers: use matgpt.import_gpt2")
-        if saved["format"] != FORMAT or saved["model"] not in MODELS:
-            kind = f"format {saved['format']!r} and model {saved['model']!r}"
-            raise ValueError(f"it has {kind}; this program reads format {FORMAT} and {', '.join(MODELS)}")
+        if saved["format"] != FORMAT:
+            raise ValueError(f"format {saved['format']!r} is unknown; this program reads format {FORMAT}")
         config = GPTConfig(**saved["config"] | {"nesting": read_nesting(saved["config"]["nesting"])})
         model = on_meta(MODELS[saved["model"]], config)
         model.load_state_dict(weights, assign=True)  # not copied: they keep the type in which they were saved
@@ -108,23 +107,17 @@ def on_meta(kind, config):
         return kind(config)
 
 
-def existing(folder):
-    """Return `folder` as a Path. Raises ValueError if it is missing, with a hint for names like "gpt2"."""
-    folder = as_path(folder)
-    if not folder.is_dir():
-        save = f'GPT2LMHeadModel.from_pretrained("gpt2").save_pretrained("{folder}")'
-        raise ValueError(f"there is no folder {str(folder)!r}; transformers saves a GPT-2 of the hub: {save}")
-    return folder
-
-
 def read_weights(path):
     """Return {name: tensor} of a safetensors file, and what `save` noted of the files beside it."""
+    if not path.exists():
+        hint = f'.from_pretrained("gpt2").save_pretrained({str(path.parent)!r}, max_shard_size="99GB")'
+        raise ValueError(f"{path} is missing; for a GPT-2, transformers writes it: GPT2LMHeadModel{hint}")
     try:
         with safetensors.safe_open(path, "pt") as file:  # a clone does not depend on the file
             weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             return weights, (file.metadata() or {}).get("beside", "")
     except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is missing or damaged: {error}") from None
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def read_nesting(nesting):
@@ -141,7 +134,7 @@ def as_json(content):
 def replace(folder, files, overwrite, companions=()):
     """Write {name: bytes or a JSON object} into `folder`.
 
-    Raises ValueError if it would replace other content without `overwrite`, or if the folder holds one of the
+    Raises ValueError if it would replace other content without `overwrite`, or if the folder holds one of
     `companions`: other files that a library would read with these.
     """
     if folder.exists() and not folder.is_dir():

@@ -145,7 +145,14 @@ def import_gpt2(path, nesting=None):
     are trained. Raises ValueError, naming it, for what our GPT-2 does not have (another activation, a head of
     its own), a missing, unknown or differently shaped weight, and weights in pickles, which can run code.
     """
-    path = checkpoint.existing(path)
+    path = as_path(path)
+    file = path / "model.safetensors"
+    weights, state = {}, {}
+    for name, p in checkpoint.read_weights(file)[0].items():
+        if not name.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask, in older checkpoints
+            weights[name.removeprefix("transformer.")] = p.float()
+    checkpoint.check_weights(weights, file)
+    head = weights.pop("lm_head.weight", None)
     with parsed(path / "config.json") as saved:
         if "format" in saved:
             raise ValueError("it describes a model that matgpt.save wrote: use matgpt.load")
@@ -155,34 +162,18 @@ def import_gpt2(path, nesting=None):
         shape = [saved[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
         config = GPTConfig(*shape, None, saved.get("n_inner"), dropout=saved.get("resid_pdrop", 0.1))
     model = checkpoint.on_meta(MatryoshkaGPT, dataclasses.replace(config, nesting=nesting))
-    weights = read_gpt2_weights(path / "model.safetensors")
-    state = {}
     for ours, p in model.state_dict().items():
         name, expected = theirs(ours, p)
         weight = weights.pop(name, torch.empty(0))
         if weight.shape != expected.shape:
-            raise ValueError(f"{path}: {name} must have the shape {tuple(expected.shape)} of config.json")
+            raise ValueError(f"{file}: {name} must have the shape {tuple(expected.shape)} of config.json")
         state[ours] = (weight if ours.startswith("embedding") else weight.t()).reshape(p.shape).contiguous()
+    if head is not None and not torch.equal(head, state["embedding.token"]):
+        raise ValueError(f"{file}: lm_head.weight is not the token embedding; only a tied head is supported")
     if weights:
-        raise ValueError(f"{path}: the model of config.json has no {', '.join(sorted(weights)[:2])}")
+        raise ValueError(f"{file}: the model of config.json has no {', '.join(sorted(weights)[:2])}")
     model.load_state_dict(state, assign=True)
     return model.eval()
-
-
-def read_gpt2_weights(file):
-    """Return the weights of a GPT-2 in safetensors as float32, without its tied head."""
-    if not file.exists():
-        hint = 'load it in transformers and save_pretrained(folder, max_shard_size="99GB")'
-        raise ValueError(f"{file.name} is missing; if the GPT-2 is a pickle or in several files, {hint}")
-    weights = {}
-    for name, p in checkpoint.read_weights(file)[0].items():
-        if not name.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask, in older checkpoints
-            weights[name.removeprefix("transformer.")] = p.float()
-    checkpoint.check_weights(weights, file)
-    head = weights.pop("lm_head.weight", None)
-    if head is not None and not torch.equal(head, weights.get("wte.weight", head[:0])):
-        raise ValueError(f"{file}: lm_head.weight is not the token embedding; only a tied head is supported")
-    return weights
 
 
 def is_gpt2(folder):

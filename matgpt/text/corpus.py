@@ -26,7 +26,7 @@ DOWNLOADS = {  # name: (address, SHA-256)
         "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
     ),
 }
-HIDDEN = r"/\."  # files that are left out of every folder
+HIDDEN = r"/\."  # left out of every folder
 BUILT = rf"{HIDDEN}|^/(site|dist)-packages/|^/_sysconfigdata|^/config-"  # and what a build of Python records
 STDLIB = {"python-stdlib": BUILT + "|/(test|tests|idle_test)/", "python-stdlib+tests": BUILT}
 TABLE = re.compile(r"\.(parquet|jsonl(\.gz|\.zst)?)$", re.IGNORECASE)
@@ -38,7 +38,7 @@ END = "\n\n"  # follows each document
 def load_text(name_or_path, data_dir=None):
     """Return the text of anything that `read_source` reads, with a blank line between documents.
 
-    data_dir: folder of the downloads, by default data/ of this repository.
+    data_dir: folder of the downloads; None: data/ of this repository.
     """
     is_text, texts = read_source(name_or_path, data_dir=data_dir)
     return ("" if is_text else END).join(texts)
@@ -47,11 +47,10 @@ def load_text(name_or_path, data_dir=None):
 def read_source(name_or_path, pattern="*", column="text", data_dir=None):
     """Return (True, the pieces of one text) or (False, documents), to iterate over, one in memory at a time.
 
-    One text: "python-docs", which comes with Python; "shakespeare" and "enwik8", downloaded once; the path of
-    a UTF-8 file. Documents: "python-stdlib" ("python-stdlib+tests" with its tests), a folder (each file that
-    matches `pattern`), and `column` of a table: .jsonl, .parquet, "tinystories" or any "hf:owner/name" of the
-    hub. Raises ValueError for a file that is missing, damaged or not UTF-8, ConnectionError if a download
-    fails, ImportError for a missing package.
+    One text: "python-docs", which comes with Python; "shakespeare" or "enwik8", downloaded once; a UTF-8 file.
+    Documents: "python-stdlib" ("python-stdlib+tests" with its tests); the files of a folder that match
+    `pattern`; `column` of a table: .jsonl, .parquet, "tinystories" or any "hf:owner/name" of the hub. Raises
+    ValueError for a file that is missing, damaged or not UTF-8, ConnectionError for a failed download.
     """
     path, name = as_path(name_or_path), str(name_or_path)
     if name == "python-docs":
@@ -75,7 +74,7 @@ def read_source(name_or_path, pattern="*", column="text", data_dir=None):
 
 
 def fetch(name, data_dir=None):
-    """Return the path of a download; get it first unless it is there. Raises ValueError for wrong content."""
+    """Return the path of a download; get it first unless it is there."""
     url, digest = DOWNLOADS[name]
     path = Path(data_dir or DATA).expanduser() / f"{name}{Path(url).suffix}"
     if path.exists() and pooch.file_hash(path) != digest:
@@ -123,11 +122,9 @@ def read_table(name, column):
     """Yield the texts in a column of a .jsonl or .parquet file or of a data set of the hub ("hf:...")."""
     import datasets  # not everyone needs it
 
-    if str(name).startswith("hf:"):
-        source = {"path": name[3:]}
-    else:
-        kind = "parquet" if name.suffix.lower() == ".parquet" else "json"
-        source = {"path": kind, "data_files": str(name)}
+    kind = "parquet" if str(name).lower().endswith(".parquet") else "json"
+    is_hub = str(name).startswith("hf:")
+    source = {"path": name[3:]} if is_hub else {"path": kind, "data_files": str(name)}
     n = 0
     try:
         for row in datasets.load_dataset(**source, split="train", streaming=True):

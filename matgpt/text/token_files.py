@@ -19,10 +19,9 @@ SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token
 def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="text"):
     """Encode texts into memory-mapped token files in the folder `out`. Returns its meta.json.
 
-    `paths`, `pattern` and `column` are what `read_source` takes; its errors pass. One piece or document at a
-    time is in memory. Validation is one document in a hundred, by a hash of its content, and the last tenth
-    of each text that is named itself. `out` appears complete or not at all: it grows as `out`.partial. Raises
-    ValueError if one of the two exists, or for texts that are too short.
+    `paths`, `pattern` and `column` are what `read_source` takes. Validation is one document in a hundred, by a
+    hash of its content, and the last tenth of each text that is named itself. `out` appears complete or not
+    at all: it grows as `out`.partial. Raises ValueError if one of the two exists, or for too short texts.
     """
     if tokenizer not in ("bpe", "char"):
         raise ValueError(f"tokenizer={tokenizer!r} must be 'bpe' or 'char'")
@@ -96,7 +95,7 @@ def read_corpus(name, tokenizer="char", vocab_size=1024):
 
 
 def load_tokens(folder):
-    """Return (train_ids, val_ids, tokenizer) of a folder that `prepare` made; the ids (N,) are memory-mapped.
+    """Return (train_ids, val_ids, tokenizer) of a folder that `prepare` made, ids (N,) as memory maps.
 
     Raises ValueError, naming the file, if one is missing, damaged or of another length.
     """

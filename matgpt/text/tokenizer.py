@@ -68,19 +68,19 @@ class CharTokenizer(Tokenizer):
     """One token per character, in the order of `characters`: ValueError for none, or for one twice."""
 
     def __init__(self, characters):
-        super().__init__([character.encode() for character in checked(characters)])
+        super().__init__([character.encode() for character in as_text(characters)])
         self.characters = characters
         self._ids = {character: i for i, character in enumerate(characters)}
 
     @classmethod
     def from_text(cls, text):
         """Make the tokenizer of the sorted characters of `text`. ValueError for "" or a lone surrogate."""
-        return cls("".join(sorted(set(checked(text)))))
+        return cls("".join(sorted(set(as_text(text)))))
 
     def encode(self, text):
-        """Return ids (N,) of the N characters of `text`. ValueError for one outside the vocabulary."""
+        """Return the ids of the characters of `text`. ValueError for one outside the vocabulary."""
         try:
-            return [self._ids[character] for character in checked(text)]
+            return [self._ids[character] for character in as_text(text)]
         except KeyError as error:
             known = f"the {self.vocab_size} known ones, {self.characters!r:.80}"
             raise ValueError(f"{error} is not among {known}; a BPETokenizer encodes any text") from None
@@ -107,17 +107,17 @@ class BPETokenizer(Tokenizer):
         ranks = {token: i for i, token in enumerate(self.tokens)}
         if any(bytes([byte]) not in ranks for byte in range(256)):  # tiktoken would panic, past any `except`
             raise ValueError("BPE needs all 256 single bytes among its tokens")
-        options = dict(pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
-        self._encoding = tiktoken.Encoding("matgpt", **options)
+        self._encoding = tiktoken.Encoding(
+            "matgpt", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={}
+        )
 
     @classmethod
     def train(cls, text, vocab_size=1024):
         """Learn the vocabulary from `text`: the most frequent pair becomes a token, again and again.
 
-        The same text gives the same tokens. Warns if it ends before `vocab_size`, since no pair occurs twice
-        any more. Raises ValueError for a `vocab_size` below 256 or a lone surrogate.
+        Warns if no pair occurs twice any more before `vocab_size`, which must be at least 256.
         """
-        pieces = PIECE.findall(checked(text))  # whole, a text takes 100 times its memory
+        pieces = PIECE.findall(as_text(text))  # whole, a text takes 100 times its memory
         vocab_size = positive("vocab_size", vocab_size, 256)  # one token for each byte
         library = tokenizers.Tokenizer(models.BPE())
         words = [pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.FixedLength(LONGEST)]
@@ -142,7 +142,7 @@ class BPETokenizer(Tokenizer):
 
     def encode(self, text):
         """Return ids (N,) of `text`. ValueError for a lone surrogate, which tiktoken would replace."""
-        return self._encoding.encode_ordinary(checked(text))
+        return self._encoding.encode_ordinary(as_text(text))
 
     def to_json(self):
         """Return what `save` writes, as bytes."""
@@ -185,7 +185,7 @@ def to_bytes(token):
     return bytes(BYTES[character] for character in token)
 
 
-def checked(text):
+def as_text(text):
     """Return `text`. Raises ValueError, naming it, for a lone surrogate or anything but a str."""
     if not isinstance(text, str):
         raise ValueError(f"a text must be a str, not {type(text).__name__}: {text!r:.60}")
