@@ -165,7 +165,10 @@ def test_ids_that_cannot_be_split_are_named():
     for ids, message in (
         ([1], "1 tokens is too short"),
         ([], r"ids has shape \(0,\)"),
-        (torch.zeros(2, 3, dtype=torch.int64), r"ids has shape \(2, 3\)"),
+        (
+            torch.zeros(2, 3, dtype=torch.int64),
+            r"ids has shape \(2, 3\) .* must be one row of at least 1 whole numbers",
+        ),
         ([0.5, 1.7], "ids has .* dtype float64"),
         ([True] * 30, "ids has .* dtype bool"),
         ([[1], [2, 3]], "ids=.* must be token ids"),

@@ -13,6 +13,8 @@ def as_ids(ids, block_size, vocab_size=None, name="ids"):
 
     Raises ValueError for anything else, and for an id outside the vocabulary, if `vocab_size` is given.
     """
+    if isinstance(ids, str):
+        raise ValueError(f"{name}={ids!r:.40} must be token ids: encode the text first")
     try:
         ids = np.asarray(ids.cpu() if isinstance(ids, torch.Tensor) else ids)
     except (TypeError, ValueError):  # rows of several lengths, or a type that numpy does not have
@@ -20,7 +22,7 @@ def as_ids(ids, block_size, vocab_size=None, name="ids"):
     if ids.ndim != 1 or len(ids) <= block_size or ids.dtype.kind not in "iu":
         least = f"more than {block_size=}" if block_size else "at least 1"
         shape = f"{name} has shape {ids.shape} and dtype {ids.dtype}"
-        raise ValueError(f"{shape}: token ids are one row of {least} whole numbers")
+        raise ValueError(f"{shape}: it must be one row of {least} whole numbers")
     if vocab_size is None:
         return ids
     for token in (ids.min(), ids.max()):

@@ -47,7 +47,7 @@ def load_text(name_or_path, data_dir=None):
 def read_source(name_or_path, pattern="*", column="text", data_dir=None):
     """Return (True, the pieces of one text) or (False, documents), to iterate over, one in memory at a time.
 
-    One text: "python-docs", which comes with Python; "shakespeare" or "enwik8", downloaded once; a UTF-8 file.
+    One text: "python-docs", part of Python; "shakespeare" or "enwik8", downloaded once; a UTF-8 file.
     Documents: "python-stdlib" ("python-stdlib+tests" with its tests); the files of a folder that match
     `pattern`; `column` of a table: .jsonl, .parquet, "tinystories" or any "hf:owner/name" of the hub. Raises
     ValueError for a file that is missing, damaged or not UTF-8, ConnectionError for a failed download.

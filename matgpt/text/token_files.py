@@ -19,7 +19,7 @@ SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token
 def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="text"):
     """Encode texts into memory-mapped token files in the folder `out`. Returns its meta.json.
 
-    `paths`, `pattern` and `column` are what `read_source` takes. Validation is one document in a hundred, by a
+    `paths`, `pattern`, `column` are what `read_source` takes. Validation is one document in a hundred, by a
     hash of its content, and the last tenth of each text that is named itself. `out` appears complete or not
     at all: it grows as `out`.partial. Raises ValueError if one of the two exists, or for too short texts.
     """
