@@ -65,7 +65,7 @@ def test_frontier_measures_sizes_that_no_step_trained_and_warns_of_none():
     with warnings.catch_warnings(action="error"):
         (point,) = matgpt.frontier(model, IDS, [odd], latency=True)
     assert point.size == odd and point.ms > 0
-    with pytest.raises(ValueError, match="n_embd may be at most 32"):
+    with pytest.raises(ValueError, match="no axis may be larger"):
         matgpt.frontier(model, IDS, [Size(64, 4, 2)])
 
 

@@ -19,10 +19,9 @@ from matgpt.embeddings.pairs import Pairs
 from matgpt.measure.evaluation import precision
 from matgpt.nested import NestedLinear
 from matgpt.training import loop, nesting
-from matgpt.training.cost import training_flops
 from matgpt.training.loss import matryoshka_loss, step_losses
 from matgpt.training.optimizer import learning_rate
-from matgpt.training.schedule import Schedule
+from matgpt.training.schedule import Schedule, training_flops
 
 TEXT = [0, 1, 2, 3, 4, 5, 6, 3] * 40  # after a 3 comes a 4 or a 0: only the context tells
 VAL = [0, 1, 2, 3, 4, 5, 6, 3, 0, 1, 2, 3] * 9  # the same, in another order
@@ -211,12 +210,21 @@ def test_the_smaller_dolls_get_their_share_of_the_flops(kind, nesting, share):
 
 
 def test_the_constants_that_figures_decided():
-    """LOG.md: the shares of the smaller dolls, and from which width more threads than one pay."""
+    """LOG.md: the shares of the smaller dolls."""
     nested, depths = make(nesting=WIDTHS), make(nesting=DEPTHS, n_layer=3)
     readouts = make(MatryoshkaEmbeddingsGPT, nesting=WIDTHS)
     assert [Schedule(model).share for model in (nested, depths, readouts)] == [0.2, 0.02, 0.02]
     assert nesting.SHARE == 0.5
-    assert [loop.choose_threads(n_embd, cores=8) for n_embd in (64, 255, 256, 768)] == [1, 1, 8, 8]
+
+
+def test_a_second_thread_is_for_models_of_256_dimensions():
+    torch.set_num_threads(2)
+    try:
+        for n_embd, threads in ((255, 1), (256, 2)):
+            with loop.using_threads(None, make(n_embd=n_embd, n_head=1, nesting=None)):
+                assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_each_step_draws_six_new_sizes_of_a_range():
@@ -505,7 +513,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(model):
 
 
 # ---- bad arguments
-WEIGHTS = "must be 3 numbers of at least 0, not all 0"
+WEIGHTS = "must be 3 numbers of at least 0"
 WHOLE, NUMBER = "must be a whole number of at least", "must be a number of at least 0"
 BAD = [
     (dict(loss_weights=(1, 1)), rf"loss_weights=\(1, 1\) {WEIGHTS}"),

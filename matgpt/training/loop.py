@@ -3,7 +3,6 @@
 import functools
 import math
 import numbers
-import os
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
@@ -19,14 +18,13 @@ from ..measure.evaluation import evaluate_sizes, precision
 from ..sizes import positive
 from ..text.batches import as_ids, batch
 from .checkpoint import Checkpoint, digest, uninterrupted
-from .cost import optimizer_flops, training_flops
 from .history import History
 from .loss import check_weights, step_losses
-from .optimizer import default_lr, learning_rate, make_optimizers
+from .optimizer import default_lr, learning_rate, make_optimizers, optimizer_flops
 from .progress import Progress
-from .schedule import Schedule
+from .schedule import Schedule, training_flops
 
-THREADS_FROM = 256  # width from which on more threads than one pay (LOG.md, "Threads")
+THREADS_FROM = 256  # width from which on a second thread pays (LOG.md, "Threads")
 
 
 class DivergedError(FloatingPointError):
@@ -143,32 +141,25 @@ def processes():
     return 0, 1
 
 
-def choose_threads(n_embd, cores=None):
-    """Return how many threads train a model of that width: one for small models, else all cores.
-
-    Each operation waits for the slowest of its threads, so on a busy machine two can be ten times slower than
-    one. The rule reads the width and the number of cores only, so that runs repeat.
-    """
-    return 1 if n_embd < THREADS_FROM else cores or os.cpu_count() or 1
-
-
 @contextmanager
 def using_threads(threads, model):
-    """Compute on so many threads of the CPU inside the block; None: as `choose_threads` says."""
-    before, on_cpu = torch.get_num_threads(), model.embedding.token.device.type == "cpu"
-    chosen = threads or min(before, choose_threads(model.config.n_embd))
-    if on_cpu and threads is None and chosen < before:
-        say_threads(chosen, before)
-    torch.set_num_threads(chosen if on_cpu else before)
+    """Compute on so many threads of the CPU inside the block. None: one for small models, else all.
+
+    Each operation waits for the slowest of its threads, so on a busy machine two can be ten times slower than
+    one. The rule reads the width and the number of threads only, so that runs repeat.
+    """
+    before, small = torch.get_num_threads(), model.config.n_embd < THREADS_FROM
+    if model.embedding.token.device.type == "cpu":
+        if threads is None and small and before > 1:
+            say_once(f"training on 1 of {before} threads, since the model is small (threads= overrides)")
+        torch.set_num_threads(threads or (1 if small else before))
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-@functools.cache  # once in a process
-def say_threads(chosen, before):
-    print(f"training on {chosen} of {before} threads, since the model is small (threads= overrides)")
+say_once = functools.cache(print)
 
 
 def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
