@@ -19,9 +19,10 @@ from matgpt.embeddings.pairs import Pairs
 from matgpt.measure.evaluation import precision
 from matgpt.nested import NestedLinear
 from matgpt.training import loop, nesting
+from matgpt.training.cost import training_flops
 from matgpt.training.loss import matryoshka_loss, step_losses
 from matgpt.training.optimizer import learning_rate
-from matgpt.training.schedule import Schedule, training_flops
+from matgpt.training.schedule import Schedule
 
 TEXT = [0, 1, 2, 3, 4, 5, 6, 3] * 40  # after a 3 comes a 4 or a 0: only the context tells
 VAL = [0, 1, 2, 3, 4, 5, 6, 3, 0, 1, 2, 3] * 9  # the same, in another order

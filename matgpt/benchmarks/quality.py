@@ -30,9 +30,9 @@ from ..sizes import Size
 from ..text.batches import loss_unit
 from ..text.token_files import read_corpus
 from ..training.checkpoint import digest
+from ..training.cost import optimizer_flops, training_flops
 from ..training.loop import DivergedError, train
-from ..training.optimizer import default_lr, optimizer_flops
-from ..training.schedule import training_flops
+from ..training.optimizer import default_lr
 from .common import DEVICE, markdown, mean_sd, report, stored, whole
 
 

@@ -18,11 +18,12 @@ from ..measure.evaluation import evaluate_sizes, precision
 from ..sizes import positive
 from ..text.batches import as_ids, batch
 from .checkpoint import Checkpoint, digest, uninterrupted
+from .cost import optimizer_flops, training_flops
 from .history import History
 from .loss import check_weights, step_losses
-from .optimizer import default_lr, learning_rate, make_optimizers, optimizer_flops
+from .optimizer import default_lr, learning_rate, make_optimizers
 from .progress import Progress
-from .schedule import Schedule, training_flops
+from .schedule import Schedule
 
 THREADS_FROM = 256  # width from which on a second thread pays (LOG.md, "Threads")
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..measure.evaluation import cross_entropy, nats, precision
-from .schedule import training_flops
+from .cost import training_flops
 
 
 def check_weights(loss_weights, sizes):

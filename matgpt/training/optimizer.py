@@ -108,8 +108,11 @@ def muon_layers(model):
 def make_optimizers(kind, model, lr, weight_decay):
     """Return a list: Muon for the matrices of the blocks and AdamW for the rest, or ("adamw") AdamW for all.
 
-    Matrices and embeddings decay, biases and norms do not. Raises ValueError if all parameters are frozen.
+    Matrices and embeddings decay, biases and norms do not. Raises ValueError if all parameters are frozen
+    or on the meta device.
     """
+    if next(model.parameters()).is_meta:
+        raise ValueError("the model is on the meta device, without weights to train")
     layers = muon_layers(model) if kind == "muon" else []
     optimizers = [Muon(layers, lr, weight_decay)] if layers else []
     taken, decaying, others = {layer.weight for layer in layers}, [], []
@@ -122,20 +125,6 @@ def make_optimizers(kind, model, lr, weight_decay):
     if not optimizers:
         raise ValueError("all parameters of the model are frozen: there is nothing to train")
     return optimizers
-
-
-def optimizer_flops(model, kind):
-    """Return the FLOPs of one step: about 15 for each number that AdamW moves, and the products of Muon.
-
-    Of a matrix with sides r <= c, Muon makes two products with the matrix itself, and others r by r.
-    """
-    numbers, flops = sum(p.numel() for p in model.parameters() if p.requires_grad), 0
-    for layer in muon_layers(model) if kind == "muon" else ():
-        n, *sides = as_matrices(layer)
-        r, c = sorted(sides)
-        flops += n * (4 * r * r * c + (8 * ITERATIONS - 6) * r**3)
-        numbers -= layer.weight.numel()
-    return 15 * numbers + flops
 
 
 def learning_rate(progress, lr, warmup):

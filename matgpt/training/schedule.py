@@ -1,24 +1,12 @@
-"""Which dolls a step trains, on how much text, and what that costs."""
+"""Which dolls a step trains, and on how much text."""
 
-from ..measure.shapes import flops_per_token
 from ..ranges import Between
+from .cost import training_flops
 
 # Of the price, for all smaller dolls together (LOG.md, "A simpler schedule"); and where all of them only read
 # out of the full one's blocks, which its own steps train (LOG.md, "Dolls that only read out").
 SHARE, READOUTS = 0.2, 0.02
 DRAWN = 6  # Sizes of a range in each step; see LOG.md, "How many Sizes of a range a step reads"
-
-
-def training_flops(model, trunk, rows=None):
-    """Return the FLOPs of training on one token, or on one of each of `rows`, the sizes of one trunk.
-
-    A backward pass costs two forward passes (2001.08361, section 2.1). The first size runs the blocks; each
-    other size only reads out. rows: how many sequences each size reads (default: one).
-    """
-    rows = [1] * len(trunk) if rows is None else rows
-    readouts = [2 * model.config.vocab_size * size.n_embd for size in trunk]
-    blocks = flops_per_token(model.config, trunk[0], model.trunk_size(trunk[0])) - readouts[0]
-    return 3 * (max(rows) * blocks + sum(n * readout for n, readout in zip(rows, readouts)))
 
 
 class Schedule:
