@@ -19,7 +19,7 @@ from matgpt.embeddings.pairs import Pairs
 from matgpt.measure.evaluation import precision
 from matgpt.nested import NestedLinear
 from matgpt.training import loop, nesting
-from matgpt.training.cost import training_flops
+from matgpt.training.cost import step_flops, training_flops
 from matgpt.training.loss import matryoshka_loss, step_losses
 from matgpt.training.optimizer import learning_rate
 from matgpt.training.schedule import Schedule
@@ -302,6 +302,13 @@ def test_a_step_costs_what_torch_counts(variant, nesting, kind):
 
     price, count, steps = counted(work, 2, 6)
     assert price == count + steps * adamw_flops(make(variant), kind)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_the_price_of_a_model_alone_is_known_before_it_trains(kind):
+    for size in CONFIG.sizes:
+        alone = MatryoshkaGPT(CONFIG.doll(size))
+        assert run(alone, steps=3, optimizer=kind).spent == 3 * step_flops(CONFIG, 4, kind, size)
 
 
 def test_nesting_costs_what_torch_counts():

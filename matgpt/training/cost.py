@@ -1,6 +1,7 @@
 """What training costs, in FLOPs."""
 
 from ..measure.shapes import flops_per_token
+from ..model import MatryoshkaGPT
 from .optimizer import ITERATIONS, as_matrices, muon_layers
 
 
@@ -28,3 +29,10 @@ def optimizer_flops(model, kind):
         flops += n * (4 * r * r * c + (8 * ITERATIONS - 6) * r**3)
         numbers -= layer.weight.numel()
     return 15 * numbers + flops
+
+
+def step_flops(config, batch_size, optimizer="muon", size=None):
+    """Return the FLOPs of one training step of a model of that size alone, optimizer included."""
+    model = MatryoshkaGPT(config.doll(size))
+    passes = training_flops(model, [model.config.full]) * batch_size * config.block_size
+    return passes + optimizer_flops(model, optimizer)
