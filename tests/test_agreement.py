@@ -20,7 +20,7 @@ def make(kind=MatryoshkaGPT, nesting=SIZES, **options):
 @torch.no_grad()
 def test_agreement_by_its_definition(variant):
     model = make(variant, dropout=0.5)
-    result = agreement(model, TEXT.tolist(), max_blocks=None, batch_size=7)
+    result = agreement(model, TEXT.tolist(), max_blocks=None)
     loss = evaluate(model, TEXT)
     assert model.training and list(result) == list(model.sizes)
     assert loss == evaluate(model.eval(), TEXT), "without dropout"
@@ -47,7 +47,6 @@ def test_bad_arguments_are_named(function):
         ("ids has shape", TEXT[:8], {}),
         ("token id 13", [0] * 16 + [13], {}),
         ("max_blocks=0", TEXT, dict(max_blocks=0)),
-        ("batch_size=0", TEXT, dict(batch_size=0)),
     ):
         with pytest.raises(ValueError, match=message):
             function(make(), ids, **options)

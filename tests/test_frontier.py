@@ -93,9 +93,8 @@ def test_front_and_best_size_by_hand():
         (dict(max_params=150, max_flops=30), a),
     ):
         assert matgpt.best_size(points, **limits) == best
-    message = "no doll fits max_params=99, max_flops=5: the least is 100 parameters, 10 F"
-    with pytest.raises(ValueError, match=message):
-        matgpt.best_size(points, max_params=99, max_flops=5)
+    with pytest.raises(ValueError, match="no doll fits max_flops=5: the least is 10"):
+        matgpt.best_size(points, max_params=150, max_flops=5)
     with pytest.raises(ValueError, match="every loss is NaN"):
         matgpt.best_size(points[:1])
 
@@ -103,8 +102,8 @@ def test_front_and_best_size_by_hand():
 @pytest.mark.parametrize(
     "points, message",
     [
-        (tiny(None), "not a MatryoshkaGPT: call frontier first"),
-        (None, "not a NoneType: call frontier first"),
+        (tiny(None), "call frontier first"),
+        (None, "call frontier first"),
         ([Size(8, 1, 1)], "call frontier first"),
         ([], "points is empty"),
         ([Point(Size(8, 1, 1), 1, 1, 1.0)], "the points hold no ms"),

@@ -162,7 +162,7 @@ def silent(model, ids, n_blocks=8):
 
     hooks = [block.feedforward.expand.register_forward_hook(watch) for block in model.blocks]
     with model.mode(training=False):
-        model.features(torch.cat([x for x, _ in blocks(model, ids, n_blocks, n_blocks)]))
+        model.features(torch.cat([x for x, _ in blocks(model, ids, n_blocks)]))
     for hook in hooks:
         hook.remove()
     return max(fractions)
