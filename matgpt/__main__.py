@@ -10,14 +10,15 @@ from .commands.parser import make_parser
 
 def main(argv=None):
     args = make_parser(__version__).parse_args(argv)
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's output has no such method
-        sys.stdout.reconfigure(line_buffering=True, errors="replace")  # a terminal may lack some characters
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # a terminal may lack some characters
     # imported only now: PyTorch takes longer to load than --help should take to answer
     import torch
 
     def show(warning, *where, **how):
         print(f"warning: {args.parser.translated(str(warning))}", file=sys.stderr)
 
+    if args.threads:
+        torch.set_num_threads(args.threads)
     try:
         from .commands import run
 

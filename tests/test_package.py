@@ -68,6 +68,7 @@ def imports(name, path):
             for target in (f"{origin}.{alias.name}" for alias in node.names):
                 if target.startswith("matgpt."):
                     target = target.removeprefix("matgpt.")
+                    target = next((m for m, names in matgpt.MODULES.items() if target in names), target)
                     yield next((m for m in MODULES if f"{target}.".startswith(f"{m}.")), target)
 
 

@@ -213,7 +213,7 @@ def test_a_doll_is_sliced_out(tmp_path, capsys):
         assert f"4,2,2 with {model.num_params(4)} parameters" in capsys.readouterr().out
         torch.testing.assert_close(read(tmp_path / name)(idx), model(idx, 4), rtol=1e-4, atol=1e-5)
         assert "pass --force" in refused(capsys, *arguments, 8)
-        main(["generate", str(tmp_path / name), "--tokens", "5"])  # no newline to begin with
+        main(["generate", str(tmp_path / name), "--tokens", "5", "--prompt", "a"])
         assert re.fullmatch("a[a-e]{5}\n", capsys.readouterr().out)
     error = refused(capsys, *arguments, 3)
     assert error.endswith("--size=3 names no doll: the nesting is 4,2,2,16, 8,2,2,32\n")
