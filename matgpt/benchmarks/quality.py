@@ -1,11 +1,10 @@
-"""What nesting costs and gains: one nested run beside three baselines, at one price.
+"""What nesting costs and gains: one nested run beside two baselines, at one price.
 
 The price C is that of training the full model alone, in FLOPs, optimizer included. With it stand
 
 - nested: one run that trains the whole family, for C;
 - alone: the full model alone, for C: what the largest doll pays for its company;
-- apart: each model of the family alone, for C together, each on as many tokens: why one nests at all;
-- twins: each model alone on as many tokens as the full model alone reads, for more than C together.
+- apart: each model of the family alone, for C together, each on as many tokens: why one nests at all.
 
 Each model is tuned alike, over learning rates and batch sizes.
 """
@@ -20,42 +19,30 @@ from statistics import mean
 import numpy as np
 import torch
 
-from .. import plot
-from ..config import GPTConfig
+from .. import GPTConfig, MatryoshkaGPT, Size, plot
 from ..measure.evaluation import blocks, evaluate_sizes
-from ..measure.shapes import flops_per_token
-from ..model import MatryoshkaGPT
-from ..ranges import between
-from ..sizes import Size
 from ..text.batches import loss_unit
 from ..text.token_files import read_corpus
 from ..training.checkpoint import digest
 from ..training.cost import optimizer_flops, training_flops
 from ..training.loop import DivergedError, train
 from ..training.optimizer import default_lr
-from .common import DEVICE, markdown, mean_sd, report, stored, whole
+from .common import DEVICE, add_shape, markdown, mean_sd, report, stored, whole
 
 
 def add_arguments(parser):
     add = parser.add_argument
+    add_shape(add)
     add("--corpus", default="shakespeare", help="a corpus, a file, or a folder of the data command")
     add("--nesting", nargs="+", default=["32,1,1", "64,2,2", "96,3,3"], help="dolls inside the full model")
-    add("--n-embd", type=int, default=128)
-    add("--n-head", type=int, default=4)
-    add("--n-layer", type=int, default=4)
-    add("--block-size", type=int, default=64)
-    add("--batch-size", type=int, default=12, help="of the steps that the budget counts")
     add("--budget", type=float, default=2000, help="C, in steps of the full model alone")
     add("--ratio", type=float, help="C, in tokens a parameter, in place of --budget")
     add("--shares", type=float, nargs="+", default=[None], help="of C for smaller dolls; several: a front")
     add("--optimizer", choices=("adamw", "muon"), default="muon")
-    add("--dtype", choices=("float32", "bfloat16"), help="in which steps multiply matrices, as in train")
     add("--rates", type=float, nargs="+", default=[0.5, 0.7, 1], help="times the default rate, tried")
     add("--batches", type=int, nargs="+", default=[12, 16], help="batch sizes, tried with these rates")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--apart", action="store_true", help="also train the family apart")
-    add("--twins", action="store_true", help="also train the twins")
-    add("--held", type=int, default=0, help="train a range, too, and measure so many of its Sizes")
     add("--out", default="runs/quality", help="folder for finished runs, tables and figures")
     add("--quick", action="store_true", help="one seed, rate and batch, 100 steps: a minute or two")
 
@@ -86,28 +73,24 @@ class Bench:
         args, full = self.args, config.doll(config.full)
         tokens_of_step = args.batch_size * config.block_size
         steps = args.ratio * config.num_params() / tokens_of_step if args.ratio else args.budget
-        price, tokens = steps * self.step_flops(full), steps * tokens_of_step
+        price = steps * self.step_flops(full)
         families = {"alone": self.tune(full, flops=price)}
         for share in args.shares:
             families[nested_name(share)] = self.tune(config, flops=price, share=share)
-        if args.held:
-            anywhere = dataclasses.replace(config, nesting=between(config.sizes[0], config.full))
-            families["range"] = self.tune(anywhere, flops=price, also=anywhere.sample(args.held))
-        models = [config.doll(size) for size in config.sizes]
-        together = sum(map(self.step_flops, models))
-        for name, read in (("apart", tokens * self.step_flops(full) / together), ("twins", tokens)):
-            if getattr(args, name):
-                families[name] = [run for model in models for run in self.tune(model, tokens=read)]
+        if args.apart:
+            models = [config.doll(size) for size in config.sizes]
+            tokens = tokens_of_step * price / sum(map(self.step_flops, models))
+            families["apart"] = [run for model in models for run in self.tune(model, tokens=tokens)]
         return families
 
     def step_flops(self, config):
-        """FLOPs of a training step of this model alone, on --batch-size blocks, optimizer included."""
+        """Return the FLOPs of a training step of this model alone, on --batch-size blocks."""
         model = MatryoshkaGPT(config)
         passes = training_flops(model, [config.full]) * self.args.batch_size * config.block_size
         return passes + optimizer_flops(model, self.args.optimizer)
 
     def tune(self, config, tokens=None, **settings):
-        """Runs of all seeds, at the rate and batch with the lowest loss of the largest doll on the first."""
+        """Return runs of all seeds, at the rate and batch with the lowest full loss on the first seed."""
         args = self.args
 
         @functools.cache
@@ -122,8 +105,8 @@ class Bench:
         best = min(itertools.product(args.rates, args.batches), key=loss)
         return [train_cell(*best, seed) for seed in args.seeds]
 
-    def one(self, config, seed, also=(), **settings):
-        """Train a model; returns {"losses": {size: over all of val}, "tokens", "flops", "seconds", ...}."""
+    def one(self, config, seed, **settings):
+        """Train a model; returns {"losses": {size: over all of val}, "flops", "seconds", ...}."""
         settings = dict(optimizer=self.args.optimizer, dtype=self.args.dtype, seed=seed, **settings)
         print(f"{' / '.join(map(str, config.sizes))}, {settings}", flush=True)
 
@@ -133,28 +116,26 @@ class Bench:
             few = dict(eval_interval=10**9, eval_blocks=1, progress=sys.stderr.isatty())
             history = train(model, *self.ids, **settings, **few, checkpoint_dir=folder, resume=True)
             whole(history, settings.get("steps"), settings.get("flops"))
-            losses = evaluate_sizes(model, self.ids[1], config.in_order([*config.sizes, *also]))
             return {
-                "losses": {str(size): loss for size, loss in losses.items()},
+                "losses": {str(size): loss for size, loss in evaluate_sizes(model, self.ids[1]).items()},
                 "seconds": history.seconds,
-                "tokens": history.done * settings["batch_size"] * config.block_size,
                 "flops": history.spent,
                 "silent": silent(model, self.ids[1]),
             }
 
-        shape = {**dataclasses.asdict(config), "nesting": str(config.nesting), "also": str(also)}
+        shape = dataclasses.asdict(config) | {"nesting": str(config.nesting)}
         try:
             result = stored(self.args.out, dict(corpus=self.corpus, config=shape, train=settings), compute)
         except DivergedError:
-            result = dict.fromkeys(("flops", "seconds", "tokens", "silent"), math.nan)
+            result = dict.fromkeys(("flops", "seconds", "silent"), math.nan)
             result["losses"] = {str(size): math.inf for size in config.sizes}
         print("   " + "  ".join(f"{size}: {loss:.4f}" for size, loss in result["losses"].items()), flush=True)
-        return result | dict(lr=settings["lr"], batch_size=settings["batch_size"], also=also)
+        return result | dict(lr=settings["lr"], batch_size=settings["batch_size"])
 
 
 @torch.no_grad()
 def silent(model, ids, n_blocks=8):
-    """The largest fraction, over layers, of hidden units that no token of some blocks turns positive."""
+    """Return the largest fraction, over layers, of hidden units that no token turns positive."""
     fractions = []
 
     def watch(layer, _, hidden):
@@ -168,41 +149,34 @@ def silent(model, ids, n_blocks=8):
     return max(fractions)
 
 
-def losses(runs, size):
-    """Losses of a size in those runs that measured it, one a seed."""
-    return [run["losses"][str(size)] for run in runs if str(size) in run["losses"]]
-
-
 def show(args, config, families, unit):
     """Report the table and the figures of one family."""
-    label = "-".join(filter(None, (args.optimizer, args.dtype)))
-    name = f"quality-{label}-{config.n_embd}-{args.ratio or args.budget:g}"
-    anywhere, price = families.pop("range", None), families["alone"][0]["flops"]
+    label, length = "-".join(filter(None, (args.optimizer, args.dtype))), args.ratio or args.budget
+    name, price = f"quality-{label}-{config.n_embd}-{length:g}", families["alone"][0]["flops"]
     params = {size: config.num_params(size) for size in config.sizes}
     rows = [{"doll": size, "parameters": f"{n:,}"} for size, n in params.items()]
     rows += [{"doll": text} for text in ("price", "minutes", "rate, batch", "silent units, at most")]
+    curves = {}
     for column, runs in families.items():
+        losses = {s: [run["losses"][str(s)] for run in runs if str(s) in run["losses"]] for s in params}
+        curves[column] = {size: seeds for size, seeds in losses.items() if seeds}
         flops, seconds = (sum(run[what] for run in runs) / len(args.seeds) for what in ("flops", "seconds"))
         largest = runs[-len(args.seeds) :]
-        setting = f"{largest[0]['lr']:g}, {largest[0]['batch_size']}"
-        silence = f"{max(run['silent'] for run in largest):.1%}"
-        cells = [mean_sd(losses(runs, size)) for size in params]
-        cells += [f"{flops / price:.2f}", f"{seconds / 60:.1f}", setting, silence]
+        cells = [*map(mean_sd, losses.values()), f"{flops / price:.2f}", f"{seconds / 60:.1f}"]
+        cells.append(f"{largest[0]['lr']:g}, {largest[0]['batch_size']}")
+        cells.append(f"{max(run['silent'] for run in largest):.1%}")
         for row, cell in zip(rows, cells):
             row[column] = cell
     text = f"{args.corpus}, {label}, seeds {args.seeds}; loss over the whole validation text, {unit}, "
     text += f"mean ± sd; price 1 is {price:.3g} FLOPs.\n\n{markdown(rows)}"
-    curves = {n: {s: losses(runs, s) for s in params if losses(runs, s)} for n, runs in families.items()}
     figures = {name: plot.baselines(params, curves, f"One price: {label}, {config.n_embd} wide")}
     if len(args.shares) > 1:
         figures[f"front-{name}"] = front(sorted(args.shares), config, curves)
-    if anywhere:
-        text += "\n\n" + above_the_line(config, families[nested_name(args.shares[0])], anywhere)
     report(args.out, name, text, figures)
 
 
 def front(shares, config, curves):
-    """Figure: what each share costs the full doll beside itself alone, and each doll beside itself apart."""
+    """Draw what each share costs the full doll beside itself alone, and each doll beside itself apart."""
     figure, ax = plot.new_axes("What share do the smaller dolls need?", "share of the price", "nats")
     for size in config.sizes:
         baseline = "alone" if size == config.full else "apart"
@@ -213,17 +187,3 @@ def front(shares, config, curves):
     ax.axhline(0, color="0.6", linewidth=1)
     ax.legend(frameon=False, fontsize=9)
     return figure
-
-
-def above_the_line(config, nested, anywhere):
-    """A sentence: how far Sizes of a range lie above the line through the named dolls, over log FLOPs."""
-
-    def log_flops(size):
-        return math.log(flops_per_token(config, size))
-
-    costs, line = zip(*((log_flops(size), mean(losses(nested, size))) for size in config.sizes))
-    sizes = anywhere[0]["also"]
-    above = [mean(losses(anywhere, size)) - np.interp(log_flops(size), costs, line) for size in sizes]
-    beside = f"above the line through the named dolls on average, {max(above):+.3f} at most"
-    full = mean_sd(losses(anywhere, config.full))
-    return f"A range: {len(above)} Sizes lie {mean(above):+.3f} {beside}; the full doll has {full}."
