@@ -7,7 +7,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import torch
 
 from matgpt import CharTokenizer, DivergedError, GPTConfig, MatryoshkaGPT, save
 from matgpt.benchmarks import generate, quality, speed
@@ -110,10 +109,9 @@ def test_the_price_is_that_of_steps_of_the_full_model_alone_or_of_tokens_a_param
 
 
 def test_silent_units_are_counted():
-    torch.manual_seed(0)
     model = MatryoshkaGPT(CONFIG)
-    assert quality.silent(model, IDS) < 0.5
     model.blocks[1].feedforward.expand.bias.data[:24] = -1e6  # of 32
+    model.blocks[1].feedforward.expand.bias.data[24:] = 1e6
     assert quality.silent(model, IDS) == 0.75
 
 

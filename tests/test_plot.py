@@ -65,19 +65,16 @@ def test_slices_show_every_doll_coloured_by_its_width():
     ax, bar = plot.slices(points).axes
     (dots,) = ax.collections
     assert dots.get_offsets().tolist() == [[p.flops, p.loss] for p in points]
-    assert dots.get_array().tolist() == [p.size.n_embd for p in points]
-    assert ax.get_xscale() == "log" and bar.get_ylabel() == "width"
+    assert dots.get_array().tolist() == [p.size.n_embd for p in points] and bar.get_ylabel() == "width"
 
 
 def test_baselines_show_every_family_and_no_number_covers_another():
-    def two_seeds(first):
-        return {size: [first - i, first - i + 0.2] for i, size in enumerate(PARAMS)}
-
-    families = dict(nested=two_seeds(9), apart=two_seeds(9.01))
-    families |= dict(alone={CONFIG.full: [4.4]}, lost={CONFIG.full: [math.nan]})
-    figure = plot.baselines(PARAMS, families)
+    losses = {size: [9 - i, 9.2 - i] for i, size in enumerate(PARAMS)}
+    close = {size: [loss + 0.01 for loss in seeds] for size, seeds in losses.items()}
+    single = dict(alone={CONFIG.full: [4.4]}, lost={CONFIG.full: [math.nan]})
+    figure = plot.baselines(PARAMS, dict(nested=losses, apart=close) | single)
     (ax,) = figure.axes
-    assert [bars.get_label() for bars in ax.containers] == list(families)
+    assert [bars.get_label() for bars in ax.containers] == ["nested", "apart", "alone", "lost"]
     means = [[n, 9.1 - i] for i, n in enumerate(sorted(PARAMS.values()))]
     assert ax.containers[0].lines[0].get_xydata() == pytest.approx(np.array(means))
     assert [bars.lines[0].get_marker() for bars in ax.containers] == ["o", "s", "*", "*"]
@@ -85,8 +82,7 @@ def test_baselines_show_every_family_and_no_number_covers_another():
     assert ends.tolist() == pytest.approx([9, 9.2]), "bars reach from the lowest to the highest seed"
     figure.canvas.draw()
     assert len(ax.texts) == 2 * len(PARAMS) + 1 and not overlap(ax.texts)
-    labels = [text.get_text() for text in ax.get_xticklabels()]
-    assert labels[0] == f"{min(PARAMS.values()):,}\n8 wide\n1 head\n1 layer"
+    assert ax.get_xticklabels()[0].get_text() == f"{min(PARAMS.values()):,}\n8 wide\n1 head\n1 layer"
 
 
 @pytest.mark.slow
@@ -134,10 +130,9 @@ def test_a_slider_calls_at_once_with_the_last_options_and_again_at_each_move(mon
     matgpt.slider(lambda *values: calls.append(values), options)
     width, layers, _ = boxes[0]
     assert (width.description, layers.description) == ("width", "layers")
-    assert calls == [(16, 2)]
     layers.value = 1
     width.value = 8
-    assert calls[1:] == [(16, 1), (8, 1)]
+    assert calls == [(16, 2), (16, 1), (8, 1)]
 
 
 @pytest.mark.slow

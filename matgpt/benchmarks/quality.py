@@ -10,7 +10,6 @@ Each model is tuned alike, over learning rates and batch sizes.
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 import sys
@@ -91,19 +90,19 @@ class Bench:
 
     def tune(self, config, tokens=None, **settings):
         """Return runs of all seeds, at the rate and batch with the lowest full loss on the first seed."""
-        args = self.args
 
-        @functools.cache
-        def train_cell(rate, batch_size, seed):
+        def train_cell(cell, seed):
+            rate, batch_size = cell
             lr = float(f"{rate * default_lr(config):.3g}")
             steps = {} if tokens is None else {"steps": round(tokens / batch_size / config.block_size)}
             return self.one(config, seed, lr=lr, batch_size=batch_size, **steps, **settings)
 
-        def loss(cell):
-            return train_cell(*cell, args.seeds[0])["losses"][str(config.full)]
-
-        best = min(itertools.product(args.rates, args.batches), key=loss)
-        return [train_cell(*best, seed) for seed in args.seeds]
+        first, *others = self.args.seeds
+        tried = {
+            cell: train_cell(cell, first) for cell in itertools.product(self.args.rates, self.args.batches)
+        }
+        best = min(tried, key=lambda cell: tried[cell]["losses"][str(config.full)])
+        return [tried[best], *(train_cell(best, seed) for seed in others)]
 
     def one(self, config, seed, **settings):
         """Train a model; returns {"losses": {size: over all of val}, "flops", "seconds", ...}."""
