@@ -323,7 +323,7 @@ def test_the_program_names_what_is_wrong(folder, capsys):
         ("--size", "1,x", "1,x"),
         ("--tokens", "-1", "--tokens=-1"),
         ("--draft-size", "32", "--draft-size="),
-        ("--threads", "100000", "--threads 100000: allowed are 1 to"),
+        ("--threads", "100000", "--threads: 100000: allowed are 1 to"),
         ("--seed", "1" + "0" * 30, "--seed=1"),
     ):
         assert message in refused(capsys, "generate", folder, option, value)
