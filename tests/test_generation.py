@@ -137,14 +137,6 @@ def test_any_grad_mode(options):
             assert "".join([*pieces, *begun]) == text
 
 
-def test_a_compiled_model_writes_and_drafts():
-    model, compiled = make(), torch.compile(make(), backend="eager")
-    expected = model.generate(prompt(), 6, temperature=0)
-    assert torch.equal(compiled.generate(prompt(), 6, temperature=0), expected)
-    assert torch.equal(model.generate(prompt(), 6, temperature=0, draft_model=compiled), expected)
-    assert write(compiled, LETTERS, "abc", 6, seed=0) == write(model, LETTERS, "abc", 6, seed=0)
-
-
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("options", [dict(temperature=0), dict(), dict(use_cache=False), dict(draft_size=8)])
 def test_weights_that_are_not_finite_write_nothing(value, options):
@@ -178,7 +170,7 @@ def test_another_model_drafts(variant):
         assert torch.equal(out, model.generate(prompt(2), 12, temperature=0))
         assert stats["proposed"] > 0 and (stats["acceptance"] == 1) == (draft is not other and size is None)
     for wrong in (dict(vocab_size=24), dict(block_size=BLOCK + 1)):
-        with pytest.raises(ValueError, match=f"draft_model has {next(iter(wrong))}="):
+        with pytest.raises(ValueError, match=f"draft_model must have the {next(iter(wrong))}"):
             model.generate(prompt(), 3, draft_model=make(**wrong))
 
 
@@ -257,7 +249,7 @@ def test_stream_comes_as_it_is_written():
 
 
 VALUES = dict(draft_tokens=(-1, 1.5), temperature=(-1.0, math.nan, math.inf, "1"), top_k=(0, 2.5))
-VALUES |= dict(top_p=(0.0, 1.5, "0.5", math.nan), max_new_tokens=(-1, 10**13, 10**30, 2.0), stats=([], 5))
+VALUES |= dict(top_p=(0.0, 1.5, "0.5", math.nan), max_new_tokens=(-1, 10**30, 2.0), stats=([], 5))
 BAD = [
     *(({name: value}, f"{name}=") for name, values in VALUES.items() for value in values),
     (dict(draft_size=36), "draft_size"),  # the doll itself
@@ -272,7 +264,7 @@ BAD = [
     *((dict(idx=torch.tensor([[value]])), "prompt") for value in (0.5, 1j, True)),
     (dict(idx=torch.tensor([[23]])), "token id 23"),
     (dict(idx=torch.tensor([[2**63]], dtype=torch.uint64)), "token id -"),
-    *((dict(idx=value), "idx=.*ids") for value in ("ab", None, np.array([["a"]]))),
+    *((dict(idx=value), "idx=.*prompt") for value in ("ab", None, np.array([["a"]]))),
 ]
 
 
@@ -293,7 +285,7 @@ def test_bad_texts_tokenizers_and_seeds_are_named():
         (LETTERS, "", {}, "prompt"),
         (CharTokenizer("ab"), "ab", {}, "the tokenizer has 2 tokens, the model vocab_size=23"),
         (BPETokenizer([bytes([b]) for b in range(256)]), "ab", {}, "has 256 tokens"),
-        (None, "ab", {}, "tokenizer=None"),
+        (None, "ab", {}, "tokenizer=None must be what `load` returns"),
         (LETTERS, "ab", dict(seed="a"), "seed='a'"),
         (LETTERS, "ab", dict(seed=1, generator=seeded()), "seed=1 and a generator"),
     ):

@@ -98,40 +98,36 @@ def test_split_holds_out_modules_and_leaves_copies_out():
 def test_copies_share_half_of_their_runs_of_five_words():
     original = "def f a b: return sum of all the things that are in a and b"
     documents = [original, original.replace("def f", "def g"), "return sum of nothing", "b a"]
-    pairs = Pairs(list("abcd"), documents)
-    assert pairs.without(Pairs(["x"], [original])).queries == ["c", "d"]
-    assert pairs.without(Pairs([], [])).queries == list("abcd")
+    pairs = as_pairs("pairs", (list("abcd"), documents))
+    assert pairs.without(as_pairs("test", (["x"], [original]))).queries == ["c", "d"]
+    assert pairs.without(pairs.take([])).queries == list("abcd")
 
 
 def test_pairs_of_ones_own():
-    pairs = Pairs(("why", "how", "why"), ["since", "so", "as"])
+    pairs = as_pairs("pairs", (("why", "how", "why"), ["since", "so", "as"]))
     assert pairs.queries == ["why", "how", "why"] and pairs.names == pairs.modules == ["", "", ""]
-    rest, aside = pairs.set_aside(1, seed=0)
-    assert sorted(rest.documents + aside.documents) == ["as", "since", "so"] and len(aside) == 1
-    assert pairs.without(Pairs(["why"], ["never"])).queries == ["how"], "no module is shared, a question is"
-    with pytest.raises(ValueError, match="1 modules leaves a part empty.*set_aside"):
-        pairs.split()
+    rest = pairs.without(as_pairs("test", (["why"], ["never"])))
+    assert rest.queries == ["how"], "no module is shared, a question is"
     assert as_pairs("pairs", pairs) is pairs
-    assert pairs.digest() == pairs.take([0, 1, 2]).digest() != pairs.take([1, 0, 2]).digest()
 
 
 @pytest.mark.parametrize(
-    "pairs, match",
+    "pairs",
     [
-        ((["a", "b"], ["c"]), "2 queries need as many documents, not 1"),
-        ((["a", ""], ["c", "d"]), r"queries\[1\]=''"),
-        ((["a"], [None]), r"documents\[0\]=None"),
-        ((["a"], [b"c"]), r"documents\[0\]=b'c'"),
-        (("a", "c"), "queries='a' must be a list"),
-        ((None, ["c"]), "queries=None must be a list"),
-        ((["a"], 3), "documents=3 must be a list"),
-        (3, "val_pairs=3 must be Pairs or two lists"),
-        ([("a", "b")], "val_pairs=.* must be Pairs or two lists"),
-        ((["a"], ["b"], ["c"]), "val_pairs=.* must be Pairs or two lists"),
+        (["a", "b"], ["c"]),
+        (["a", ""], ["c", "d"]),
+        (["a"], [None]),
+        (["a"], [b"c"]),
+        ("a", "c"),
+        (None, ["c"]),
+        (["a"], 3),
+        3,
+        [("a", "b")],
+        (["a"], ["b"], ["c"]),
     ],
 )
-def test_pairs_are_two_lists_of_texts(pairs, match):
-    with pytest.raises(ValueError, match=match):
+def test_pairs_are_two_lists_of_texts(pairs):
+    with pytest.raises(ValueError, match="val_pairs=.* must be Pairs or two lists"):
         as_pairs("val_pairs", pairs)
 
 
@@ -148,7 +144,7 @@ def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
     empty.mkdir()
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(empty)})
     for match, arguments in (
-        ("empty holds no Python source with functions with a docstring", dict(source=empty)),
+        ("empty holds no Python source with functions for queries='docstrings'", dict(source=empty)),
         ("empty holds no Python source", {}),
         ("there is no folder '.*missing'", dict(source=tmp_path / "missing")),
         ("there is no folder 'nope'", dict(source="nope")),
@@ -158,6 +154,6 @@ def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=match):
             load_pairs(**arguments)
-    for share in (0, 1, 0.1, "x", None):
-        with pytest.raises(ValueError, match="held_out"):
+    for share in (0, 1, 0.1, 1.5):
+        with pytest.raises(ValueError, match="held_out.* of 2 modules leaves a part empty"):
             load_pairs(folder).split(share)

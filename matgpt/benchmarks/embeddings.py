@@ -1,5 +1,6 @@
 """Find the function by what it does: recall against dimensions, for every control, over several seeds."""
 
+import hashlib
 import statistics
 import sys
 import sysconfig
@@ -42,7 +43,7 @@ def data(args, seed):
     """Return (train, test) pairs as plain words: test is a fifth of the library's modules, without copies."""
     _, test = load(STDLIB).split(seed=seed)
     every = [load(source, kind) for kind in ("docstrings", "names") for source in (STDLIB, *args.sources)]
-    return sum((pairs.without(test) for pairs in every), Pairs([], [])).plain(), test.plain()
+    return sum((pairs.without(test) for pairs in every), Pairs([], [], [], [])).plain(), test.plain()
 
 
 def models(args, tokenizer, pairs, seed, state):
@@ -100,7 +101,8 @@ def run(args):
     ignored = ("name", "threads", "out", "quick", "seeds")
     settings, runs = {key: value for key, value in vars(args).items() if key not in ignored}, []
     for seed in args.seeds:
-        settings |= dict(seed=seed, corpus=[pairs.digest() for pairs in data(args, seed)])
+        texts = [repr(vars(pairs)).encode(errors="replace") for pairs in data(args, seed)]
+        settings |= dict(seed=seed, corpus=[hashlib.sha256(text).hexdigest()[:16] for text in texts])
         runs.append(stored(args.out, settings, lambda state: measure(args, seed, state)))
         show(args, runs)
 
