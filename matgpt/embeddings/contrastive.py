@@ -20,9 +20,9 @@ PART = 64  # texts of about one length that run together
 
 
 def info_nce(queries, documents, alike, temperature):
-    """Symmetric InfoNCE, nats, of B pairs (B, d) each: each question against all documents, and the reverse.
+    """Return the symmetric InfoNCE, in nats, of B questions and their documents, (B, d) each.
 
-    alike (B, B): pairs that ask the same, which are no counterexamples to one another.
+    alike (B, B): pairs that ask the same, so neither is a counterexample to the other.
     """
     scores = F.normalize(queries, dim=1) @ F.normalize(documents, dim=1).T / temperature
     scores = scores.masked_fill(alike.to(scores.device), -math.inf)
@@ -82,8 +82,8 @@ def train_embeddings(
 
     pairs: two lists of texts, (queries, documents), or what `load_pairs` returns; a step reads batch_size.
     val_pairs: pairs to measure on, a batch of them; None: a batch of `pairs` (at most a tenth) is set aside.
-    temperature: divides the cosines. micro_batch: how many texts are differentiated at once, for batches that
-        do not fit into memory; None: all.
+    temperature: divides the cosines. micro_batch: texts that are differentiated at once, for batches that do
+        not fit into memory; None: all.
     options: those of `Settings`, such as optimizer, progress, checkpoint_dir and resume.
     Raises ValueError for bad arguments, and under torchrun; DivergedError when a loss is not finite.
     """
@@ -103,10 +103,13 @@ def train_embeddings(
     val_pairs = as_pairs("val_pairs", val_pairs)
     if not 2 <= batch_size <= len(pairs):
         raise ValueError(
-            f"batch_size={batch_size} must be from 2 to {len(pairs)}, the pairs left to learn from"
+            f"batch_size={batch_size} must be from 2 to the {len(pairs)} pairs left to learn from"
         )
     rows, val_rows = (token_rows(model, p.queries + p.documents, tokenizer) for p in (pairs, val_pairs))
-    block_size, readout = model.config.block_size, 2 * model.config.vocab_size  # FLOPs per dimension
+    block_size, readout = (
+        model.config.block_size,
+        2 * model.config.vocab_size,
+    )  # FLOPs that are not spent here
     trunks = {model.trunk_size(size) for size in model.sizes}
     blocks = sum(flops_per_token(model.config, trunk) - readout * trunk.n_embd for trunk in trunks)
     passes = 3 if micro_batch is None else 4  # forward, and twice as much backward
@@ -121,14 +124,14 @@ def train_embeddings(
         yield torch.stack(list(losses.values())).mean(), passes * blocks * sum(map(len, batch))
 
     @torch.no_grad()
-    def evaluate():  # one batch of each, always the same
-        both = []
+    def losses_of(pairs, rows):  # on one batch, always the same
+        batch, alike = batch_of(pairs, rows, range(min(batch_size, len(pairs))), block_size)
         with model.mode(training=False):
-            for some, its_rows in ((pairs, rows), (val_pairs, val_rows)):
-                batch, alike = batch_of(some, its_rows, range(min(batch_size, len(some))), block_size)
-                losses = contrastive_losses(model, batch, alike, temperature)
-                both.append({size: loss.item() for size, loss in losses.items()})
-        return both
+            losses = contrastive_losses(model, batch, alike, temperature)
+        return {size: loss.item() for size, loss in losses.items()}
+
+    def evaluate():
+        return losses_of(pairs, rows), losses_of(val_pairs, val_rows)
 
     data = dict(temperature=temperature, micro_batch=micro_batch)
     data |= dict(pairs=digest(torch.cat(rows).numpy()), val_pairs=digest(torch.cat(val_rows).numpy()))

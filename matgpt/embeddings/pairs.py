@@ -97,9 +97,10 @@ def as_pairs(name, pairs):
     are_texts = all(isinstance(text, str) and text for text in queries + documents)
     if not queries or len(queries) != len(documents) or not are_texts:
         raise ValueError(
-            f"{name}={pairs!r:.60} must be Pairs or two lists of as many texts, none of them empty"
+            f"{name}={pairs!r:.60} must be Pairs or two lists of as many texts that are not empty"
         )
-    return Pairs(queries, documents, *[[""] * len(queries)] * 2)
+    unnamed = [""] * len(queries)
+    return Pairs(queries, documents, unnamed, unnamed)
 
 
 def load_pairs(source=STDLIB, queries="docstrings"):
@@ -123,13 +124,14 @@ def load_pairs(source=STDLIB, queries="docstrings"):
             continue
         module = ".".join(part for part in parts if part != "__init__")
         try:
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8")  # splits lines as `ast` counts them
             with warnings.catch_warnings(action="ignore"):
                 functions = list(_functions(ast.parse(text), module))
         except (ValueError, SyntaxError, RecursionError, MemoryError, OSError):
             continue
+        lines = text.split("\n")
         for name, function in functions:
-            question, code = _pair(function, text.split("\n"), queries)  # `ast` counts lines in the same way
+            question, code = _pair(function, lines, queries)
             if words(question):
                 pairs.setdefault(code, (question, code, name, parts[0]))
     if not pairs:

@@ -5,6 +5,7 @@ from numbers import Number
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from ..generation.writing import check_vocabulary
 from ..sizes import positive
@@ -36,11 +37,9 @@ def token_rows(model, texts, tokenizer=None):
 
 def pooled(model, rows, size=None):
     """Return the final residual of each of B rows of ids, summed over the tokens of the row: (B, d)."""
-    device = model.embedding.token.device
-    idx = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T); none sees those after it
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    is_token = torch.arange(idx.size(1), device=device) < lengths[:, None]  # (B, T)
-    return (model.features(idx.to(device), size).float() * is_token[..., None]).sum(1)
+    idx = pad_sequence(rows, batch_first=True, padding_value=-1).to(model.embedding.token.device)  # (B, T)
+    is_token = idx >= 0  # the model is causal, so none of these sees the padding after them
+    return (model.features(idx.clamp(min=0), size).float() * is_token[..., None]).sum(1)
 
 
 @torch.no_grad()

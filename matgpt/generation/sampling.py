@@ -57,15 +57,6 @@ class Sampling:
         return probs
 
 
-def propose(draft, out, t, n, sampling):
-    """Write n tokens of the draft into out (B, T) from t on; return their distributions (B, n, V)."""
-    probs = []
-    for i in range(t, t + n):
-        probs.append(sampling.probabilities(draft(out, 0, i)[:, -1]))
-        out[:, i] = sampling.draw(probs[-1])[:, 0]
-    return torch.stack(probs, 1)
-
-
 def verify(p, q, proposed, sampling):
     """Return the tokens (B, n + 1) of one speculative step: n accepted proposals, then one of the target.
 

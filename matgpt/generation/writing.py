@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ..sizes import positive
 from .reader import Reader
-from .sampling import Sampling, propose, verify
+from .sampling import Sampling, verify
 
 
 def generate(
@@ -134,9 +134,12 @@ def write_steps(
         if g == 0:
             tokens = sampling.draw(sampling.probabilities(target(out, max(0, t - block_size), t)[:, -1]))
         else:
-            q = propose(draft, out, t, g, sampling)
+            q = []  # the draft's distributions, from which the proposals are drawn
+            for i in range(t, t + g):
+                q.append(sampling.probabilities(draft(out, 0, i)[:, -1]))
+                out[:, i] = sampling.draw(q[-1])[:, 0]
             p = sampling.probabilities(target(out, 0, t + g, g + 1))
-            tokens = verify(p, q, out[:, t : t + g], sampling)
+            tokens = verify(p, torch.stack(q, 1), out[:, t : t + g], sampling)
             for reader in (target, draft):  # forget what was read of rejected proposals
                 reader.length = min(reader.length, t + tokens.size(1) - 1)
         n = tokens.size(1)
