@@ -276,7 +276,6 @@ def test_bad_texts_tokenizers_and_seeds_are_named():
     for tokenizer, text, options, names in (
         (LETTERS, "", {}, "prompt"),
         (CharTokenizer("ab"), "ab", {}, "the tokenizer has 2 tokens, the model vocab_size=23"),
-        (BPETokenizer([bytes([b]) for b in range(256)]), "ab", {}, "has 256 tokens"),
         (None, "ab", {}, "tokenizer=None must be what `load` returns"),
         (LETTERS, "ab", dict(seed="a"), "seed='a'"),
         (LETTERS, "ab", dict(seed=1, generator=seeded()), "seed=1 and a generator"),

@@ -4,7 +4,6 @@ import sysconfig
 
 import pytest
 
-import matgpt
 from matgpt.embeddings.pairs import Pairs, as_pairs, load_pairs, words
 
 LONG = "x = first_thing(1)\n    y = second_thing(x)\n    return [x, y, 'and this makes the code long enough']"
@@ -109,14 +108,6 @@ def test_pairs_are_two_lists_of_texts():
     for pairs in unequal, empty, none, number, ("a", "c"), (None, ["c"]), 3, [("a", "b")], (["a"],) * 3:
         with pytest.raises(ValueError, match="val_pairs=.* must be Pairs or two lists"):
             as_pairs("val_pairs", pairs)
-
-
-@pytest.mark.slow
-def test_the_library_of_this_python():
-    pairs = matgpt.load_pairs("python-stdlib")
-    assert len(pairs) > 2000 and len(set(pairs.modules)) > 80
-    assert all(len(column) == len(pairs) for column in vars(pairs).values())
-    assert not {"test", "idlelib", "site-packages"} & set(pairs.modules)
 
 
 def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):

@@ -102,30 +102,25 @@ def train_embeddings(
         pairs, val_pairs = pairs.take(order[n:]), pairs.take(order[:n])
     val_pairs = as_pairs("val_pairs", val_pairs)
     if not 2 <= batch_size <= len(pairs):
-        raise ValueError(
-            f"batch_size={batch_size} must be from 2 to the {len(pairs)} pairs left to learn from"
-        )
+        raise ValueError(f"batch_size={batch_size} must be from 2 to {len(pairs)}, the pairs to learn from")
     rows, val_rows = (token_rows(model, p.queries + p.documents, tokenizer) for p in (pairs, val_pairs))
-    block_size, readout = (
-        model.config.block_size,
-        2 * model.config.vocab_size,
-    )  # FLOPs that are not spent here
-    trunks = {model.trunk_size(size) for size in model.sizes}
-    blocks = sum(flops_per_token(model.config, trunk) - readout * trunk.n_embd for trunk in trunks)
+    config, trunks = model.config, {model.trunk_size(size) for size in model.sizes}
+    blocks = sum(flops_per_token(config, trunk) for trunk in trunks)
+    blocks -= 2 * config.vocab_size * sum(trunk.n_embd for trunk in trunks)  # no token is read out here
     passes = 3 if micro_batch is None else 4  # forward, and twice as much backward
 
     def batch_loss(step, rng):
         epoch, number = divmod(step, len(pairs) // batch_size)  # a pair occurs at most once in an epoch
         order = np.random.default_rng((seed, epoch)).permutation(len(pairs))
         positions = order[number * batch_size :][:batch_size]
-        batch, alike = batch_of(pairs, rows, positions, block_size, rng)
+        batch, alike = batch_of(pairs, rows, positions, config.block_size, rng)
         dropout_seed = int(rng.integers(2**31))
         losses = contrastive_losses(model, batch, alike, temperature, micro_batch, dropout_seed)
         yield torch.stack(list(losses.values())).mean(), passes * blocks * sum(map(len, batch))
 
     @torch.no_grad()
     def losses_of(pairs, rows):  # on one batch, always the same
-        batch, alike = batch_of(pairs, rows, range(min(batch_size, len(pairs))), block_size)
+        batch, alike = batch_of(pairs, rows, range(min(batch_size, len(pairs))), config.block_size)
         with model.mode(training=False):
             losses = contrastive_losses(model, batch, alike, temperature)
         return {size: loss.item() for size, loss in losses.items()}

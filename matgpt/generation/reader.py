@@ -19,7 +19,6 @@ class Reader:
     repeats the arithmetic of the layers, without dropout.
     """
 
-    @torch.no_grad()
     def __init__(self, model, size, use_cache=True):
         config = model.config
         self.model, self.size = model, config.resolve(size)
