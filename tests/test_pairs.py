@@ -101,6 +101,7 @@ def test_copies_share_half_of_their_runs_of_five_words():
     assert pairs.without(as_pairs("test", (["x"], [original]))).queries == ["c", "d"]
     assert pairs.without(as_pairs("test", (["c"], ["new"]))).queries == ["a", "b", "d"]
     assert pairs.without(pairs.take([])).queries == list("abcd")
+    assert pairs.digest() == pairs.take(range(4)).digest() != pairs.take([1, 0, 2, 3]).digest()
 
 
 def test_pairs_are_two_lists_of_texts():

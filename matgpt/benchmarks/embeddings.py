@@ -1,6 +1,5 @@
 """Find the function by what it does: recall against dimensions, for every control, over several seeds."""
 
-import hashlib
 import statistics
 import sys
 import sysconfig
@@ -101,8 +100,7 @@ def run(args):
     ignored = ("name", "threads", "out", "quick", "seeds")
     settings, runs = {key: value for key, value in vars(args).items() if key not in ignored}, []
     for seed in args.seeds:
-        texts = [repr(vars(pairs)).encode(errors="replace") for pairs in data(args, seed)]
-        settings |= dict(seed=seed, corpus=[hashlib.sha256(text).hexdigest()[:16] for text in texts])
+        settings |= dict(seed=seed, corpus=[pairs.digest() for pairs in data(args, seed)])
         runs.append(stored(args.out, settings, lambda state: measure(args, seed, state)))
         show(args, runs)
 

@@ -1,6 +1,7 @@
 """Pairs of a question and the text that answers it: one's own, or functions of Python sources."""
 
 import ast
+import hashlib
 import re
 import sysconfig
 import textwrap
@@ -45,6 +46,10 @@ class Pairs:
         """Return the pairs with each text reduced to its `words`, as BM25 reads it."""
         queries, documents = ([" ".join(words(text)) for text in x] for x in (self.queries, self.documents))
         return Pairs(queries, documents, self.names, self.modules)
+
+    def digest(self):
+        """Return 16 hex digits of a SHA-256 of all texts."""
+        return hashlib.sha256(repr(vars(self)).encode(errors="replace")).hexdigest()[:16]
 
     def split(self, held_out=0.2, seed=0):
         """Return (train, test): test is a random share of the modules, train the rest without copies of test.
