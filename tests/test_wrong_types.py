@@ -35,7 +35,7 @@ WRONG = [("5 is not a path", call) for call in PATHS] + [
     ("sizes=4 must be several", lambda: matgpt.frontier(MODEL, IDS, 4)),
     ("max_params='9' must be a number", lambda: matgpt.best_size(POINTS, max_params="9")),
     ("model=.* must be a model, not a list", lambda: matgpt.train(IDS, MODEL, IDS)),
-    ("pairs left to learn from, 1", lambda: matgpt.train_embeddings(MODEL, (["a", "b"], ["c", "d"]), BPE, 1)),
+    ("1, the pairs to learn from", lambda: matgpt.train_embeddings(MODEL, (["a", "b"], ["c", "d"]), BPE, 1)),
     ("ids='abc' must be token ids", lambda: matgpt.split("abc")),
     ("ids has shape .* must be one row", lambda: matgpt.split(None)),
     ("seed='a' must be", lambda: PAIRS.split(0.5, "a")),

@@ -38,7 +38,7 @@ def data(args, seed):
     """Return (train, test) pairs as plain words: test is a fifth of the library's modules, without copies."""
     _, test = load(STDLIB).split(seed=seed)
     every = [load(source, kind) for kind in ("docstrings", "names") for source in (STDLIB, *args.sources)]
-    return sum((pairs.without(test) for pairs in every), Pairs([], [])).plain(), test.plain()
+    return sum((pairs.without(test) for pairs in every), Pairs([], [], [], [])).plain(), test.plain()
 
 
 def measure(args, seed, state):
