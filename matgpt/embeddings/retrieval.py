@@ -24,7 +24,10 @@ def search(embeddings, query, k=10, dims=None, shortlist=None):
     For int8 or binary embeddings use `quantize_embeddings` of sentence-transformers; for an index, faiss.
     Raises ValueError unless the arrays are finite and of one width, and k, dims and shortlist at least 1.
     """
-    embeddings, query = (torch.as_tensor(values, dtype=torch.float32) for values in (embeddings, query))
+    try:
+        embeddings, query = (torch.as_tensor(x, dtype=torch.float32) for x in (embeddings, query))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"embeddings and query must be arrays of numbers: {error}") from None
     queries = torch.atleast_2d(query).to(embeddings.device)
     two_axes = embeddings.dim() == queries.dim() == 2
     if not two_axes or not len(embeddings) or queries.size(1) != embeddings.size(1):

@@ -96,6 +96,8 @@ def prompt_ids(model, idx):
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if ids.dim() != 2 or ids.numel() == 0 or not whole:
         raise ValueError(f"idx={idx!r:.60} must be a prompt, (B, T0) integers with at least one token")
+    if ids.is_meta:
+        raise ValueError("the model is on the meta device, without weights to write with")
     model.check_ids(ids.long())
     return ids.long()
 
