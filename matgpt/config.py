@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .ranges import Between
-from .sizes import Size, heads_fit, inner_sizes, positive
+from .sizes import Size, heads_fit, inner_sizes, number, positive
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,9 @@ class GPTConfig:
 
         for name in ("vocab_size", "block_size", "n_embd", "n_head", "n_layer"):
             put(name, positive(name, getattr(self, name)))
-        if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r} must be a number in [0, 1)")
+        put("dropout", number("dropout", self.dropout, "[0, 1)"))
         if self.bias not in (True, False):
             raise ValueError(f"bias={self.bias!r} must be True or False")
-        put("dropout", float(self.dropout))
         put("bias", bool(self.bias))
         D, H = self.n_embd, self.n_head
         if self.head_size is None and D % H:

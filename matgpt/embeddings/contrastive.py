@@ -2,7 +2,6 @@
 
 import math
 from functools import cache, partial
-from numbers import Real
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..measure.shapes import flops_per_token
-from ..sizes import positive
+from ..sizes import number, positive
 from ..training.checkpoint import digest
 from ..training.loop import Settings, loop, processes
 from .pairs import as_pairs
@@ -91,8 +90,7 @@ def train_embeddings(
     settings = Settings(steps, batch_size, lr, seed, **options)
     if micro_batch is not None:
         positive("micro_batch", micro_batch)
-    if not isinstance(temperature, Real) or not 0 < temperature < math.inf:
-        raise ValueError(f"temperature={temperature!r} must be a number above 0")
+    number("temperature", temperature, "(0, inf)")
     if processes()[1] > 1:
         raise ValueError("train_embeddings runs in one process: each batch is one set of counterexamples")
     pairs = as_pairs("pairs", pairs)

@@ -1,13 +1,11 @@
 """The distribution that a token is drawn from, alone or as the check of a draft (2211.17192)."""
 
-import math
-import numbers
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from ..config import positive
+from ..sizes import number, positive
 
 
 @dataclass
@@ -20,13 +18,11 @@ class Sampling:
     generator: torch.Generator | None = None
 
     def __post_init__(self):
-        t, p = self.temperature, 1 if self.top_p is None else self.top_p
-        if not isinstance(t, numbers.Real) or not 0 <= t < math.inf:
-            raise ValueError(f"temperature={t!r} must be a number of at least 0 (0 is greedy)")
+        number("temperature", self.temperature, "[0, inf)")
         if self.top_k is not None:
             positive("top_k", self.top_k)
-        if not isinstance(p, numbers.Real) or not 0 < p <= 1:
-            raise ValueError(f"top_p={p!r} must be a number in (0, 1]")
+        if self.top_p is not None:
+            number("top_p", self.top_p, "(0, 1]")
         if not isinstance(self.generator, torch.Generator | None):
             raise ValueError(f"generator={self.generator!r} must be a torch.Generator")
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import numbers
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
@@ -15,7 +14,7 @@ import torch.distributed as dist
 
 from ..files.checkpoint import unwrapped
 from ..measure.evaluation import evaluate_sizes, precision
-from ..sizes import positive
+from ..sizes import number, positive
 from ..text.batches import as_ids, batch
 from .checkpoint import Checkpoint, digest, uninterrupted
 from .cost import optimizer_flops, training_flops
@@ -99,21 +98,15 @@ class Settings:
             if name == "batch_size" or getattr(self, name) is not None:
                 put(name, positive(name, getattr(self, name)))
         put("seed", positive("seed", self.seed, 0))
-        limits = dict.fromkeys(("lr", "flops", "weight_decay", "grad_clip"), math.inf)
-        limits |= dict(warmup=1, share=1)
-        for name, end in limits.items():
+        intervals = dict(lr="[0, inf)", flops="(0, inf)", share="[0, 1)", warmup="[0, 1)")
+        intervals |= dict(weight_decay="[0, inf)", grad_clip="[0, inf)")
+        for name, interval in intervals.items():
+            if getattr(self, name) is not None or name not in ("lr", "flops", "share"):
+                put(name, number(name, getattr(self, name), interval))
+        for name, allowed in dict(optimizer=("muon", "adamw"), dtype=("float32", "bfloat16")).items():
             value = getattr(self, name)
-            if value is None and name in ("lr", "flops", "share"):
-                continue
-            if not isinstance(value, numbers.Real) or not 0 <= value < end or (name, value) == ("flops", 0):
-                allowed = "of at least 0" if name != "flops" else "above 0"
-                below = "" if end == math.inf else f" and below {end:g}"
-                raise ValueError(f"{name}={value!r} must be a number {allowed}{below}")
-            put(name, float(value))  # a number of numpy could not be saved as JSON
-        for name, allowed in (("dtype", (None, "float32", "bfloat16")), ("optimizer", ("muon", "adamw"))):
-            if getattr(self, name) not in allowed:
-                text = " or ".join(f'"{value}"' for value in allowed if value)
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {text}")
+            if value not in allowed and (name, value) != ("dtype", None):
+                raise ValueError(f'{name}={value!r} must be "{allowed[0]}" or "{allowed[1]}"')
         if self.on_evaluation is not None and not callable(self.on_evaluation):
             raise ValueError(f"on_evaluation={self.on_evaluation!r} must be a function of the history")
         if self.resume and self.checkpoint_dir is None:
