@@ -18,6 +18,8 @@ def main(argv=None):
     def show(warning, *where, **how):
         print(f"warning: {args.parser.translated(str(warning))}", file=sys.stderr)
 
+    if args.threads:
+        torch.set_num_threads(args.threads)
     try:
         from .commands import run
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .ranges import Between
-from .sizes import Size, heads_fit, inner_sizes, positive
+from .sizes import Size, heads_fit, inner_sizes, number, positive
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,9 @@ class GPTConfig:
 
         for name in ("vocab_size", "block_size", "n_embd", "n_head", "n_layer"):
             put(name, positive(name, getattr(self, name)))
-        if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r} must be a number in [0, 1)")
+        put("dropout", number("dropout", self.dropout, "[0, 1)"))
         if self.bias not in (True, False):
             raise ValueError(f"bias={self.bias!r} must be True or False")
-        put("dropout", float(self.dropout))
         put("bias", bool(self.bias))
         D, H = self.n_embd, self.n_head
         if self.head_size is None and D % H:
@@ -58,9 +56,7 @@ class GPTConfig:
         if self.head_size is not None:
             put("head_size", positive("head_size", self.head_size))
             if self.head_size > D // H:  # no doll, not even the full one, would read all of a head
-                raise ValueError(
-                    f"head_size={self.head_size} may be at most {D // H} with n_embd={D} and n_head={H}"
-                )
+                raise ValueError(f"head_size={self.head_size} may be at most n_embd // n_head = {D // H}")
         if self.n_inner is not None:
             put("n_inner", self.full.n_inner)
         put("nesting", self._checked_nesting())
@@ -134,20 +130,11 @@ class GPTConfig:
         return self.fit(Size(n_embd, heads[-1], self.n_layer, inner))
 
     def fit(self, size):
-        """Return `size` if the full model holds it; else raise ValueError naming what does not fit."""
-        limits = [
-            (name, getattr(size, name), getattr(self, name)) for name in ("n_embd", "n_head", "n_layer")
-        ]
-        depth = min(size.n_layer, self.n_layer)
-        inner = zip(inner_sizes(size.n_inner, depth), inner_sizes(self.full.n_inner, depth))
-        limits += [(f"n_inner of layer {i}", f, F) for i, (f, F) in enumerate(inner)]
-        for name, value, most in limits:
-            if value > most:
-                raise ValueError(f"{size!r} does not fit: {name} may be at most {most}")
+        """Return `size` if the full model holds it; else raise ValueError saying what does not fit."""
+        if not self.full.covers(size):
+            raise ValueError(f"{size!r} does not fit: no axis may be larger than that of {self.full!r}")
         if not heads_fit(size.n_embd, size.n_head, self.full_head_size):
-            raise ValueError(
-                f"{size!r} does not fit: n_embd={size.n_embd} is not divisible by n_head={size.n_head}"
-            )
+            raise ValueError(f"{size!r} does not fit: its n_head must divide its n_embd")
         return size
 
     def resolve(self, size=None):

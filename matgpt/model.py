@@ -151,7 +151,7 @@ class MatryoshkaGPT(NestedGPT):
         """
         size = self.config.resolve(size)
         if not isinstance(self.config.nesting, Between) and size not in self.sizes:
-            warnings.warn(f"no step trained {size!r}: it is outside the nesting", stacklevel=2)
+            warnings.warn(f"no step trained {size!r}: it is outside the nesting", stacklevel=3)
         # the first weights are drawn only to be overwritten: the first use of the "meta" device, which would
         # not draw any, takes seconds of imports
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):

@@ -13,6 +13,15 @@ def positive(name, value, least=1):
     raise ValueError(f"{name}={value!r} must be a whole number of at least {least}{limit}")
 
 
+def number(name, value, interval):
+    """Return `value` as a float; ValueError, naming it, unless it lies in an interval such as "[0, 1)"."""
+    low, high = map(float, interval[1:-1].split(", "))
+    ends = [low] * (interval[0] == "(") + [high] * (interval[-1] == ")")  # those that are left out
+    if not isinstance(value, numbers.Real) or not low <= value <= high or value in ends:
+        raise ValueError(f"{name}={value!r} must be a number in {interval}")
+    return float(value)
+
+
 def inner_sizes(n_inner, n_layer):
     """Return feedforward widths, given as one int or one per layer, as a tuple with one per layer."""
     return n_inner if isinstance(n_inner, tuple) else (n_inner,) * n_layer

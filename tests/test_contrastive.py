@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from matgpt import BPETokenizer, GPTConfig, MatryoshkaEmbeddingsGPT
-from matgpt.embeddings.contrastive import Texts, contrastive_losses, info_nce, train_embeddings
+from matgpt.embeddings import contrastive
+from matgpt.embeddings.contrastive import batch_of, contrastive_losses, info_nce, train_embeddings
 from matgpt.embeddings.pairs import Pairs
-from matgpt.embeddings.pooling import cut, embed
+from matgpt.embeddings.pooling import embed, token_rows
 from matgpt.embeddings.retrieval import measures, ranks
 
 TOKENIZER = BPETokenizer([bytes([b]) for b in range(256)])
@@ -20,6 +21,10 @@ PAIRS = Pairs([f"{w} q" for w in WORDS], CODE, WORDS, [w[0] for w in WORDS])
 def model_of(variant, seed=0, dropout=0.0):
     torch.manual_seed(seed)
     return variant(GPTConfig(256, 24, 16, 2, 1, nesting=(4, 8), dropout=dropout))
+
+
+def rows_of(model, pairs):
+    return token_rows(model, pairs.queries + pairs.documents, TOKENIZER)
 
 
 def test_the_loss_is_cross_entropy_both_ways_and_spares_who_asks_the_same():
@@ -38,12 +43,11 @@ def test_the_loss_is_cross_entropy_both_ways_and_spares_who_asks_the_same():
 def test_gradient_caching_gives_the_gradient_of_the_whole_batch(variant, dropout):
     """With dropout, the parts must be the same for the random numbers to be."""
     model = model_of(variant, dropout=dropout).train()
-    rows, alike = Texts(model, PAIRS, TOKENIZER).batch(list(range(32)))
+    rows, alike = batch_of(PAIRS, rows_of(model, PAIRS), range(32), 24)
     gradients = []
     for micro_batch in (None, 64) if dropout else (None, 5, 64):
         model.zero_grad()
-        for loss, _ in contrastive_losses(model, rows, alike, 0.05, micro_batch, seed=7):
-            loss.backward()
+        sum(contrastive_losses(model, rows, alike, 0.05, micro_batch, seed=7).values()).backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], atol=1e-5, rtol=1e-4)
@@ -52,25 +56,37 @@ def test_gradient_caching_gives_the_gradient_of_the_whole_batch(variant, dropout
 @torch.no_grad()
 def test_the_losses_are_those_of_embed_at_each_size(variant):
     model = model_of(variant).eval()
-    rows, alike = Texts(model, PAIRS, TOKENIZER).batch(list(range(20)))
-    ((mean, losses),) = contrastive_losses(model, rows, alike, 0.05)
+    rows, alike = batch_of(PAIRS, rows_of(model, PAIRS), range(20), 24)
+    losses = contrastive_losses(model, rows, alike, 0.05)
     for size, loss in losses.items():
         q, d = (embed(model, rows[i : i + 20], size) for i in (0, 20))
         assert torch.allclose(info_nce(q, d, alike, 0.05), loss, atol=1e-5)
-    assert list(losses) == list(model.sizes) and mean.item() == pytest.approx(sum(losses.values()).item() / 3)
+    assert list(losses) == list(model.sizes)
 
 
 def test_same_questions_are_known_and_long_texts_cropped():
+    pairs = Pairs(["q", "r", "q"], ["abc" * 20, "d", "e"], list("xyz"), list("xyz"))
+    rows = rows_of(model_of(MatryoshkaEmbeddingsGPT), pairs)
+    batch, alike = batch_of(pairs, rows, [0, 1, 2], 24)
+    assert alike.nonzero().tolist() == [[0, 2], [2, 0]] and bytes(batch[3].tolist()) == (b"abc" * 20)[:24]
+    crops = [batch_of(pairs, rows, [0], 24, np.random.default_rng(i))[0][1] for i in range(20)]
+    assert {bytes(crop[:1].tolist()) for crop in crops} == {b"a", b"b", b"c"} and {*map(len, crops)} == {24}
+
+
+def test_each_pair_occurs_once_in_an_epoch_or_is_set_aside(monkeypatch):
+    calls = []
+
+    def recorded(*args):
+        calls.append(args)
+        return batch_of(*args)
+
+    monkeypatch.setattr(contrastive, "batch_of", recorded)
     model = model_of(MatryoshkaEmbeddingsGPT)
-    texts = Texts(model, Pairs(["q", "r", "q"], ["abc" * 20, "d", "e"], list("xyz"), list("xyz")), TOKENIZER)
-    rows, alike = texts.batch([0, 1, 2])
-    assert alike.nonzero().tolist() == [[0, 2], [2, 0]] and bytes(rows[3].tolist()) == (b"abc" * 20)[:24]
-    crops = [texts.batch([0], np.random.default_rng(i))[0][1] for i in range(20)]
-    starts = {bytes(crop[:1].tolist()) for crop in crops}
-    assert starts == {b"a", b"b", b"c"}
-    long = Texts(model, PAIRS, TOKENIZER)
-    epochs = [[long.draw(step, 16, seed=0).tolist() for step in (i, i + 1)] for i in (0, 2)]
-    assert all(len({*first, *second}) == 32 for first, second in epochs) and epochs[0] != epochs[1]
+    train_embeddings(model, PAIRS, TOKENIZER, 4, 18, eval_interval=9, progress=False)
+    learned, aside = calls[0][0], calls[1][0]  # of the first evaluation
+    first, second, third, fourth = ({*positions} for _, _, positions, *_ in calls[2:6])
+    assert len(aside) == 4 and sorted(learned.names + aside.names) == sorted(PAIRS.names)
+    assert first | second == third | fourth == {*range(36)} and first != third
 
 
 @pytest.mark.slow
@@ -82,8 +98,6 @@ def test_training_finds_answers_at_every_size(variant):
         q, d = (embed(model, texts, size, TOKENIZER) for texts in (PAIRS.queries, PAIRS.documents))
         assert measures(ranks(q @ d.T))["recall@10"] > 0.5
     assert history.steps == list(range(0, 61, 6)) and model.training
-    whole = embed(model, PAIRS.documents, tokenizer=TOKENIZER)
-    assert torch.allclose(cut(whole, 8).norm(dim=1), torch.ones(40))
 
 
 def test_a_run_resumes_where_it_stopped(tmp_path):
@@ -105,16 +119,6 @@ def test_a_run_resumes_where_it_stopped(tmp_path):
         run(resume=True, checkpoint_dir=tmp_path, temperature=0.1)
 
 
-def test_pairs_set_aside_are_not_learned_from():
-    rest, aside = PAIRS.set_aside(4, seed=0)
-    assert len(aside) == 4 and not {*aside.names} & {*rest.names} and len(rest) == 36
-    losses = []
-    for pairs, val_pairs in ((PAIRS, None), (rest, (aside.queries, aside.documents))):
-        model, settings = model_of(MatryoshkaEmbeddingsGPT), dict(steps=2, batch_size=8, progress=False)
-        losses.append(train_embeddings(model, pairs, TOKENIZER, val_pairs=val_pairs, **settings).train)
-    assert losses[0] == losses[1]
-
-
 @pytest.mark.parametrize(
     "name, value",
     [("steps", 0), ("batch_size", 1), ("batch_size", 41), ("micro_batch", 0), ("temperature", 0), ("lr", -1)],
@@ -123,5 +127,5 @@ def test_bad_arguments_are_named(name, value):
     model, settings = model_of(MatryoshkaEmbeddingsGPT), dict(steps=1, batch_size=8)
     with pytest.raises(ValueError, match=f"{name}={value} must be"):
         train_embeddings(model, PAIRS, TOKENIZER, **settings | {name: value})
-    with pytest.raises(ValueError, match="must have the 256 tokens of the model"):
+    with pytest.raises(ValueError, match="the tokenizer has 257 tokens"):
         train_embeddings(model, PAIRS, BPETokenizer([*TOKENIZER.tokens, b" q"]), **settings)

@@ -45,7 +45,7 @@ def test_a_cut_output_only_embedding_is_the_embedding_at_that_size(build):
         assert torch.allclose(cut(whole, d), embed(model, rows, model.config.width(d)), atol=1e-6)
         assert torch.allclose(cut(whole, d).norm(dim=1), torch.ones(2))
     for d in (0, 17, 2.5, None):
-        with pytest.raises(ValueError, match=f"d={d}"):
+        with pytest.raises(ValueError, match=f"dims={d}"):
             cut(whole, d)
 
 
@@ -67,17 +67,11 @@ def test_dropout_is_off_and_the_mode_stays(variant):
 @pytest.mark.parametrize(
     "texts, match",
     [
-        ([], "ids_or_texts is empty"),
-        (None, "ids_or_texts=None"),
-        (5, "ids_or_texts=5"),
-        (torch.tensor(3), "ids_or_texts=tensor"),
+        *((texts, "ids_or_texts=.* must be a text") for texts in ([], None, 5, torch.tensor(3))),
         (["a", ""], "text 1"),
         ([[]], "text 0 has shape"),
         (torch.zeros(2, 2, 2).long(), "text 0 has shape"),
         ([[0.5]], "text 0 has .* dtype float64"),
-        ([[True, False]], "text 0 has .* dtype bool"),
-        ([[1j]], "text 0 has .* dtype complex128"),
-        ([[2**70]], "text 0 has .* dtype object"),
         ([None], "text 0 has .* dtype object"),
         ([[3, 11]], "token id 11"),
         ([[-1]], "token id -1"),
@@ -96,8 +90,7 @@ def test_bad_texts_are_named(model, texts, match):
     [
         (dict(size=5), "size=5"),
         (dict(batch_size=0), "batch_size=0"),
-        (dict(tokenizer=CharTokenizer("abc")), "CharTokenizer.*must have the 11 tokens"),
-        (dict(tokenizer="gpt2"), "tokenizer='gpt2' must have"),
+        (dict(tokenizer=CharTokenizer("abc")), "the tokenizer has 3 tokens, the model vocab_size=11"),
         (dict(ids_or_texts=["abc"]), "is a string: give token ids, or the tokenizer"),
         (dict(ids_or_texts=[[1, 2], "abc"]), "is a string: give token ids, or the tokenizer"),
     ],
@@ -113,14 +106,3 @@ def test_damaged_weights_are_an_error(model, value):
         model.norm.weight[3] = value
     with pytest.raises(ValueError, match="NaN or infinite"):
         embed(model, ids(3))
-
-
-def test_a_float64_default_changes_nothing(model):
-    model = model.float()
-    expected = embed(model, ids(5, 9))
-    torch.set_default_dtype(torch.float64)
-    try:
-        embeddings = embed(model, ids(5, 9))
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert torch.equal(embeddings, expected) and embeddings.dtype == torch.float32

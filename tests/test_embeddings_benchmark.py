@@ -1,11 +1,11 @@
 """The embeddings benchmark, small: every control has its row, and no copy is learned from."""
 
-import argparse
-
 import pytest
 
 from matgpt.benchmarks import embeddings
 from matgpt.embeddings.pairs import STDLIB, Pairs
+
+from .test_benchmark import parsed
 
 WORDS = [a + b + c for a in "abcde" for b in "xyzu" for c in "klm"]
 LIBRARY = Pairs(
@@ -26,11 +26,8 @@ def args(tmp_path, monkeypatch):
         ("more", "names"): Pairs(["named"], ["nothing like these"], ["o.named"], ["o"]),
     }
     monkeypatch.setattr(embeddings, "load", lambda place, kind="docstrings": places[place, kind])
-    parser = argparse.ArgumentParser()
-    embeddings.add_arguments(parser)
-    small = "--sources more --nesting 8 16 --vocab 300 --lm-steps 1 --steps 2"
-    rest = f"--batch-size 8 --shortlist 3 --seeds 0 1 --out {tmp_path}"
-    return parser.parse_args(f"{small} {rest}".split())
+    small = "--sources more --nesting 8 16 --vocab 300 --lm-steps 1 --steps 2 --batch-size 8 --shortlist 3"
+    return parsed(embeddings, *small.split(), "--seeds", 0, 1, "--out", tmp_path)
 
 
 @pytest.mark.slow

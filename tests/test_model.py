@@ -181,8 +181,9 @@ def test_slicing_and_greedy_text_draw_no_random_numbers(variant):
 
 def test_slicing_what_no_step_trained_warns():
     model = MatryoshkaGPT(GPTConfig(11, 8, 16, 2, 2, nesting=(8,)))
-    with pytest.warns(UserWarning, match="no step trained Size"):
+    with pytest.warns(UserWarning, match="no step trained Size") as warned:
         model.slice(Size(4, 1, 1))
+    assert warned[0].filename == __file__  # the line of the caller
     anywhere = GPTConfig(11, 8, 16, 2, 2, nesting=matgpt.between(Size(8, 1, 1), Size(16, 2, 2)))
     with warnings.catch_warnings(action="error"):
         model.slice(8)
@@ -236,7 +237,7 @@ def small(variant):
         (16, "size=16 names no doll: the nesting is"),
         ("4", "size='4' names no doll"),
         (4, "size=4 names 2 dolls; give the Size"),
-        (Size(16, 2, 2), "n_embd=16.* does not fit: n_embd may be at most 8"),
+        (Size(16, 2, 2), "n_embd=16.* does not fit: no axis may be larger"),
     ],
 )
 def test_bad_size(small, size, message):

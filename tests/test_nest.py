@@ -130,7 +130,7 @@ def test_gradients_are_on_inside(plain):
 
 def test_errors_name_what_is_wrong(plain):
     for message, model, dolls, bad in (
-        ("n_embd may be at most 32", plain, [Size(64, 1, 1)], {}),
+        ("no axis may be larger", plain, [Size(64, 1, 1)], {}),
         ("MatryoshkaEmbeddingsGPT", MatryoshkaEmbeddingsGPT(plain.config), NESTING, {}),
         ("share=2", plain, NESTING, dict(share=2)),
         ("val_ids", plain, NESTING, dict(val_ids=IDS[:5])),

@@ -103,6 +103,8 @@ def test_every_weight_has_one_optimizer_and_moves(kind):
     assert all(step.abs().min() > 0 for step in change(model, optimizers).values())
     with pytest.raises(ValueError, match="all parameters of the model are frozen"):
         make_optimizers(kind, model.requires_grad_(False), 1e-3, 0.0)
+    with pytest.raises(ValueError, match="meta device"):
+        make_optimizers(kind, MatryoshkaGPT(PLAIN).to("meta"), 1e-3, 0.0)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -9,7 +9,6 @@ import matgpt
 from matgpt import BPETokenizer, CharTokenizer, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from matgpt.embeddings.exporting import PAD
 from matgpt.embeddings.pooling import cut
-from matgpt.embeddings.retrieval import measures, ranks
 
 TEXT = "parse a date from a string, read the file and return what was parsed as a date "
 TOKENIZER = BPETokenizer.train(TEXT * 5, 290)
@@ -41,27 +40,6 @@ def test_the_library_gives_our_vectors_at_any_dimension(library, model, tmp_path
         assert encoded.shape == ours.shape and (encoded - ours).abs().max() < 2e-6
 
 
-@pytest.mark.slow
-def test_its_evaluator_gives_our_figures(library, build, tmp_path):
-    model = build(MatryoshkaEmbeddingsGPT, CONFIG).float()
-    words = TEXT.split()
-    documents = [f"{a} {b} {i}" for i, (a, b) in enumerate(zip(words * 3, words[3:] * 3))]
-    queries = [" ".join(document.split()[:2]) + " x" for document in documents]
-    matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER)
-    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
-
-    ask, know = ({str(i): text for i, text in enumerate(texts)} for texts in (queries, documents))
-    at = dict(accuracy_at_k=[1], precision_recall_at_k=[1, 10], mrr_at_k=[10], ndcg_at_k=[10], map_at_k=[10])
-    evaluator = InformationRetrievalEvaluator(ask, know, {i: {i} for i in ask}, **at, write_csv=False)
-    for d in (8, 32):
-        theirs = evaluator(library(d))
-        q, k = (cut(matgpt.embed(model, texts, tokenizer=TOKENIZER), d) for texts in (queries, documents))
-        ours = measures(ranks(q @ k.T))
-        assert ours["recall@10"] > 0.1
-        for name, value in ours.items():
-            assert theirs[f"cosine_{name.lower()}"] == pytest.approx(value, abs=1e-6), name
-
-
 def test_the_folder_names_its_parts_and_the_model_stays_as_it_was(model, tmp_path):
     config, token = model.config, model.embedding.token.clone()
     matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER)
@@ -81,20 +59,11 @@ def test_the_folder_names_its_parts_and_the_model_stays_as_it_was(model, tmp_pat
 
 def test_bad_tokenizers_and_weights_are_named_and_nothing_is_written(model, tmp_path):
     for tokenizer in (None, CharTokenizer("abc"), BPETokenizer(TOKENIZER.tokens, ["more"])):
-        with pytest.raises(ValueError, match="tokenizer=.* must be a BPETokenizer of the model's"):
+        with pytest.raises(
+            ValueError, match="tokenizer=.* must be a BPETokenizer|the tokenizer has 291 tokens"
+        ):
             matgpt.export_sentence_transformers(model, tmp_path / "new", tokenizer)
     model.norm.weight.data[0] = float("nan")
     with pytest.raises(ValueError, match="norm.weight contains NaN"):
         matgpt.export_sentence_transformers(model, tmp_path / "new", TOKENIZER)
     assert not (tmp_path / "new").exists()
-
-
-def test_files_of_the_user_are_replaced_only_when_asked(build, tmp_path):
-    model = build(MatryoshkaGPT, CONFIG)
-    (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text("mine")
-    with pytest.raises(ValueError, match="already holds config.json.*overwrite=True"):
-        matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER)
-    assert [path.name for path in tmp_path.rglob("*")] == ["1_Pooling", "config.json"]
-    matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER, overwrite=True)
-    matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER)  # the same files are not replaced

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -75,24 +76,21 @@ def test_a_run(options, out, capsys):
 
 def test_every_option_reaches_the_run(options, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    taken = {}
-
-    def fake(model, train_ids, val_ids, **settings):
-        taken.update(settings, model=model)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run, "train", fake)
+    monkeypatch.setattr(run, "train", Mock(side_effect=KeyboardInterrupt))
     given = dict(lr=1e-3, share=0.1, seed=3, optimizer="adamw", dtype="bfloat16", threads=1, eval_blocks=5)
     more = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     more += ["--variant=embeddings", "--dropout=0.1", "--tokenizer=bpe", "--vocab=300", "--resume"]
     with pytest.raises(SystemExit, match="interrupted"):
         program(*options[:-2], *more, "--loss-weights", 1, 0, 2)
     assert "bits per byte" in capsys.readouterr().out
-    model, given = taken["model"], given | dict(loss_weights=[1, 0, 2], resume=True, steps=20, batch_size=4)
-    assert {name: taken[name] for name in given} == given
+    (model, *_), taken = run.train.call_args
+    given |= dict(loss_weights=[1, 0, 2], resume=True, steps=20, batch_size=4, eval_interval=10)
+    given |= dict(checkpoint_dir=Path("runs/text-4-8,1,1,9-8"))
+    assert {*taken} == {*given, "progress", "on_evaluation"} and {
+        name: taken[name] for name in given
+    } == given
     assert type(model) is matgpt.MatryoshkaEmbeddingsGPT and model.config.dropout == 0.1
-    assert 256 < model.config.vocab_size <= 300 and "warmup" not in taken
-    assert taken["checkpoint_dir"] == Path("runs/text-4-8,1,1,9-8")
+    assert 256 < model.config.vocab_size <= 300
 
 
 @pytest.mark.slow
@@ -168,20 +166,20 @@ def test_bad_option_is_one_line(bad, message, options, capsys):
 
 
 def test_the_help_names_the_defaults_of_the_functions(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
+    texts = {}
+    for command in ("train", "generate"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        texts[command] = " ".join(capsys.readouterr().out.split())
     batch_size = re.search(r"batch_size \((\d+)\)", matgpt.nest.__doc__)[1]
-    share = f"{SHARE}, readouts {READOUTS}; nest: {nesting.SHARE}"
-    nest = [f"{Settings.batch_size}; nest: {batch_size}", share]
+    shares = f"{SHARE}, readouts {READOUTS}; nest: {nesting.SHARE}"
     vocab = [inspect.signature(f).parameters["vocab_size"].default for f in (read_corpus, prepare)]
-    defaults = *nest, Settings.optimizer, GPTConfig.block_size, "{}; data: {}".format(*vocab)
-    assert all(f"(default: {default})" in text for default in defaults)
-    assert f"(default: {Settings.seed}; generate: a new text each time)" in text
-    with pytest.raises(SystemExit):
-        main(["generate", "--help"])
+    defaults = [f"{Settings.batch_size}; nest: {batch_size}", shares, "{}; data: {}".format(*vocab)]
+    defaults += [Settings.optimizer, GPTConfig.block_size, Settings().steps]
+    assert all(f"(default: {default})" in texts["train"] for default in defaults)
+    assert f"(default: {Settings.seed}; generate: a new text each time)" in texts["train"]
     draft_tokens = inspect.signature(MatryoshkaGPT.generate).parameters["draft_tokens"].default
-    assert f"proposals at a time (default: {draft_tokens})" in " ".join(capsys.readouterr().out.split())
+    assert f"proposals at a time (default: {draft_tokens})" in texts["generate"]
 
 
 @pytest.mark.parametrize("arguments", ["--help", "train --help", "--version"])
@@ -193,13 +191,9 @@ def test_help_does_not_load_pytorch(arguments):
 
 
 def test_only_too_little_memory_is_called_that(monkeypatch, capsys):
-    def fail(args):
-        raise error
-
-    monkeypatch.setattr(run, "run_eval", fail)
-    error = torch.OutOfMemoryError("CUDA out of memory")
+    monkeypatch.setattr(run, "run_eval", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
     assert "error: out of memory: choose a smaller model" in refused(capsys, "eval", "folder")
-    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    run.run_eval.side_effect = RuntimeError("CUDA error: an illegal memory access was encountered")
     with pytest.raises(RuntimeError, match="illegal"):
         main(["eval", "folder"])
 
@@ -213,7 +207,7 @@ def test_a_doll_is_sliced_out(tmp_path, capsys):
         assert f"4,2,2 with {model.num_params(4)} parameters" in capsys.readouterr().out
         torch.testing.assert_close(read(tmp_path / name)(idx), model(idx, 4), rtol=1e-4, atol=1e-5)
         assert "pass --force" in refused(capsys, *arguments, 8)
-        main(["generate", str(tmp_path / name), "--tokens", "5"])  # no newline to begin with
+        main(["generate", str(tmp_path / name), "--tokens", "5", "--prompt", "a"])
         assert re.fullmatch("a[a-e]{5}\n", capsys.readouterr().out)
     error = refused(capsys, *arguments, 3)
     assert error.endswith("--size=3 names no doll: the nesting is 4,2,2,16, 8,2,2,32\n")

@@ -19,7 +19,7 @@ from matgpt.embeddings.pairs import Pairs
 from matgpt.measure.evaluation import precision
 from matgpt.nested import NestedLinear
 from matgpt.training import loop, nesting
-from matgpt.training.cost import training_flops
+from matgpt.training.cost import step_flops, training_flops
 from matgpt.training.loss import matryoshka_loss, step_losses
 from matgpt.training.optimizer import learning_rate
 from matgpt.training.schedule import Schedule
@@ -211,12 +211,21 @@ def test_the_smaller_dolls_get_their_share_of_the_flops(kind, nesting, share):
 
 
 def test_the_constants_that_figures_decided():
-    """LOG.md: the shares of the smaller dolls, and from which width more threads than one pay."""
+    """LOG.md: the shares of the smaller dolls."""
     nested, depths = make(nesting=WIDTHS), make(nesting=DEPTHS, n_layer=3)
     readouts = make(MatryoshkaEmbeddingsGPT, nesting=WIDTHS)
     assert [Schedule(model).share for model in (nested, depths, readouts)] == [0.2, 0.02, 0.02]
     assert nesting.SHARE == 0.5
-    assert [loop.choose_threads(n_embd, cores=8) for n_embd in (64, 255, 256, 768)] == [1, 1, 8, 8]
+
+
+def test_a_second_thread_is_for_models_of_256_dimensions():
+    torch.set_num_threads(2)
+    try:
+        for n_embd, threads in ((255, 1), (256, 2)):
+            with loop.using_threads(None, make(n_embd=n_embd, n_head=1, nesting=None)):
+                assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_each_step_draws_six_new_sizes_of_a_range():
@@ -293,6 +302,13 @@ def test_a_step_costs_what_torch_counts(variant, nesting, kind):
 
     price, count, steps = counted(work, 2, 6)
     assert price == count + steps * adamw_flops(make(variant), kind)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_the_price_of_a_model_alone_is_known_before_it_trains(kind):
+    for size in CONFIG.sizes:
+        alone = MatryoshkaGPT(CONFIG.doll(size))
+        assert run(alone, steps=3, optimizer=kind).spent == 3 * step_flops(CONFIG, 4, kind, size)
 
 
 def test_nesting_costs_what_torch_counts():
@@ -505,8 +521,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(model):
 
 
 # ---- bad arguments
-WEIGHTS = "must be 3 numbers of at least 0, not all 0"
-WHOLE, NUMBER = "must be a whole number of at least", "must be a number of at least 0"
+WEIGHTS = "must be 3 numbers of at least 0"
+WHOLE, NUMBER = "must be a whole number of at least", "must be a number in"
 BAD = [
     (dict(loss_weights=(1, 1)), rf"loss_weights=\(1, 1\) {WEIGHTS}"),
     (dict(loss_weights=(0, 0, 0)), rf"loss_weights=\(0, 0, 0\) {WEIGHTS}"),
@@ -515,13 +531,13 @@ BAD = [
     (dict(batch_size=1.5), f"batch_size=1.5 {WHOLE} 1"),
     (dict(eval_blocks=0), f"eval_blocks=0 {WHOLE} 1"),
     (dict(threads=0), f"threads=0 {WHOLE} 1"),
-    (dict(lr=-0.1), f"lr=-0.1 {NUMBER}"),
+    (dict(lr=-0.1), rf"lr=-0.1 {NUMBER} \[0, inf\)"),
     (dict(lr=math.nan), f"lr=nan {NUMBER}"),
-    (dict(warmup=1), f"warmup=1 {NUMBER} and below 1"),
-    (dict(share=1), f"share=1 {NUMBER} and below 1"),
+    (dict(warmup=1), rf"warmup=1 {NUMBER} \[0, 1\)"),
+    (dict(share=1), rf"share=1 {NUMBER} \[0, 1\)"),
     (dict(flops=1e9), "steps=2 and flops=1000000000.0: give one budget, not both"),
-    (dict(steps=None, flops=0), "flops=0 must be a number above 0"),
-    (dict(steps=None, flops="1e9"), "flops='1e9' must be a number above 0"),
+    (dict(steps=None, flops=0), rf"flops=0 {NUMBER} \(0, inf\)"),
+    (dict(steps=None, flops="1e9"), f"flops='1e9' {NUMBER}"),
     (dict(dtype="float16"), 'dtype=\'float16\' must be "float32" or "bfloat16"'),
     (dict(optimizer="sgd"), 'optimizer=\'sgd\' must be "muon" or "adamw"'),
     (dict(on_evaluation=5), "on_evaluation=5 must be a function"),

@@ -1,10 +1,11 @@
-"""What the benchmarks share: results stored on disk, timings side by side, tables."""
+"""What the benchmarks share: options, results stored on disk, timings side by side, tables."""
 
 import hashlib
 import json
 import shutil
 import statistics
-import time
+import timeit
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,10 +15,18 @@ from ..files.atomic import write
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def stored(folder, settings, compute):
-    """The result of `compute(state)`, a JSON object, or what an earlier run with these settings stored.
+def add_shape(add):
+    """Add the options for the shape of the full model, its batch and its precision."""
+    for name, default in (("n-embd", 128), ("n-head", 4), ("n-layer", 4), ("block-size", 64)):
+        add(f"--{name}", type=int, default=default)
+    add("--batch-size", type=int, default=12, help="blocks in a step (quality: that --budget counts)")
+    add("--dtype", choices=("float32", "bfloat16"), help="in which all steps multiply matrices")
 
-    settings: everything that the result depends on, the digest of a corpus too. state: a folder for what an
+
+def stored(folder, settings, compute):
+    """Return the JSON object that `compute(state)` returns, or what it returned before with these settings.
+
+    settings: everything that it depends on, the digest of a corpus too. state: a folder for what an
     interrupted run resumes from; it is removed once the result is there.
     """
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -33,24 +42,22 @@ def stored(folder, settings, compute):
 
 
 def whole(history, steps=None, flops=None):
-    """The history of a run that spent its budget. Ctrl-C, which ends `train` early, ends this too."""
-    if history.steps[-1:] < [steps or 0] or history.flops[-1:] < [flops or 0]:
+    """Return the history of a run that spent its budget. Ctrl-C, which ends `train` early, ends this too."""
+    if history.done < (steps or 0) or history.spent < (flops or 0):
         raise KeyboardInterrupt
     return history
 
 
-def medians(calls, rounds=15, warmup=2):
-    """Median seconds of each function of {name: function}, called in turn so that all meet the same noise."""
-    seconds = {name: [] for name in calls}
-    for i in range(warmup + rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if i >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(s) for name, s in seconds.items()}
+def in_turn(calls, rounds):
+    """Call each of {name: function} in turn, so that all meet the same noise; returns {name: results}."""
+    results = [[call() for call in calls.values()] for _ in range(rounds)]
+    return dict(zip(calls, zip(*results)))
+
+
+def medians(calls, rounds):
+    """Return the median seconds that each function of {name: function} takes, after a first round."""
+    timed = {name: partial(timeit.timeit, call, number=1) for name, call in calls.items()}
+    return {name: statistics.median(seconds[1:]) for name, seconds in in_turn(timed, 1 + rounds).items()}
 
 
 def mean_sd(values):
@@ -60,17 +67,18 @@ def mean_sd(values):
 
 
 def markdown(rows):
-    """A Markdown table of rows {column: cell}; a row may lack a cell."""
+    """Return a Markdown table of rows {column: cell}; a row may lack a cell."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [[row.get(column, "") for column in columns] for row in rows]
-    lines = [columns, ["---"] * len(columns), *cells]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join(
+        f"| {' | '.join(map(str, line))} |" for line in (columns, ["---"] * len(columns), *cells)
+    )
 
 
 def report(folder, name, text, figures=None):
     """Print a result; write it to NAME.md in the folder, and each figure under its name."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    write(Path(folder) / f"{name}.md", f"{text}\n".encode())
     print("\n" + text)
     for title, figure in (figures or {}).items():
         figure.savefig(f"{folder}/{title}.png", dpi=150)

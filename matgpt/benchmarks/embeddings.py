@@ -1,21 +1,17 @@
 """Find the function by what it does: recall against dimensions, for every control, over several seeds."""
 
-import statistics
 import sys
 import sysconfig
 from functools import cache
+from statistics import mean
 
 import torch
 
-from .. import plot
-from ..config import GPTConfig
+from .. import BPETokenizer, GPTConfig, MatryoshkaEmbeddingsGPT, embed, load_pairs, plot, split
 from ..embeddings.contrastive import train_embeddings
-from ..embeddings.pairs import STDLIB, Pairs, load_pairs
-from ..embeddings.pooling import cut, embed
+from ..embeddings.pairs import STDLIB, Pairs
+from ..embeddings.pooling import cut
 from ..embeddings.retrieval import BM25, fuse, measures, pca, ranks, shortlist_ranks
-from ..model import MatryoshkaEmbeddingsGPT
-from ..text.corpus import split
-from ..text.tokenizer import BPETokenizer
 from ..training.loop import train
 from .common import DEVICE, markdown, mean_sd, report, stored, whole
 
@@ -42,26 +38,7 @@ def data(args, seed):
     """Return (train, test) pairs as plain words: test is a fifth of the library's modules, without copies."""
     _, test = load(STDLIB).split(seed=seed)
     every = [load(source, kind) for kind in ("docstrings", "names") for source in (STDLIB, *args.sources)]
-    return sum((pairs.without(test) for pairs in every), Pairs([], [])).plain(), test.plain()
-
-
-def models(args, tokenizer, pairs, seed, state):
-    """Return {name: model}: a language model, and embeddings trained at every size and at the full size."""
-    text = "\n".join(f"{query}\n{document}" for query, document in zip(pairs.queries, pairs.documents))
-    ids, trained = split(tokenizer.encode(text)), {}
-    for name, nesting in (("language model", args.nesting), ("Matryoshka", args.nesting), ("plain", None)):
-        torch.manual_seed(seed)
-        shape = tokenizer.vocab_size, BLOCK_SIZE, max(args.nesting), N_HEAD, N_LAYER
-        model = trained[name] = MatryoshkaEmbeddingsGPT(GPTConfig(*shape, nesting)).to(DEVICE)
-        options = dict(seed=seed, progress=sys.stderr.isatty(), checkpoint_dir=state / name, resume=True)
-        if name == "language model":
-            options |= dict(steps=args.lm_steps, eval_interval=args.lm_steps, eval_blocks=16)
-            whole(train(model, *ids, **options), args.lm_steps)
-        else:
-            model.embedding.token.data *= SPREAD / model.embedding.token.std()
-            options |= dict(steps=args.steps, batch_size=args.batch_size)
-            whole(train_embeddings(model, pairs, tokenizer, **options), args.steps)
-    return trained
+    return sum((pairs.without(test) for pairs in every), Pairs([], [], [], [])).plain(), test.plain()
 
 
 def measure(args, seed, state):
@@ -69,10 +46,22 @@ def measure(args, seed, state):
     pairs, test = data(args, seed)
     print(f"seed {seed}: {len(pairs):,} pairs to learn from, {len(test):,} to test on", flush=True)
     tokenizer = BPETokenizer.train("\n".join(pairs.queries + pairs.documents), args.vocab)
-    vectors = {
-        name: [embed(model, texts, tokenizer=tokenizer).cpu() for texts in (test.documents, test.queries)]
-        for name, model in models(args, tokenizer, pairs, seed, state).items()
-    }
+    text = "\n".join(f"{query}\n{document}" for query, document in zip(pairs.queries, pairs.documents))
+    ids, vectors = split(tokenizer.encode(text)), {}
+    for name, nesting in (("language model", args.nesting), ("Matryoshka", args.nesting), ("plain", None)):
+        torch.manual_seed(seed)
+        shape = tokenizer.vocab_size, BLOCK_SIZE, max(args.nesting), N_HEAD, N_LAYER
+        model = MatryoshkaEmbeddingsGPT(GPTConfig(*shape, nesting)).to(DEVICE)
+        options = dict(seed=seed, progress=sys.stderr.isatty(), checkpoint_dir=state / name, resume=True)
+        if name == "language model":
+            few = dict(eval_interval=args.lm_steps, eval_blocks=16)
+            whole(train(model, *ids, args.lm_steps, **few, **options), args.lm_steps)
+        else:
+            model.embedding.token.data *= SPREAD / model.embedding.token.std()
+            few = dict(steps=args.steps, batch_size=args.batch_size)
+            whole(train_embeddings(model, pairs, tokenizer, **few, **options), args.steps)
+        both = test.documents, test.queries
+        vectors[name] = [embed(model, texts, tokenizer=tokenizer).cpu() for texts in both]
     drawn = torch.randperm(max(args.nesting), generator=torch.Generator().manual_seed(seed))
     methods = {
         "Matryoshka": vectors["Matryoshka"],
@@ -81,16 +70,18 @@ def measure(args, seed, state):
         "plain InfoNCE, random dimensions": [x[:, drawn] for x in vectors["plain"]],
         "language model alone": vectors["language model"],
     }
-    lexical = BM25(test.documents)(test.queries)
     scores = {
         name: [cut(queries, d) @ cut(documents, d).T for d in args.nesting]
         for name, (documents, queries) in methods.items()
     }
+    lexical = BM25(test.documents)(test.queries)
     scores["Matryoshka and BM25, fused"] = [fuse(s, lexical) for s in scores["Matryoshka"]]
-    results = {name: [measures(ranks(s)) for s in some] for name, some in scores.items()}
-    shortlists = [shortlist_ranks(*methods["Matryoshka"], d, args.shortlist) for d in args.nesting]
-    results[f"Matryoshka, then {args.shortlist} with all dimensions"] = list(map(measures, shortlists))
-    return {"pairs": [len(pairs), len(test)], "results": results | {"BM25": [measures(ranks(lexical))]}}
+    all_ranks = {name: list(map(ranks, every)) for name, every in scores.items()}
+    shortlist = [shortlist_ranks(*vectors["Matryoshka"], d, args.shortlist) for d in args.nesting]
+    all_ranks[f"Matryoshka, then {args.shortlist} with all dimensions"] = shortlist
+    all_ranks["BM25"] = [ranks(lexical)]
+    results = {name: list(map(measures, every)) for name, every in all_ranks.items()}
+    return {"pairs": [len(pairs), len(test)], "results": results}
 
 
 def run(args):
@@ -115,6 +106,6 @@ def show(args, runs):
         rows = [{"": method} | dict(zip(dims[-len(row) :], row)) for method, row in cells.items()]
         text.append(f"{name}, mean ± sd over {len(runs)} seed(s):\n\n{markdown(rows)}")
         if name == "recall@10":
-            level = {"BM25": statistics.mean(share for (share,) in curves.pop("BM25"))}
+            level = {"BM25": mean(share for (share,) in curves.pop("BM25"))}
             figures = {"retrieval": plot.retrieval(dims, curves, level)}
     report(args.out, "embeddings", "\n\n".join(text), figures)

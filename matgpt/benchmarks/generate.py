@@ -5,9 +5,7 @@ from functools import partial
 
 import torch
 
-from ..files.checkpoint import load
-from ..files.gpt2 import export_gpt2
-from ..text.corpus import load_text, split
+from .. import export_gpt2, load, load_text, split
 from .common import markdown, medians, report
 
 
@@ -69,7 +67,7 @@ def drafts(model, draft_model, val_ids, args):
         drafted = partial(write, draft_size=draft, draft_model=draft_model)
         for temperature, text in ((0, "greedy"), (0.8, "sampled at 0.8")):
             calls = {k: partial(drafted, temperature, draft_tokens=k) for k in args.draft_tokens}
-            seconds = medians({"plain": partial(write, temperature), **calls}, args.rounds, warmup=1)
+            seconds = medians({"plain": partial(write, temperature), **calls}, args.rounds)
             for k, call in calls.items():
                 stats, row = call(), {"draft": draft, "draft tokens": k, "text": text}
                 row["accepted"] = f"{stats['acceptance']:.0%}"

@@ -11,7 +11,6 @@ Each model is tuned alike, over learning rates and batch sizes.
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 import sys
@@ -20,36 +19,27 @@ from statistics import mean
 import numpy as np
 import torch
 
-from .. import plot
-from ..config import GPTConfig
+from .. import GPTConfig, MatryoshkaGPT, Size, between, plot
 from ..measure.evaluation import blocks, evaluate_sizes
 from ..measure.shapes import flops_per_token
-from ..model import MatryoshkaGPT
-from ..ranges import between
-from ..sizes import Size
 from ..text.batches import loss_unit
 from ..text.token_files import read_corpus
 from ..training.checkpoint import digest
-from ..training.cost import optimizer_flops, training_flops
+from ..training.cost import step_flops
 from ..training.loop import DivergedError, train
 from ..training.optimizer import default_lr
-from .common import DEVICE, markdown, mean_sd, report, stored, whole
+from .common import DEVICE, add_shape, markdown, mean_sd, report, stored, whole
 
 
 def add_arguments(parser):
     add = parser.add_argument
+    add_shape(add)
     add("--corpus", default="shakespeare", help="a corpus, a file, or a folder of the data command")
     add("--nesting", nargs="+", default=["32,1,1", "64,2,2", "96,3,3"], help="dolls inside the full model")
-    add("--n-embd", type=int, default=128)
-    add("--n-head", type=int, default=4)
-    add("--n-layer", type=int, default=4)
-    add("--block-size", type=int, default=64)
-    add("--batch-size", type=int, default=12, help="of the steps that the budget counts")
     add("--budget", type=float, default=2000, help="C, in steps of the full model alone")
     add("--ratio", type=float, help="C, in tokens a parameter, in place of --budget")
     add("--shares", type=float, nargs="+", default=[None], help="of C for smaller dolls; several: a front")
     add("--optimizer", choices=("adamw", "muon"), default="muon")
-    add("--dtype", choices=("float32", "bfloat16"), help="in which steps multiply matrices, as in train")
     add("--rates", type=float, nargs="+", default=[0.5, 0.7, 1], help="times the default rate, tried")
     add("--batches", type=int, nargs="+", default=[12, 16], help="batch sizes, tried with these rates")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -83,47 +73,40 @@ class Bench:
 
     def compare(self, config):
         """Train one family and its baselines at one price; returns {name: runs}, the smallest model first."""
-        args, full = self.args, config.doll(config.full)
+        args, sizes = self.args, config.sizes
+        prices = {size: step_flops(config, args.batch_size, args.optimizer, size) for size in sizes}
         tokens_of_step = args.batch_size * config.block_size
         steps = args.ratio * config.num_params() / tokens_of_step if args.ratio else args.budget
-        price, tokens = steps * self.step_flops(full), steps * tokens_of_step
-        families = {"alone": self.tune(full, flops=price)}
+        price, tokens = steps * prices[config.full], steps * tokens_of_step
+        families = {"alone": self.tune(config.doll(config.full), flops=price)}
         for share in args.shares:
             families[nested_name(share)] = self.tune(config, flops=price, share=share)
         if args.held:
-            anywhere = dataclasses.replace(config, nesting=between(config.sizes[0], config.full))
+            anywhere = dataclasses.replace(config, nesting=between(sizes[0], config.full))
             families["range"] = self.tune(anywhere, flops=price, also=anywhere.sample(args.held))
-        models = [config.doll(size) for size in config.sizes]
-        together = sum(map(self.step_flops, models))
-        for name, read in (("apart", tokens * self.step_flops(full) / together), ("twins", tokens)):
+        for name, read in (("apart", tokens_of_step * price / sum(prices.values())), ("twins", tokens)):
             if getattr(args, name):
-                families[name] = [run for model in models for run in self.tune(model, tokens=read)]
+                families[name] = [run for size in sizes for run in self.tune(config.doll(size), tokens=read)]
         return families
 
-    def step_flops(self, config):
-        """FLOPs of a training step of this model alone, on --batch-size blocks, optimizer included."""
-        model = MatryoshkaGPT(config)
-        passes = training_flops(model, [config.full]) * self.args.batch_size * config.block_size
-        return passes + optimizer_flops(model, self.args.optimizer)
-
     def tune(self, config, tokens=None, **settings):
-        """Runs of all seeds, at the rate and batch with the lowest loss of the largest doll on the first."""
-        args = self.args
+        """Return runs of all seeds, at the rate and batch with the lowest full loss on the first seed."""
 
-        @functools.cache
-        def train_cell(rate, batch_size, seed):
+        def train_cell(cell, seed):
+            rate, batch_size = cell
             lr = float(f"{rate * default_lr(config):.3g}")
             steps = {} if tokens is None else {"steps": round(tokens / batch_size / config.block_size)}
             return self.one(config, seed, lr=lr, batch_size=batch_size, **steps, **settings)
 
-        def loss(cell):
-            return train_cell(*cell, args.seeds[0])["losses"][str(config.full)]
-
-        best = min(itertools.product(args.rates, args.batches), key=loss)
-        return [train_cell(*best, seed) for seed in args.seeds]
+        first, *others = self.args.seeds
+        tried = {
+            cell: train_cell(cell, first) for cell in itertools.product(self.args.rates, self.args.batches)
+        }
+        best = min(tried, key=lambda cell: tried[cell]["losses"][str(config.full)])
+        return [tried[best], *(train_cell(best, seed) for seed in others)]
 
     def one(self, config, seed, also=(), **settings):
-        """Train a model; returns {"losses": {size: over all of val}, "tokens", "flops", "seconds", ...}."""
+        """Train a model; returns {"losses": {size: over all of val}, "flops", "seconds", ...}."""
         settings = dict(optimizer=self.args.optimizer, dtype=self.args.dtype, seed=seed, **settings)
         print(f"{' / '.join(map(str, config.sizes))}, {settings}", flush=True)
 
@@ -133,28 +116,27 @@ class Bench:
             few = dict(eval_interval=10**9, eval_blocks=1, progress=sys.stderr.isatty())
             history = train(model, *self.ids, **settings, **few, checkpoint_dir=folder, resume=True)
             whole(history, settings.get("steps"), settings.get("flops"))
-            losses = evaluate_sizes(model, self.ids[1], config.in_order([*config.sizes, *also]))
+            losses = evaluate_sizes(model, self.ids[1], [*config.sizes, *also])
             return {
                 "losses": {str(size): loss for size, loss in losses.items()},
                 "seconds": history.seconds,
-                "tokens": history.done * settings["batch_size"] * config.block_size,
                 "flops": history.spent,
                 "silent": silent(model, self.ids[1]),
             }
 
-        shape = {**dataclasses.asdict(config), "nesting": str(config.nesting), "also": str(also)}
+        shape = dataclasses.asdict(config) | {"nesting": str(config.nesting), "also": str(also)}
         try:
             result = stored(self.args.out, dict(corpus=self.corpus, config=shape, train=settings), compute)
         except DivergedError:
-            result = dict.fromkeys(("flops", "seconds", "tokens", "silent"), math.nan)
+            result = dict.fromkeys(("flops", "seconds", "silent"), math.nan)
             result["losses"] = {str(size): math.inf for size in config.sizes}
         print("   " + "  ".join(f"{size}: {loss:.4f}" for size, loss in result["losses"].items()), flush=True)
-        return result | dict(lr=settings["lr"], batch_size=settings["batch_size"], also=also)
+        return result | dict(lr=settings["lr"], batch_size=settings["batch_size"])
 
 
 @torch.no_grad()
 def silent(model, ids, n_blocks=8):
-    """The largest fraction, over layers, of hidden units that no token of some blocks turns positive."""
+    """Return the largest fraction, over layers, of hidden units that no token turns positive."""
     fractions = []
 
     def watch(layer, _, hidden):
@@ -162,47 +144,42 @@ def silent(model, ids, n_blocks=8):
 
     hooks = [block.feedforward.expand.register_forward_hook(watch) for block in model.blocks]
     with model.mode(training=False):
-        model.features(torch.cat([x for x, _ in blocks(model, ids, n_blocks, n_blocks)]))
+        model.features(torch.cat([x for x, _ in blocks(model, ids, n_blocks)]))
     for hook in hooks:
         hook.remove()
     return max(fractions)
 
 
-def losses(runs, size):
-    """Losses of a size in those runs that measured it, one a seed."""
-    return [run["losses"][str(size)] for run in runs if str(size) in run["losses"]]
-
-
 def show(args, config, families, unit):
     """Report the table and the figures of one family."""
-    label = "-".join(filter(None, (args.optimizer, args.dtype)))
-    name = f"quality-{label}-{config.n_embd}-{args.ratio or args.budget:g}"
-    anywhere, price = families.pop("range", None), families["alone"][0]["flops"]
+    label, length = "-".join(filter(None, (args.optimizer, args.dtype))), args.ratio or args.budget
+    name, price = f"quality-{label}-{config.n_embd}-{length:g}", families["alone"][0]["flops"]
     params = {size: config.num_params(size) for size in config.sizes}
     rows = [{"doll": size, "parameters": f"{n:,}"} for size, n in params.items()]
     rows += [{"doll": text} for text in ("price", "minutes", "rate, batch", "silent units, at most")]
+    curves, anywhere = {}, families.pop("range", None)
     for column, runs in families.items():
+        losses = {s: [run["losses"][str(s)] for run in runs if str(s) in run["losses"]] for s in params}
+        curves[column] = {size: seeds for size, seeds in losses.items() if seeds}
         flops, seconds = (sum(run[what] for run in runs) / len(args.seeds) for what in ("flops", "seconds"))
         largest = runs[-len(args.seeds) :]
-        setting = f"{largest[0]['lr']:g}, {largest[0]['batch_size']}"
-        silence = f"{max(run['silent'] for run in largest):.1%}"
-        cells = [mean_sd(losses(runs, size)) for size in params]
-        cells += [f"{flops / price:.2f}", f"{seconds / 60:.1f}", setting, silence]
+        cells = [*map(mean_sd, losses.values()), f"{flops / price:.2f}", f"{seconds / 60:.1f}"]
+        cells.append(f"{largest[0]['lr']:g}, {largest[0]['batch_size']}")
+        cells.append(f"{max(run['silent'] for run in largest):.1%}")
         for row, cell in zip(rows, cells):
             row[column] = cell
     text = f"{args.corpus}, {label}, seeds {args.seeds}; loss over the whole validation text, {unit}, "
     text += f"mean ± sd; price 1 is {price:.3g} FLOPs.\n\n{markdown(rows)}"
-    curves = {n: {s: losses(runs, s) for s in params if losses(runs, s)} for n, runs in families.items()}
     figures = {name: plot.baselines(params, curves, f"One price: {label}, {config.n_embd} wide")}
     if len(args.shares) > 1:
         figures[f"front-{name}"] = front(sorted(args.shares), config, curves)
     if anywhere:
-        text += "\n\n" + above_the_line(config, families[nested_name(args.shares[0])], anywhere)
+        text += "\n\n" + above_the_line(config, curves[nested_name(args.shares[0])], anywhere)
     report(args.out, name, text, figures)
 
 
 def front(shares, config, curves):
-    """Figure: what each share costs the full doll beside itself alone, and each doll beside itself apart."""
+    """Draw what each share costs the full doll beside itself alone, and each doll beside itself apart."""
     figure, ax = plot.new_axes("What share do the smaller dolls need?", "share of the price", "nats")
     for size in config.sizes:
         baseline = "alone" if size == config.full else "apart"
@@ -216,14 +193,13 @@ def front(shares, config, curves):
 
 
 def above_the_line(config, nested, anywhere):
-    """A sentence: how far Sizes of a range lie above the line through the named dolls, over log FLOPs."""
+    """Say how far Sizes of a range lie above the line through the named dolls, over log FLOPs."""
 
     def log_flops(size):
         return math.log(flops_per_token(config, size))
 
-    costs, line = zip(*((log_flops(size), mean(losses(nested, size))) for size in config.sizes))
-    sizes = anywhere[0]["also"]
-    above = [mean(losses(anywhere, size)) - np.interp(log_flops(size), costs, line) for size in sizes]
+    means = {size: mean(run["losses"][size] for run in anywhere) for size in anywhere[0]["losses"]}
+    costs, line = zip(*((log_flops(size), mean(losses)) for size, losses in nested.items()))
+    above = [loss - np.interp(log_flops(Size.parse(size)), costs, line) for size, loss in means.items()]
     beside = f"above the line through the named dolls on average, {max(above):+.3f} at most"
-    full = mean_sd(losses(anywhere, config.full))
-    return f"A range: {len(above)} Sizes lie {mean(above):+.3f} {beside}; the full doll has {full}."
+    return f"A range: {len(above)} Sizes lie {mean(above):+.3f} {beside}."

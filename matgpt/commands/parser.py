@@ -22,6 +22,8 @@ COMMANDS = {  # name: what it does, what it needs, what it takes
     "data": ("turn texts into token files", "paths --out", "--pattern --column --tokenizer --vocab"),
     "benchmark": ("repeat the figures of the README and the log", "name", "options"),
 }
+DEFAULTS = {"train": dict(nesting=[32, 64, 128], corpus="python-docs"), "generate": dict(threads=1)}
+OTHER_NAMES = {"out": "checkpoint_dir", "eval_blocks": "max_blocks", "force": "overwrite"}  # in the API
 
 
 def doll(text):
@@ -29,18 +31,23 @@ def doll(text):
     return int(text) if text.isdecimal() else Size.parse(text)
 
 
+def thread_count(text):
+    """Read a number of CPU threads. PyTorch crashes on 100,000."""
+    if not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text}: allowed are 1 to 1024")
+    return int(text)
+
+
 OPTIONS = {
     "folder": dict(help="a saved model or, except for slice, a GPT-2 with its tokenizer.json"),
     "paths": dict(nargs="+", help="UTF-8 texts, folders of documents, .jsonl or .parquet files, known texts"),
     "name": dict(choices=["quality", "speed", "generate", "embeddings"], help="NAME --help describes it"),
     "options": dict(nargs=argparse.REMAINDER, help="those of the benchmark"),
-    # data
     "--corpus": dict(help="known text, file or token files (default: python-docs; eval: of its training)"),
     "--tokenizer": dict(choices=["char", "bpe"], help="of a text (default: char; data: bpe)"),
     "--vocab": dict(type=int, dest="vocab_size", help="tokens that bpe learns (default: 1024; data: 4096)"),
     "--pattern": dict(help='of the files in folders, such as "*.py" (default: all)'),
     "--column": dict(help="of .jsonl and .parquet files (default: text)"),
-    # the model
     "--nesting": dict(nargs="+", type=doll, help="widths, or width,heads,layers[,inner] (train: 32 64 128)"),
     "--variant": dict(choices=["nested", "embeddings"], help="cut all, or the readout (default: nested)"),
     "--n-embd": dict(type=int, help="width of the full model (default: the largest that a doll names)"),
@@ -53,13 +60,12 @@ OPTIONS = {
     "--out": dict(help="folder to write (default: runs/NAME-NESTING)"),
     "--force": dict(action="store_true", help="replace what --out holds"),
     "--gpt2": dict(action="store_true", help="write a GPT-2 of transformers"),
-    # training
     "--steps": dict(type=int, help="the budget in steps (default: 2000)"),
     "--flops": dict(type=float, help="the budget in FLOPs instead, the optimizer's included"),
     "--batch-size": dict(type=int, help="blocks in a step, over all processes (default: 12; nest: 2)"),
     "--lr": dict(type=float, help="peak learning rate (default: 1.024 / width; nest: a quarter of that)"),
     "--share": dict(
-        type=float, help="part of the FLOPs for smaller dolls (default: 0.2, readouts 0.02; nest: 0.5)"
+        type=float, help="of the FLOPs, for small dolls (default: 0.2, readouts 0.02; nest: 0.5)"
     ),
     "--optimizer": dict(choices=["muon", "adamw"], help="for the matrices of the blocks (default: muon)"),
     "--loss-weights": dict(nargs="+", type=float, help="one number a doll (default: all equal)"),
@@ -69,8 +75,7 @@ OPTIONS = {
     "--eval-blocks": dict(type=int, help="blocks to read (train: for a tenth of the time; nest: 256)"),
     "--resume": dict(action="store_true", help="continue the run in --out, or extend it by more --steps"),
     "--device": dict(help="where to compute (default: cuda if there is one, else cpu)"),
-    "--threads": dict(type=int, help="CPU threads (default: by the model's width; generate: 1)"),
-    # writing
+    "--threads": dict(type=thread_count, help="of the CPU (default: by the model's width; generate: 1)"),
     "--prompt": dict(help="the text to continue (default: a newline)"),
     "--tokens": dict(type=int, default=200, dest="max_new_tokens", help="how many to write (default: 200)"),
     "--temperature": dict(type=float, default=0.8, help="0 is greedy (default: 0.8)"),
@@ -79,21 +84,20 @@ OPTIONS = {
     "--draft-size": dict(type=doll, help="a smaller doll that proposes tokens (default: none)"),
     "--draft-tokens": dict(type=int, help="proposals at a time (default: 4)"),
 }
-OTHER_NAMES = {"out": "checkpoint_dir", "eval_blocks": "max_blocks", "force": "overwrite"}  # in the API
 
 
 def make_parser(version):
     """Return the parser of the program; what it reads names the `command` and holds the `parser` of that."""
     parser = Parser(prog="python -m matgpt", description="One GPT that contains smaller GPTs.")
     parser.add_argument("--version", action="version", version=version)
+    parser.set_defaults(threads=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (text, required, optional) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(parser=command)
-        for option in required.split():
-            command.add_argument(option, **OPTIONS[option]).required = True
-        for option in optional.split():
-            command.add_argument(option, **OPTIONS[option])
+        command.set_defaults(parser=command, **DEFAULTS.get(name, {}))
+        for option in f"{required} {optional}".split():
+            action = command.add_argument(option, **OPTIONS[option])
+            action.required |= option in required.split()
     return parser
 
 

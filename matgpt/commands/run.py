@@ -1,13 +1,13 @@
 """What each command does, and what a run leaves in --out."""
 
 import atexit
-import hashlib
 import inspect
 import json
 import os
 import sys
 from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
@@ -15,29 +15,21 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from .. import plot
-from ..config import GPTConfig
-from ..files.atomic import as_path, parsed, write_all
-from ..files.checkpoint import check_vocabulary, load, save
+from .. import GPTConfig, Size, frontier, load, load_text, nest, plot, save, split, stream, train, write
+from ..files.atomic import as_path, parsed
+from ..files.atomic import write as write_file
+from ..files.checkpoint import check_vocabulary
 from ..files.gpt2 import export_gpt2, import_gpt2, is_gpt2
-from ..generation.writing import stream, write
-from ..measure.shapes import frontier
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
-from ..sizes import Size, positive
+from ..sizes import positive
 from ..text.batches import loss_unit
-from ..text.corpus import load_text, split
 from ..text.token_files import load_tokens, prepare, read_corpus
 from ..text.tokenizer import load_tokenizer
 from ..training.checkpoint import NAME, uninterrupted
-from ..training.loop import Settings, processes, train
-from ..training.nesting import nest
-from .parser import Parser
+from ..training.loop import Settings, processes
+from .parser import Parser, thread_count
 
 WRITTEN = ("config.json", "model.safetensors", "tokenizer.json", "losses.png", "history.json")
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run_train(args):
@@ -46,7 +38,6 @@ def run_train(args):
         atexit.register(dist.destroy_process_group)
         if args.device in (None, "cuda") and torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    args.nesting, args.corpus = args.nesting or [32, 64, 128], args.corpus or "python-docs"
     device, first = start(args, args.corpus), processes()[0] == 0
     train_ids, val_ids, tokenizer = read_corpus(args.corpus, **given(read_corpus, args))
     dolls = [doll if isinstance(doll, Size) else Size(doll, 4, 4) for doll in args.nesting]
@@ -65,7 +56,7 @@ def run_train(args):
     old = [path.rename(path.with_suffix(".old")) for path in replaced]
     try:
         history = train(model, train_ids, val_ids, **given(Settings, args))
-    finally:
+    finally:  # a run that did not begin replaces nothing
         began = bool(states(args.out))
         for path in old:
             path.unlink() if began else path.rename(path.with_suffix(".pt"))
@@ -81,67 +72,61 @@ def run_nest(args):
 
 
 def start(args, source):
-    """Choose --out, the budget and the device, and check all options; returns the device."""
+    """Complete the options of a run; returns its device. ValueError if --out holds what it would replace."""
     if args.out is None:
         sizes = [str(size).replace("/", "_") for size in args.nesting]
         args.out = Path("runs", "-".join([Path(source).resolve().stem, *sizes]))
-    args.out = as_path(args.out)
+    args.out, resume = as_path(args.out), getattr(args, "resume", False)
+    there = [name for name in WRITTEN if (args.out / name).exists()]
+    there += [path.name for path in states(args.out) if not resume]
+    own = resume and states(args.out) and read_record(args.out).get("train_wrote", "") == digest(args.out)
+    if there and not args.force and not own:
+        hint = "the run to resume did not write that" if resume else "train --resume continues a run"
+        raise ValueError(f"--out {args.out} already holds {', '.join(there)}: {hint}; --force replaces it")
     args.checkpoint_dir = args.out if args.command == "train" else None
-    if not args.force:
-        check_out(args)
     args.progress, args.on_evaluation = sys.stderr.isatty(), partial(log, args)
     args.steps = Settings(**given(Settings, args)).steps
-    set_threads(args.threads)
     return make_device(args.device)
 
 
-def states(out):
-    """List the state files of a run in `out`."""
-    return [path for path in sorted(out.glob("step-*")) if NAME.fullmatch(path.name)]
+def states(folder):
+    """List the state files of a run."""
+    return [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
 
 
-def check_out(args):
-    """Raise ValueError if --out holds what a run would replace; a resumed run may replace its own model."""
-    out, resume, model = args.out, getattr(args, "resume", False), args.out / "model.safetensors"
-    there = [name for name in WRITTEN if (out / name).exists()]
-    if not resume:
-        there += [path.name for path in states(out)]
-    elif states(out) and model.exists() and read_record(out).get("train_wrote") == digest(model):
-        return
-    if there:
-        hint = "the run to resume did not write that" if resume else "train --resume continues a run"
-        raise ValueError(f"--out {out} already holds {', '.join(there)}: {hint}; --force replaces it")
+def digest(folder):
+    """Return the SHA-256 of the model in a folder, or None if there is none."""
+    path = folder / "model.safetensors"
+    return sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def log(args, history):
     """Print the step of an evaluation, and the losses of every doll."""
-    line = f"step {history.steps[-1]}" + (f"/{args.steps}" if args.steps else "")
-    line += ", validation (training) loss"
-    for size in history.sizes:
-        line += f"  {size}: {history.val[size][-1]:.4f} ({history.train[size][-1]:.4f})"
-    tqdm.write(line)
+    of_all = f"/{args.steps}" if args.steps else ""
+    line = f"step {history.steps[-1]}{of_all}, validation (training) loss"
+    losses = [f"  {s}: {history.val[s][-1]:.4f} ({history.train[s][-1]:.4f})" for s in history.sizes]
+    tqdm.write(line + "".join(losses))
 
 
 def finish(args, model, tokenizer, history, val_ids):
     """Save model, plot and history in --out; print what each doll writes after the same prompt."""
-    out = args.out
     with uninterrupted():  # history.json says which model is that of the run
-        save(model, out, tokenizer, overwrite=True)
-        plot.losses(history).savefig(out / "losses.png", dpi=120)
-        origin = {"corpus": args.corpus, f"{args.command}_wrote": digest(out / "model.safetensors")}
-        write_all({out / "history.json": json.dumps(history.as_dict() | origin, indent=1).encode()})
+        save(model, args.out, tokenizer, overwrite=True)
+        plot.losses(history).savefig(args.out / "losses.png", dpi=120)
+        record = history.as_dict() | {"corpus": args.corpus, f"{args.command}_wrote": digest(args.out)}
+        write_file(args.out / "history.json", json.dumps(record, indent=1).encode())
     if history.done < args.steps if args.steps else history.spent < args.flops:
-        print(f"interrupted: saved in {out}" + ("; --resume continues" if args.command == "train" else ""))
+        resume = "; --resume continues" if args.command == "train" else ""
+        print(f"interrupted: saved in {args.out}{resume}")
         return
     prompt = tokenizer.decode(val_ids[:16].tolist())
     for size in model.sizes:
         text = write(model, tokenizer, prompt, 80, size, seed=0, temperature=0.8)
         print(f"{size} writes: {' '.join(text.split())}")
-    print(f"saved in {out}")
+    print(f"saved in {args.out}")
 
 
 def run_generate(args):
-    set_threads(1 if args.threads is None else args.threads)  # one token has no work for more than one
     torch.seed() if args.seed is None else torch.manual_seed(positive("seed", args.seed, 0))
     model, tokenizer = read_model(args.folder)
     if args.prompt is None:  # a newline, or the first character of a text that has none
@@ -164,7 +149,6 @@ def run_eval(args):
     args.corpus = args.corpus or read_record(args.folder).get("corpus")
     if args.corpus is None:
         raise ValueError(f"no history.json in {args.folder} says what it was trained on: give --corpus")
-    set_threads(args.threads)
     model, _, val_ids, tokenizer = read_all(args)
     model.to(make_device(args.device))
     print(f"validation part of {args.corpus}; losses in {loss_unit(tokenizer, val_ids)}")
@@ -173,19 +157,17 @@ def run_eval(args):
 
 def run_data(args):
     meta = prepare(**given(prepare, args))
-    print(
-        f"{args.out}: a vocabulary of {meta['vocab_size']:,}, {meta['n_train']:,} tokens for training and "
-        f"{meta['n_val']:,} for validation"
-    )
+    counts = f"{meta['n_train']:,} tokens for training and {meta['n_val']:,} for validation"
+    print(f"{args.out}: a vocabulary of {meta['vocab_size']:,}, {counts}")
 
 
 def run_benchmark(args):
     module = import_module(f"matgpt.benchmarks.{args.name}")
     args.parser = Parser(prog=f"python -m matgpt benchmark {args.name}", description=module.__doc__)
-    args.parser.add_argument("--threads", type=int, default=1, help="one never stalls on a busy machine")
+    args.parser.add_argument("--threads", type=thread_count, default=1, help="one never waits for another")
     module.add_arguments(args.parser)
     options = args.parser.parse_args(args.options)
-    set_threads(options.threads)
+    torch.set_num_threads(options.threads)
     module.run(options)
 
 
@@ -195,20 +177,10 @@ def given(function, args):
     return {name: value for name, value in vars(args).items() if name in names and value is not None}
 
 
-def set_threads(n):
-    """Set PyTorch's threads, unless n is None. ValueError outside 1 to 1024: 100,000 crash it."""
-    if n is not None:
-        if not 1 <= n <= 1024:
-            raise ValueError(f"--threads {n}: allowed are 1 to 1024")
-        torch.set_num_threads(n)
-
-
 def make_device(name):
     """Return the device of that name, or the best one. Raises ValueError if there is none."""
     try:
-        probe = torch.zeros(1, device=name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        probe.cpu()  # "meta" has no numbers to give
-        return probe.device
+        return torch.zeros(1, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
     except (RuntimeError, AssertionError):
         raise ValueError(f"--device {name}: PyTorch has no such device on this machine") from None
 

@@ -3,19 +3,16 @@
 import copy
 import dataclasses
 
-import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..files.atomic import as_path
 from ..files.checkpoint import replace
 from ..files.gpt2 import COMPANIONS, gpt2_files
+from ..generation.writing import check_vocabulary
 from ..text.tokenizer import BPETokenizer
 
 PAD = "<|pad|>"
-MODULES = [
-    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-]
 
 
 def export_sentence_transformers(model, path, tokenizer, overwrite=False):
@@ -24,27 +21,27 @@ def export_sentence_transformers(model, path, tokenizer, overwrite=False):
     `encode(texts, normalize_embeddings=True)` gives what `embed` gives, cut to any number of dimensions, for
     texts of at most block_size tokens; the library cuts longer ones there. A token to pad with joins the
     vocabulary. Shapes that GPT-2 does not have are padded with zeros, which may also extend the embeddings.
-    overwrite: replace what the folder holds under these names.
-    Raises ValueError unless the tokenizer is a BPETokenizer of the model's vocabulary, or, unless told to
-    overwrite, where other files would be replaced; OSError if the folder cannot be written.
+    Raises ValueError unless the tokenizer is a BPETokenizer of the model's vocabulary, or, without
+    `overwrite`, if other files would be replaced; OSError if the folder cannot be written.
     """
     path = as_path(path)
-    if not isinstance(tokenizer, BPETokenizer) or tokenizer.vocab_size != model.config.vocab_size:
-        raise ValueError(
-            f"tokenizer={tokenizer!r} must be a BPETokenizer of the model's {model.config.vocab_size} tokens"
-        )
+    if not isinstance(tokenizer, BPETokenizer):
+        raise ValueError(f"tokenizer={tokenizer!r} must be a BPETokenizer")
+    check_vocabulary(model.config, tokenizer)
     if PAD not in tokenizer.special_tokens:
         tokenizer = BPETokenizer(tokenizer.tokens, [*tokenizer.special_tokens, PAD])
         model = copy.deepcopy(model)
         model.config = dataclasses.replace(model.config, vocab_size=tokenizer.vocab_size)
-        token = model.embedding.token.detach()
-        model.embedding.token = nn.Parameter(torch.cat([token, torch.zeros_like(token[:1])]))
+        model.embedding.token = nn.Parameter(F.pad(model.embedding.token.detach(), (0, 0, 0, 1)))
     files = gpt2_files(model, path, tokenizer=tokenizer)
-    pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
-    pooling["word_embedding_dimension"] = files["config.json"]["n_embd"]
     files["tokenizer_config.json"]["pad_token"] = PAD
-    files["modules.json"] = MODULES
+    types = "sentence_transformers.models."
+    files["modules.json"] = [
+        {"idx": 0, "name": "0", "path": "", "type": f"{types}Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{types}Pooling"},
+    ]
+    pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    files["1_Pooling/config.json"] = pooling | {"word_embedding_dimension": files["config.json"]["n_embd"]}
     files["sentence_bert_config.json"] = {"max_seq_length": model.config.block_size, "do_lower_case": False}
     files["config_sentence_transformers.json"] = {"similarity_fn_name": "cosine"}
-    files["1_Pooling/config.json"] = pooling
     replace(path, files, overwrite, COMPANIONS)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import positive
 from ..files.atomic import as_path
+from ..sizes import positive
 
 STDLIB = "python-stdlib"
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "encodings", "site-packages", "dist-packages"}
@@ -25,31 +25,12 @@ def words(text):
 
 @dataclass
 class Pairs:
-    """N questions (`queries`) and the N documents that answer them, as lists of texts.
-
-    names, modules: the dotted names of functions and their top-level modules, which `split` and `without`
-        compare; left out, each is "".
-    Raises ValueError for lists of unequal lengths, and for an empty text or anything but a string.
-    """
+    """N questions, the N documents that answer them, and of functions their names and top-level modules."""
 
     queries: list[str]
     documents: list[str]
-    names: list[str] | None = None
-    modules: list[str] | None = None
-
-    def __post_init__(self):
-        for name, texts in vars(self).items():
-            if texts is None and name in ("names", "modules"):
-                texts = [""] * len(self.queries)
-            if not hasattr(texts, "__iter__") or isinstance(texts, (str, bytes)):
-                raise ValueError(f"{name}={texts!r:.60} must be a list of texts")
-            texts = list(texts)
-            setattr(self, name, texts)
-            if len(texts) != len(self.queries):
-                raise ValueError(f"{len(self.queries)} queries need as many {name}, not {len(texts)}")
-            for i, text in enumerate(texts):
-                if not isinstance(text, str) or not text and name in ("queries", "documents"):
-                    raise ValueError(f"{name}[{i}]={text!r:.60} must be a text of at least one character")
+    names: list[str]
+    modules: list[str]
 
     def __len__(self):
         return len(self.queries)
@@ -63,8 +44,8 @@ class Pairs:
 
     def plain(self):
         """Return the pairs with each text reduced to its `words`, as BM25 reads it."""
-        texts = ([" ".join(words(text)) for text in column] for column in (self.queries, self.documents))
-        return Pairs(*texts, self.names, self.modules)
+        queries, documents = ([" ".join(words(text)) for text in x] for x in (self.queries, self.documents))
+        return Pairs(queries, documents, self.names, self.modules)
 
     def digest(self):
         """Return 16 hex digits of a SHA-256 of all texts."""
@@ -75,66 +56,65 @@ class Pairs:
 
         Raises ValueError if a part would be empty.
         """
-        modules, rng = sorted(set(self.modules)), np.random.default_rng(positive("seed", seed, 0))
-        n = round(held_out * len(modules)) if isinstance(held_out, float) and 0 < held_out < 1 else 0
-        if not 0 < n < len(modules):
-            raise ValueError(
-                f"held_out={held_out!r} of {len(modules)} modules leaves a part empty: give another share, "
-                "or use set_aside, which draws single pairs"
-            )
-        drawn = {modules[i] for i in rng.permutation(len(modules))[:n]}
+        modules = sorted(set(self.modules))
+        order = np.random.default_rng(positive("seed", seed, 0)).permutation(len(modules))
+        drawn = {modules[i] for i in order[: round(held_out * len(modules))]}
+        if not 0 < len(drawn) < len(modules):
+            raise ValueError(f"held_out={held_out!r} of {len(modules)} modules leaves a part empty")
         test = self.take([i for i, module in enumerate(self.modules) if module in drawn])
         return self.without(test), test
-
-    def set_aside(self, n, seed=0):
-        """Return (the other pairs, n pairs drawn at random); n is raised to at least 1."""
-        order = np.random.default_rng(seed).permutation(len(self))
-        return self.take(order[max(1, n) :]), self.take(order[: max(1, n)])
 
     def without(self, test):
         """Return the pairs that share no module, no copied document and no question with `test`.
 
-        A copy has at least half of its runs of five words in common with the documents of `test`. The same
-        question about functions of different names stays: many docstrings are alike.
+        A copy shares at least half of its runs of five words. Questions may agree if the functions' names
+        differ, since many docstrings are alike.
         """
-        modules, asked = set(test.modules) - {""}, set(test._asked())
-        known, rest = set().union(*map(_runs, test.documents)), []
-        for i, question in enumerate(self._asked()):
+
+        def questions(pairs):
+            return [(query, name.rpartition(".")[2]) for query, name in zip(pairs.queries, pairs.names)]
+
+        modules, asked = {*test.modules} - {""}, {*questions(test)}
+        known = set().union(*map(_runs, test.documents))
+        rest = []
+        for i, question in enumerate(questions(self)):
             runs = _runs(self.documents[i])
             copied = len(runs & known) >= len(runs) / 2
             if not copied and question not in asked and self.modules[i] not in modules:
                 rest.append(i)
         return self.take(rest)
 
-    def _asked(self):
-        """Return (question, name of the function without its module) of each pair."""
-        return [(query, name.rpartition(".")[2]) for query, name in zip(self.queries, self.names)]
+
+def _runs(text):
+    """Return the set of all runs of five words of a text."""
+    all_words = words(text)
+    return {tuple(all_words[i : i + 5]) for i in range(max(1, len(all_words) - 4))}
 
 
 def as_pairs(name, pairs):
-    """Return `pairs`, or the Pairs of (queries, documents). ValueError, naming it, for anything else."""
+    """Return `pairs` as Pairs. Raises ValueError unless they are, or are two lists of N texts each."""
     if isinstance(pairs, Pairs):
         return pairs
     try:
-        queries, documents = pairs
+        queries, documents = ([] if isinstance(texts, str) else list(texts) for texts in pairs)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}={pairs!r:.60} must be Pairs or two lists, (queries, documents)") from None
-    return Pairs(queries, documents)
-
-
-def _runs(text):
-    all_words = words(text)
-    return {tuple(all_words[i : i + 5]) for i in range(max(1, len(all_words) - 4))}
+        queries, documents = [], []
+    are_texts = all(isinstance(text, str) and text for text in queries + documents)
+    if not queries or len(queries) != len(documents) or not are_texts:
+        raise ValueError(
+            f"{name}={pairs!r:.60} must be Pairs or two lists of as many texts that are not empty"
+        )
+    unnamed = [""] * len(queries)
+    return Pairs(queries, documents, unnamed, unnamed)
 
 
 def load_pairs(source=STDLIB, queries="docstrings"):
     """Load pairs from the library of the running Python ("python-stdlib"), or from a folder of sources.
 
-    queries: "docstrings": the first sentence of a docstring asks, the code without the docstring answers;
-        at least 20 and 80 characters. "names": for functions without a docstring, the words of the name ask,
-        and the code without the name answers.
-    Leaves out tests, `idlelib`, `lib2to3`, `encodings`, installed packages and repetitions of the same code.
-    Files are parsed, not run; one that does not parse is skipped.
+    queries: "docstrings": the first sentence of a docstring of at least 20 characters asks, the rest of the
+        code, at least 80, answers. "names": for functions without one, the words of their names ask.
+    Files are parsed, not run. Leaves out those that do not parse, tests, installed packages, `idlelib`,
+    `lib2to3`, `encodings`, and code that occurs twice.
     Raises ValueError for a folder that is missing or holds no such function.
     """
     if queries not in ("docstrings", "names"):
@@ -147,46 +127,46 @@ def load_pairs(source=STDLIB, queries="docstrings"):
         parts = path.relative_to(root).with_suffix("").parts
         if SKIPPED.intersection(parts) or any(part.startswith("test_") for part in parts):
             continue
+        module = ".".join(part for part in parts if part != "__init__")
         try:
-            text = path.read_text("utf-8")  # which counts lines as `ast` does
+            text = path.read_text("utf-8")  # splits lines as `ast` counts them
             with warnings.catch_warnings(action="ignore"):
-                tree = ast.parse(text)
+                functions = list(_functions(ast.parse(text), module))
         except (ValueError, SyntaxError, RecursionError, MemoryError, OSError):
             continue
-        module = ".".join(part for part in parts if part != "__init__")
-        for name, function in _functions(tree, module):
-            question, code = _pair(function, text.split("\n"), queries)
+        lines = text.split("\n")
+        for name, function in functions:
+            question, code = _pair(function, lines, queries)
             if words(question):
                 pairs.setdefault(code, (question, code, name, parts[0]))
     if not pairs:
-        what = f"with{'' if queries == 'docstrings' else 'out'} a docstring"
-        raise ValueError(f"{root} holds no Python source with functions {what}: give a folder of sources")
-    return Pairs(*zip(*pairs.values()))
+        raise ValueError(f"{root} holds no Python source with functions for queries={queries!r}")
+    return Pairs(*map(list, zip(*pairs.values())))
 
 
-def _functions(tree, module):
-    """Yield (dotted name, node) of each function of a syntax tree, in the order of the file."""
-    nodes = [(tree, module)]
-    while nodes:
-        node, name = nodes.pop()
-        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
-            name = f"{name}.{node.name}"
-        if isinstance(node, FUNCTIONS):
-            yield name, node
-        nodes += [(child, name) for child in reversed(list(ast.iter_child_nodes(node)))]
+def _functions(node, name):
+    """Yield (dotted name, node) of each function in a syntax tree, in the order of the file."""
+    for child in ast.iter_child_nodes(node):
+        is_function = isinstance(child, FUNCTIONS)
+        own = f"{name}.{child.name}" if is_function or isinstance(child, ast.ClassDef) else name
+        if is_function:
+            yield own, child
+        if not isinstance(child, ast.expr):
+            yield from _functions(child, own)
 
 
 def _pair(function, lines, queries):
     """Return (question, code) of a function; the question is "" if the function makes no pair."""
-    docstring, first = ast.get_docstring(function), function.body[0]
-    positions = range(function.lineno - 1, function.end_lineno)
+    docstring, first, start = ast.get_docstring(function) or "", function.body[0], function.lineno
+    code = lines[start - 1 : function.end_lineno]
     if docstring:  # it takes whole lines; in a function of one line, all of it
-        positions = [i for i in positions if not first.lineno - 1 <= i < first.end_lineno]
-    code = textwrap.dedent("\n".join(lines[i] for i in positions)).strip()
+        del code[first.lineno - start : first.end_lineno - start + 1]
+    code = textwrap.dedent("\n".join(code)).strip()
     if queries == "docstrings":
-        first_paragraph = " ".join(re.split(r"\n\s*\n", docstring or "")[0].split())
-        question, long_enough = re.split(r"(?<=[.!?])\s", first_paragraph)[0], len(docstring or "") >= 20
+        first_paragraph = " ".join(re.split(r"\n\s*\n", docstring)[0].split())
+        question = re.split(r"(?<=[.!?])\s", first_paragraph)[0]
+        fits = len(docstring) >= 20
     else:
         question, code = " ".join(words(function.name)), re.sub(rf"\b{function.name}\b", "_", code)
-        long_enough = not docstring and len(question) >= 6 and not function.name.startswith("__")
-    return (question if long_enough and len(code) >= 80 else ""), code
+        fits = not docstring and len(question) >= 6 and not function.name.startswith("__")
+    return (question if fits and len(code) >= 80 else ""), code

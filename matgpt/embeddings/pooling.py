@@ -5,7 +5,9 @@ from numbers import Number
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
+from ..generation.writing import check_vocabulary
 from ..sizes import positive
 from ..text.batches import as_ids
 
@@ -13,42 +15,31 @@ TEXT = str, bytes, bytearray  # the tokenizer says that it takes no bytes
 
 
 def token_rows(model, texts, tokenizer=None):
-    """Return the token ids of each text that `embed` is given, as a list of 1-D int64 tensors.
-
-    Raises ValueError, naming the text, for anything else, and for a tokenizer of another vocabulary.
-    """
-    vocab_size = model.config.vocab_size
-    if tokenizer is not None and getattr(tokenizer, "vocab_size", None) != vocab_size:
-        raise ValueError(f"tokenizer={tokenizer!r} must have the {vocab_size} tokens of the model")
-    if isinstance(texts, TEXT):
-        texts = [texts]
-    try:
-        texts = list(texts.tolist() if hasattr(texts, "tolist") else texts)
-    except TypeError:
-        raise ValueError(f"ids_or_texts={texts!r:.60} must be a text, several texts, or token ids") from None
-    if not texts:
-        raise ValueError("ids_or_texts is empty: give at least one text")
-    if all(isinstance(text, Number) for text in texts):
-        texts = [texts]  # the ids of one text
+    """Return the token ids of each text that `embed` is given, as a list of 1-D int64 tensors."""
+    check_vocabulary(model.config, tokenizer)
+    several = texts.tolist() if hasattr(texts, "tolist") else texts
+    if isinstance(several, TEXT):
+        several = [several]
+    if not hasattr(several, "__len__") or not len(several):
+        raise ValueError(f"ids_or_texts={texts!r:.60} must be a text, several texts, or token ids")
+    if all(isinstance(text, Number) for text in several):
+        several = [several]  # the ids of one text
     rows = []
-    for i, text in enumerate(texts):
-        if isinstance(text, TEXT) and tokenizer is None:
-            raise ValueError(f"text {i} is a string: give token ids, or the tokenizer of the model")
-        ids = as_ids(tokenizer.encode(text) if isinstance(text, TEXT) else text, 0, vocab_size, f"text {i}")
+    for i, text in enumerate(several):
+        if isinstance(text, TEXT):
+            if tokenizer is None:
+                raise ValueError(f"text {i} is a string: give token ids, or the tokenizer of the model")
+            text = tokenizer.encode(text)
+        ids = as_ids(text, 0, model.config.vocab_size, f"text {i}")
         rows.append(torch.from_numpy(ids.astype(np.int64)))
     return rows
 
 
 def pooled(model, rows, size=None):
-    """Return the final residual of each of B rows of ids, summed over the tokens of the row: (B, d).
-
-    Rows are padded on the right: the model is causal, so no token sees the padding after it.
-    """
-    device = model.embedding.token.device
-    idx = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # (B, T)
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    is_token = torch.arange(idx.size(1), device=device) < lengths[:, None]  # (B, T)
-    return (model.features(idx, size).float() * is_token[..., None]).sum(1)
+    """Return the final residual of each of B rows of ids, summed over the tokens of the row: (B, d)."""
+    idx = pad_sequence(rows, batch_first=True, padding_value=-1).to(model.embedding.token.device)  # (B, T)
+    is_token = idx >= 0  # the model is causal, so none of these sees the padding after them
+    return (model.features(idx.clamp(min=0), size).float() * is_token[..., None]).sum(1)
 
 
 @torch.no_grad()
@@ -56,14 +47,11 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
     """Return embeddings (B, d) of B texts: the mean of the final residual over all tokens, at length one.
 
     ids_or_texts: a string or several strings (which need the `tokenizer`), token ids (B, T), or rows of ids
-        of any lengths.
-    size: None for all dimensions, a doll's width, or any Size, trained or not (`model.config.width(24)`).
+        of any lengths. A text longer than block_size is read in windows that do not see each other.
+    size: None for all dimensions, a doll's width, or any Size, trained or not (`model.config.width(24)`). Of
+        an output-only model, `cut(embed(model, texts), d)` is the same as `embed(model, texts, d)`.
     batch_size: windows that run at once.
-
-    A text longer than block_size is read in windows of block_size tokens that do not see each other; the mean
-    is over the tokens of all windows. For several sizes of an output-only model, embed once and cut:
-    `cut(embed(model, texts), d)` equals `embed(model, texts, size=d)`.
-    Raises ValueError for no text, an empty text, a string without a tokenizer, a tokenizer of another
+    Raises ValueError for no text or an empty one, a string without a tokenizer, a tokenizer of another
     vocabulary, ids outside the vocabulary, a size that does not fit, or weights that are NaN or infinite.
     """
     d, batch_size = model.config.resolve(size).n_embd, positive("batch_size", batch_size)
@@ -79,8 +67,8 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
     return F.normalize(total, dim=-1)  # the sum and the mean point in the same direction
 
 
-def cut(embeddings, d):
-    """Return the first d dimensions of embeddings (B, D), at length one: (B, d). ValueError unless d <= D."""
-    if positive("d", d) > embeddings.size(-1):
-        raise ValueError(f"d={d} must be at most {embeddings.size(-1)}, the dimensions of the embeddings")
-    return F.normalize(embeddings[..., :d], dim=-1)
+def cut(embeddings, dims):
+    """Return the first dimensions of embeddings (B, D), at length one. Raises ValueError unless dims <= D."""
+    if positive("dims", dims) > embeddings.size(-1):
+        raise ValueError(f"dims={dims} must be at most {embeddings.size(-1)}, those of the embeddings")
+    return F.normalize(embeddings[..., :dims], dim=-1)

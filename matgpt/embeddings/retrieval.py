@@ -3,8 +3,7 @@
 Where answers are known, document i answers question i: their scores (Q, N) are on the diagonal.
 """
 
-from collections import Counter
-from typing import NamedTuple
+from collections import Counter, namedtuple
 
 import torch
 
@@ -12,12 +11,7 @@ from ..sizes import positive
 from .pairs import words
 from .pooling import cut
 
-
-class Found(NamedTuple):
-    """The k best documents of each query, best first: their positions and their cosines, (Q, k) or (k,)."""
-
-    positions: torch.Tensor
-    scores: torch.Tensor
+Found = namedtuple("Found", "positions scores")  # of the k best documents, best first: (Q, k) or (k,) each
 
 
 @torch.no_grad()
@@ -26,21 +20,23 @@ def search(embeddings, query, k=10, dims=None, shortlist=None):
 
     embeddings: (N, D), one row per document. query: (Q, D), or (D,) for one query.
     dims: rank by the first `dims` dimensions; None: by all D.
-    shortlist: rank the best `shortlist` documents again by all D (2205.13147, section 4.3.1, adaptive
-        retrieval); None: rank once.
+    shortlist: rank the best `shortlist` documents again by all D (2205.13147, section 4.3.1); None: do not.
     For int8 or binary embeddings use `quantize_embeddings` of sentence-transformers; for an index, faiss.
     Raises ValueError unless the arrays are finite and of one width, and k, dims and shortlist at least 1.
     """
-    embeddings, query = _floats("embeddings", embeddings), _floats("query", query)
-    if embeddings.dim() != 2 or not len(embeddings):
-        raise ValueError(f"embeddings has shape {tuple(embeddings.shape)}: it must be (N, D)")
+    try:
+        embeddings, query = (torch.as_tensor(x, dtype=torch.float32) for x in (embeddings, query))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"embeddings and query must be arrays of numbers: {error}") from None
+    queries = torch.atleast_2d(query).to(embeddings.device)
+    two_axes = embeddings.dim() == queries.dim() == 2
+    if not two_axes or not len(embeddings) or queries.size(1) != embeddings.size(1):
+        shapes = f"embeddings {tuple(embeddings.shape)} and query {tuple(query.shape)}"
+        raise ValueError(f"{shapes} must have shapes (N, D) and (Q, D) or (D,)")
+    if not embeddings.isfinite().all() or not queries.isfinite().all():
+        raise ValueError("embeddings and query must hold finite numbers, without NaN")
     N, D = embeddings.shape
-    if query.dim() not in (1, 2) or query.size(-1) != D:
-        raise ValueError(f"query has shape {tuple(query.shape)}: it must be (Q, D) or (D,) with D={D}")
-    queries, k = query.reshape(-1, D).to(embeddings.device), min(positive("k", k), N)
-    dims = D if dims is None else positive("dims", dims)
-    if dims > D:
-        raise ValueError(f"dims={dims} must be at most {D}, the dimensions of the embeddings")
+    k, dims = min(positive("k", k), N), D if dims is None else dims
     scores = cut(queries, dims) @ cut(embeddings, dims).T  # (Q, N)
     if shortlist is None:
         scores, positions = scores.topk(k)
@@ -51,17 +47,6 @@ def search(embeddings, query, k=10, dims=None, shortlist=None):
     return Found(positions.view(*query.shape[:-1], k), scores.view(*query.shape[:-1], k))
 
 
-def _floats(name, values):
-    """Return values as a float32 tensor. Raises ValueError, naming them, unless they are finite numbers."""
-    try:
-        values = torch.as_tensor(values, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name}={values!r:.40} must be numbers") from None
-    if not values.isfinite().all():
-        raise ValueError(f"{name} must hold finite numbers, without NaN")
-    return values
-
-
 class BM25:
     """Okapi BM25 (Robertson and Zaragoza 2009) over the `words` of N documents, with Lucene's idf."""
 
@@ -70,8 +55,8 @@ class BM25:
         self.ids = {word: i for i, word in enumerate(sorted(set().union(*counts)))}
         self.weights = torch.zeros(len(self.ids), len(counts))  # (words, N): what a word of a query adds
         for n, count in enumerate(counts):
-            rows = torch.tensor([self.ids[word] for word in count], dtype=torch.long)
-            self.weights[rows, n] = torch.tensor(list(count.values())).float()
+            for word, number in count.items():
+                self.weights[self.ids[word], n] = number
         lengths, df = self.weights.sum(0), (self.weights > 0).sum(1, keepdim=True)
         idf = torch.log1p((len(counts) - df + 0.5) / (df + 0.5))
         saturation = k1 * (1 - b + b * lengths / lengths.mean().clamp(min=1))
@@ -101,12 +86,9 @@ def measures(ranks):
     """Return recall@1, recall@10, MRR@10 and nDCG@10 of the ranks (Q,) of the right answers."""
     ranks = ranks.double()
     in_ten = (ranks <= 10).double()
-    return {
-        "recall@1": (ranks <= 1).double().mean().item(),
-        "recall@10": in_ten.mean().item(),
-        "MRR@10": (in_ten / ranks).mean().item(),
-        "nDCG@10": (in_ten / torch.log2(1 + ranks)).mean().item(),
-    }
+    means = [(ranks <= 1).double(), in_ten, in_ten / ranks, in_ten / torch.log2(1 + ranks)]
+    names = "recall@1", "recall@10", "MRR@10", "nDCG@10"
+    return {name: each.mean().item() for name, each in zip(names, means)}
 
 
 def fuse(*scores, k=60):

@@ -14,14 +14,11 @@ Layer = namedtuple("Layer", "norm1 qkv proj norm2 expand contract")
 class Reader:
     """One doll, and the keys and values of the `length` tokens of the window that it has read.
 
-    To forget the last tokens, set `length` to a smaller number.
-
-    The forward of the layers serves every size and gradients; called for one token at a time, it would spend
-    most of the time in Python and cut all weights again. So this class cuts them once, as matrices, and
-    repeats the arithmetic of the layers, without dropout. It is the only place that does.
+    A smaller `length` forgets the last ones. For one token at a time, the forward of the layers would spend
+    most of the time on cutting weights. So this class cuts them once, as matrices, and is the only place that
+    repeats the arithmetic of the layers, without dropout.
     """
 
-    @torch.no_grad()
     def __init__(self, model, size, use_cache=True):
         config = model.config
         self.model, self.size = model, config.resolve(size)
@@ -42,10 +39,7 @@ class Reader:
         ]
 
     def __call__(self, out, start, end, last=1):
-        """Return logits (B, last, V) after each of the last tokens of the window out[:, start:end].
-
-        Raises ValueError if they are not finite.
-        """
+        """Return logits (B, last, V) after the last tokens of out[:, start:end]. ValueError unless finite."""
         if start != self.start or not self.use_cache:  # if the window slid, every token has another position
             self.start, self.length = start, 0
         x = self.features(out[:, start + self.length : end])

@@ -1,13 +1,11 @@
 """The distribution that a token is drawn from, alone or as the check of a draft (2211.17192)."""
 
-import math
-import numbers
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from ..config import positive
+from ..sizes import number, positive
 
 
 @dataclass
@@ -20,13 +18,11 @@ class Sampling:
     generator: torch.Generator | None = None
 
     def __post_init__(self):
-        t, p = self.temperature, self.top_p
-        if not isinstance(t, numbers.Real) or not 0 <= t < math.inf:
-            raise ValueError(f"temperature={t!r} must be a number of at least 0 (0 is greedy)")
+        number("temperature", self.temperature, "[0, inf)")
         if self.top_k is not None:
             positive("top_k", self.top_k)
-        if p is not None and not (isinstance(p, numbers.Real) and 0 < p <= 1):
-            raise ValueError(f"top_p={p!r} must be a number in (0, 1]")
+        if self.top_p is not None:
+            number("top_p", self.top_p, "(0, 1]")
         if not isinstance(self.generator, torch.Generator | None):
             raise ValueError(f"generator={self.generator!r} must be a torch.Generator")
 
@@ -57,24 +53,14 @@ class Sampling:
         return probs
 
 
-def propose(draft, out, t, n, sampling):
-    """Write n tokens of the draft into out (B, T) from t on; return their distributions (B, n, V)."""
-    probs = []
-    for i in range(t, t + n):
-        probs.append(sampling.probabilities(draft(out, 0, i)[:, -1]))
-        out[:, i] = sampling.draw(probs[-1])[:, 0]
-    return torch.stack(probs, 1)
-
-
 def verify(p, q, proposed, sampling):
     """Return the tokens (B, n + 1) of one speculative step: n accepted proposals, then one of the target.
 
     p: (B, g + 1, V), the target's distributions at the g proposals and after the last one.
     q: (B, g, V), those that the tokens `proposed` (B, g) were drawn from.
     Algorithm 1 of 2211.17192: accept a proposal x with probability min(1, p(x) / q(x)), else draw its
-    replacement from max(0, p - q). All rows of a batch advance together: the step ends at the first position
-    where any row replaces its token. That position depends only on the tokens before it, and all later
-    tokens are drawn anew, so each row has exactly the distribution p.
+    replacement from max(0, p - q). The step ends at the first position where any row replaces its token. It
+    depends only on the tokens before it, so each row has exactly the distribution p.
     """
     g = proposed.size(1)
     p_x, q_x = (probs[:, :g].gather(-1, proposed[..., None])[..., 0] for probs in (p, q))

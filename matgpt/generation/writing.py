@@ -3,10 +3,11 @@
 import codecs
 
 import torch
+import torch.nn.functional as F
 
 from ..sizes import positive
 from .reader import Reader
-from .sampling import Sampling, propose, verify
+from .sampling import Sampling, verify
 
 
 def generate(
@@ -20,13 +21,12 @@ def generate(
     top_k, top_p: draw from the top_k most probable tokens, or from the fewest whose probabilities reach top_p
         (nucleus sampling, 1904.09751).
     generator: a torch.Generator for repeatable samples; None: PyTorch's global one.
-    use_cache: keep keys and values, so that each token costs one position. After block_size tokens the window
-        slides and all positions change, so each token costs a whole window, with or without the cache.
+    use_cache: store keys and values, so that a token costs one position, or a whole window from the point on
+        where the text is longer than block_size and all positions change.
     draft_size: a smaller doll that proposes `draft_tokens` tokens at a time; `size` checks them in one pass
         (speculative decoding, 2211.17192). Greedy tokens are the same as without a draft, up to ties in
-        rounding; samples have the same distribution. A draft pays if it is much cheaper and often agrees. It
-        pays less in a batch, whose rows wait for each other, and not at all after block_size tokens or in an
-        output-only model.
+        rounding; samples have the same distribution. It pays if the draft is much cheaper and often agrees,
+        less in a batch, and not at all after block_size tokens or in an output-only model.
     draft_model: another model that proposes, such as one that `nest` made; draft_size is then a doll of it.
     stats: a dict, to which "steps" (passes of this doll), "tokens", "proposed", "accepted", "acceptance" =
         accepted / proposed and "tokens_per_step" are added.
@@ -34,25 +34,16 @@ def generate(
     range, or a draft that is not smaller; and in any step whose logits are not finite.
     """
     sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-    draft = draft_size, draft_tokens, draft_model
-    steps = write_steps(model, idx, max_new_tokens, size, use_cache, *draft, stats, **sampling)
+    draft = dict(draft_size=draft_size, draft_tokens=draft_tokens, draft_model=draft_model)
+    steps = write_steps(model, idx, max_new_tokens, size, use_cache, stats, **draft, **sampling)
     out = next(steps)
     for _ in steps:
         pass
     return out
 
 
-def check_model(name, model):
-    """Raise ValueError unless `model` is one."""
-    if not hasattr(model, "config"):
-        raise ValueError(f"{name}={model!r:.60} must be a model, as `load` returns it")
-
-
 def check_vocabulary(config, tokenizer, folder=None):
-    """Raise ValueError unless the tokenizer, if there is one, has as many tokens as the model.
-
-    folder: where the two come from, for the message.
-    """
+    """Raise ValueError, naming the folder, unless the tokenizer, if any, has as many tokens as the model."""
     tokens, expected = getattr(tokenizer, "vocab_size", None), config.vocab_size
     if tokenizer is not None and tokens != expected:
         where = "" if folder is None else f"{folder}: "
@@ -62,103 +53,15 @@ def check_vocabulary(config, tokenizer, folder=None):
 def stream(model, tokenizer, prompt, max_new_tokens, **options):
     """Yield the text after `prompt` piece by piece, as it is written; `options` are those of `generate`.
 
-    Characters of several bytes are never cut. The joined pieces are the text of what `generate` returns.
-    Raises ValueError, at the call, as `generate` does, and for a tokenizer of another vocabulary.
+    Characters of several bytes are never cut. Raises ValueError at the call, as `generate` does, and for a
+    tokenizer of another vocabulary.
     """
-    check_model("model", model)
-    if not hasattr(tokenizer, "encode"):
-        raise ValueError(f"tokenizer={tokenizer!r} must be the tokenizer that the model was trained with")
+    if not hasattr(model, "config") or not hasattr(tokenizer, "encode"):
+        raise ValueError(f"model={model!r:.60} and tokenizer={tokenizer!r:.60} must be what `load` returns")
     check_vocabulary(model.config, tokenizer)
-    idx = torch.tensor([tokenizer.encode(prompt)], dtype=torch.long, device=model.embedding.token.device)
-    steps = write_steps(model, idx, max_new_tokens, **options)
-    return pieces(tokenizer, next(steps), idx.size(1), steps)
-
-
-def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **options):
-    """Return `prompt` and the max_new_tokens tokens that the doll `size` writes after it, as one text.
-
-    seed: repeats the text; None: another one at each call. All other options are those of `generate`.
-    Raises ValueError as `stream` does.
-    """
-    if seed is not None:
-        if "generator" in options:
-            raise ValueError(f"seed={seed!r} and a generator: give one of them")
-        generator = torch.Generator(model.embedding.token.device)
-        options["generator"] = generator.manual_seed(positive("seed", seed, 0))
-    return prompt + "".join(stream(model, tokenizer, prompt, max_new_tokens, size=size, **options))
-
-
-def prepare(model, idx, max_new_tokens):
-    """Return the prompt (B, T0) at the beginning of a new (B, T0 + max_new_tokens) int64 tensor."""
-    try:
-        idx = torch.as_tensor(idx).to(model.embedding.token.device)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"idx={idx!r:.60} must be token ids, (B, T0)") from None
-    whole = not (idx.is_floating_point() or idx.is_complex() or idx.dtype == torch.bool)
-    if idx.dim() != 2 or idx.numel() == 0 or not whole:
-        shape = f"idx has shape {tuple(idx.shape)} and dtype {idx.dtype}"
-        raise ValueError(f"{shape}: a prompt is (B, T0) integers with at least one token")
-    idx = idx.long()  # a narrow type may not hold vocab_size
-    model.check_ids(idx)
-    try:
-        out = idx.new_empty(len(idx), idx.size(1) + max_new_tokens)
-    except (RuntimeError, TypeError):  # too large for memory, or for 64 bits
-        raise ValueError(f"max_new_tokens={max_new_tokens} does not fit into memory") from None
-    out[:, : idx.size(1)] = idx
-    return out
-
-
-@torch.inference_mode(False)  # tensors made in inference mode cannot be changed outside it
-@torch.no_grad()
-def write_steps(
-    model, idx, max_new_tokens, size=None,
-    use_cache=True, draft_size=None, draft_tokens=4, draft_model=None, stats=None, **sampling,
-):  # fmt: skip
-    """Check the arguments of `generate` and yield the tensor that it returns; then fill it, step by step.
-
-    Yields, after each step, the end of what is written.
-    """
-    sampling, own = Sampling(**sampling), model.config.resolve(size)
-    positive("draft_tokens", draft_tokens)
-    if not isinstance(stats, dict | None):
-        raise ValueError(f"stats={stats!r:.60} must be a dict")
-    drafter = model if draft_model is None else draft_model
-    check_model("draft_model", drafter)
-    smaller = drafter.config.resolve(draft_size)
-    if draft_model is None and draft_size is not None and (smaller == own or not own.covers(smaller)):
-        raise ValueError(f"draft_size={smaller!r} is not smaller than the doll it drafts for, {own!r}")
-    for name in ("vocab_size", "block_size"):
-        theirs, ours = getattr(drafter.config, name), getattr(model.config, name)
-        if theirs != ours:
-            raise ValueError(f"draft_model has {name}={theirs}: it must be that of the model, {ours}")
-    out = prepare(model, idx, positive("max_new_tokens", max_new_tokens, 0))
-    target = draft = Reader(model, own, use_cache)
-    if (draft_size, draft_model) == (None, None):
-        draft_tokens = 0
-    else:
-        draft = Reader(drafter, smaller, use_cache)
-    yield out
-    t, end, block_size = out.size(1) - max_new_tokens, out.size(1), model.config.block_size
-    while t < end:
-        g = max(0, min(draft_tokens, block_size - t, end - t - 1))  # proposals
-        if g == 0:
-            tokens = sampling.draw(sampling.probabilities(target(out, max(0, t - block_size), t)[:, -1]))
-        else:
-            q = propose(draft, out, t, g, sampling)
-            p = sampling.probabilities(target(out, 0, t + g, g + 1))
-            tokens = verify(p, q, out[:, t : t + g], sampling)
-        n = tokens.size(1)
-        out[:, t : t + n] = tokens
-        t += n
-        if g:  # forget what was read of rejected proposals
-            for reader in (target, draft):
-                reader.length = min(reader.length, t - 1)
-        if stats is not None:
-            for name, number in dict(steps=1, tokens=n, proposed=g, accepted=n - 1).items():
-                stats[name] = stats.get(name, 0) + number
-            stats["acceptance"] = stats["accepted"] / max(1, stats["proposed"])
-            stats["tokens_per_step"] = stats["tokens"] / stats["steps"]
-        yield t
+    steps = write_steps(model, [tokenizer.encode(prompt)], max_new_tokens, **options)
+    out = next(steps)
+    return pieces(tokenizer, out, out.size(1) - max_new_tokens, steps)
 
 
 def pieces(tokenizer, out, start, steps):
@@ -169,3 +72,84 @@ def pieces(tokenizer, out, start, steps):
         start = end
         if piece:
             yield piece
+
+
+def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **options):
+    """Return `prompt` and the max_new_tokens tokens that the doll `size` writes after it, as one text.
+
+    seed: repeats the text; None: another one at each call. `options` and errors are those of `stream`.
+    """
+    if seed is not None:
+        if "generator" in options:
+            raise ValueError(f"seed={seed!r} and a generator: give one of them")
+        generator = torch.Generator(model.embedding.token.device)
+        options["generator"] = generator.manual_seed(positive("seed", seed, 0))
+    return prompt + "".join(stream(model, tokenizer, prompt, max_new_tokens, size=size, **options))
+
+
+def prompt_ids(model, idx):
+    """Return a prompt (B, T0) as int64. Raises ValueError for anything but token ids, at least one a row."""
+    try:
+        ids = torch.as_tensor(idx).to(model.embedding.token.device)
+    except (TypeError, ValueError, RuntimeError):
+        ids = torch.empty(0)
+    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if ids.dim() != 2 or ids.numel() == 0 or not whole:
+        raise ValueError(f"idx={idx!r:.60} must be a prompt, (B, T0) integers with at least one token")
+    if ids.is_meta:
+        raise ValueError("the model is on the meta device, without weights to write with")
+    model.check_ids(ids.long())
+    return ids.long()
+
+
+@torch.inference_mode(False)  # tensors made in inference mode cannot be changed outside it
+@torch.no_grad()
+def write_steps(
+    model, idx, max_new_tokens, size=None, use_cache=True, stats=None,
+    draft_size=None, draft_tokens=4, draft_model=None, **sampling,
+):  # fmt: skip
+    """Check the arguments of `generate`, yield what it returns, then fill it; yield how far at each step."""
+    sampling, own = Sampling(**sampling), model.config.resolve(size)
+    max_new_tokens = positive("max_new_tokens", max_new_tokens, 0)
+    positive("draft_tokens", draft_tokens)
+    if not isinstance(stats, dict | None):
+        raise ValueError(f"stats={stats!r:.60} must be a dict")
+    drafter = model if draft_model is None else draft_model
+    if not hasattr(drafter, "config"):
+        raise ValueError(f"draft_model={draft_model!r:.60} must be a model")
+    smaller = drafter.config.resolve(draft_size)
+    if draft_model is None and draft_size is not None and (smaller == own or not own.covers(smaller)):
+        raise ValueError(f"draft_size={smaller!r} is not smaller than the doll it drafts for, {own!r}")
+    for name in ("vocab_size", "block_size"):
+        if getattr(drafter.config, name) != getattr(model.config, name):
+            raise ValueError(f"draft_model must have the {name} of the model, {getattr(model.config, name)}")
+    out = F.pad(prompt_ids(model, idx), (0, max_new_tokens))
+    yield out
+    target = draft = Reader(model, own, use_cache)
+    if draft_size is None and draft_model is None:
+        draft_tokens = 0
+    else:
+        draft = Reader(drafter, smaller, use_cache)
+    t, end, block_size = out.size(1) - max_new_tokens, out.size(1), model.config.block_size
+    while t < end:
+        g = max(0, min(draft_tokens, block_size - t, end - t - 1))  # proposals
+        if g == 0:
+            tokens = sampling.draw(sampling.probabilities(target(out, max(0, t - block_size), t)[:, -1]))
+        else:
+            q = []  # the draft's distributions, from which the proposals are drawn
+            for i in range(t, t + g):
+                q.append(sampling.probabilities(draft(out, 0, i)[:, -1]))
+                out[:, i] = sampling.draw(q[-1])[:, 0]
+            p = sampling.probabilities(target(out, 0, t + g, g + 1))
+            tokens = verify(p, torch.stack(q, 1), out[:, t : t + g], sampling)
+            for reader in (target, draft):  # forget what was read of rejected proposals
+                reader.length = min(reader.length, t + tokens.size(1) - 1)
+        n = tokens.size(1)
+        out[:, t : t + n] = tokens
+        t += n
+        if stats is not None:
+            for name, number in dict(steps=1, tokens=n, proposed=g, accepted=n - 1).items():
+                stats[name] = stats.get(name, 0) + number
+            stats["acceptance"] = stats["accepted"] / max(1, stats["proposed"])
+            stats["tokens_per_step"] = stats["tokens"] / stats["steps"]
+        yield t

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..config import positive
+from ..sizes import positive
 from ..text.batches import as_ids, batch
 
 MOST_LOGITS = 2**26  # at once: a quarter of a gigabyte in float32
@@ -23,7 +23,7 @@ class BySize(dict):
         return self[sizes[0]]
 
     def __contains__(self, key):
-        return super().__contains__(key) or sum(size.n_embd == key for size in self) == 1
+        return super().__contains__(key) or [size.n_embd for size in self].count(key) == 1
 
     def get(self, key, default=None):
         return self[key] if key in self else default  # noqa: SIM401, which would call this function again

@@ -4,7 +4,6 @@ import itertools
 import math
 import timeit
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from numbers import Real
 from statistics import median
@@ -14,9 +13,6 @@ import torch
 from ..model import MatryoshkaGPT
 from ..sizes import Size, inner_sizes, positive
 from .evaluation import evaluate_sizes
-
-# the unit of each cost of a doll
-UNITS = dict(params="parameters", flops="FLOPs per token", ms="milliseconds per token", bytes="bytes")
 
 
 def lattice(n_embd, n_layer, head_size, n_inner_ratio=(4,)):
@@ -38,8 +34,7 @@ def flops_per_token(config, size=None, trunk=None):
     """Return the FLOPs per token of one forward pass at full context: 2 per weight of every matrix product.
 
     trunk: the size at which the blocks run, if it differs (an output-only model runs them at full size).
-    Counts as PaLM does (2204.02311, appendix B): the tied readout counts, and so does attention without its
-    causal mask; embedding look-ups, norms and softmax do not.
+    As in PaLM (2204.02311, appendix B), the tied readout counts, and attention as if without its mask.
     """
     trunk = config.resolve(size if trunk is None else trunk)
     d, a = trunk.n_embd, trunk.n_head * config.head_size_of(trunk)
@@ -61,7 +56,7 @@ def milliseconds(model, size):
 
 @dataclass(frozen=True)
 class Point:
-    """One doll as measured: its costs, its validation loss in nats, and whether no other point beats it."""
+    """One doll as measured: costs (FLOPs and ms per token), loss in nats, whether no other point beats it."""
 
     size: Size
     params: int
@@ -89,14 +84,14 @@ def mark_front(points):
 
     A point beats another if it has no more parameters or FLOPs and no higher loss, and one of them is lower.
     """
+    measures = [(p.params, p.flops, p.loss) for p in points]
 
-    def beaten(p):
-        mine = p.params, p.flops, p.loss
-        rivals = [(q.params, q.flops, q.loss) for q in points]
-        return any(rival != mine and all(a <= b for a, b in zip(rival, mine)) for rival in rivals)
+    def leads(own):
+        beaten = (other != own and all(a <= b for a, b in zip(other, own)) for other in measures)
+        return not math.isnan(own[-1]) and not any(beaten)
 
-    points = sorted(points, key=lambda p: (p.params, p.flops))
-    return Points(replace(p, on_front=not (math.isnan(p.loss) or beaten(p))) for p in points)
+    points = [replace(p, on_front=leads(own)) for p, own in zip(points, measures)]
+    return Points(sorted(points, key=lambda p: (p.params, p.flops)))
 
 
 def frontier(model, val_ids, sizes=None, max_blocks=None, latency=False):
@@ -105,13 +100,12 @@ def frontier(model, val_ids, sizes=None, max_blocks=None, latency=False):
     sizes: None for the nesting, or any Sizes that fit, such as `model.config.sample(100)` of a range.
     max_blocks: see `evaluate`. latency: whether to measure milliseconds per token, too.
     """
-    if not isinstance(sizes, Iterable | None):
+    if sizes is not None and not hasattr(sizes, "__iter__"):
         raise ValueError(f"sizes={sizes!r} must be several sizes, or None for those of the nesting")
     points = []
     for size, loss in evaluate_sizes(model, val_ids, sizes, max_blocks).items():
-        flops = flops_per_token(model.config, size, model.trunk_size(size))
+        params, flops = model.num_params(size), flops_per_token(model.config, size, model.trunk_size(size))
         ms = milliseconds(model, size) if latency else None
-        params = model.num_params(size)
         memory = params * model.embedding.token.element_size()
         points.append(Point(size, params, flops, loss, ms=ms, bytes=memory))
     return mark_front(points)
@@ -124,23 +118,19 @@ def best_size(points, max_params=None, max_flops=None, max_ms=None, max_bytes=No
     Raises ValueError if `points` holds anything else, lacks a cost that has a limit, or has none that fits.
     """
     if not isinstance(points, (list, tuple)) or not all(isinstance(p, Point) for p in points):
-        what = f"what frontier(model, val_ids) measures, not a {type(points).__name__}"
-        raise ValueError(f"points must be {what}: call frontier first")
-    measured = fitting = [p for p in points if not math.isnan(p.loss)]
-    if not measured:
+        raise ValueError("points must be what frontier(model, val_ids) measures: call frontier first")
+    points = [p for p in points if not math.isnan(p.loss)]
+    if not points:
         raise ValueError("points is empty, or every loss is NaN: measure dolls with frontier first")
-    limits = {"params": max_params, "flops": max_flops, "ms": max_ms, "bytes": max_bytes}
-    limits = {cost: most for cost, most in limits.items() if most is not None}
-    least = []
-    for cost, most in limits.items():
+    for cost, most in dict(params=max_params, flops=max_flops, ms=max_ms, bytes=max_bytes).items():
+        if most is None:
+            continue
         if not isinstance(most, Real):
-            raise ValueError(f"max_{cost}={most!r} must be a number of {UNITS[cost]}")
-        costs = [getattr(p, cost) for p in measured]
+            raise ValueError(f"max_{cost}={most!r} must be a number")
+        costs = [getattr(p, cost) for p in points]
         if None in costs:
             raise ValueError(f"the points hold no {cost}: frontier(..., latency=True) measures it")
-        least.append(f"{min(costs)} {UNITS[cost]}")
-        fitting = [p for p in fitting if getattr(p, cost) <= most]
-    if not fitting:
-        asked = ", ".join(f"max_{cost}={most}" for cost, most in limits.items())
-        raise ValueError(f"no doll fits {asked}: the least is {', '.join(least)}")
-    return min(fitting, key=lambda p: p.loss).size
+        points = [p for p, value in zip(points, costs) if value <= most]
+        if not points:
+            raise ValueError(f"no doll fits max_{cost}={most}: the least is {min(costs)}")
+    return min(points, key=lambda p: p.loss).size

@@ -1,7 +1,8 @@
 """What training costs, in FLOPs."""
 
 from ..measure.shapes import flops_per_token
-from .optimizer import muon_flops, muon_layers
+from ..model import MatryoshkaGPT
+from .optimizer import ITERATIONS, as_matrices, muon_layers
 
 
 def training_flops(model, trunk, rows=None):
@@ -17,9 +18,21 @@ def training_flops(model, trunk, rows=None):
 
 
 def optimizer_flops(model, kind):
-    """Return the FLOPs of an optimizer's step: Muon's products, and about 15 for each number of AdamW's."""
+    """Return the FLOPs of one step: about 15 for each number that AdamW moves, and the products of Muon.
+
+    Of a matrix with sides r <= c, Muon makes two products with the matrix itself, and others r by r.
+    """
     numbers, flops = sum(p.numel() for p in model.parameters() if p.requires_grad), 0
     for layer in muon_layers(model) if kind == "muon" else ():
+        n, *sides = as_matrices(layer)
+        r, c = sorted(sides)
+        flops += n * (4 * r * r * c + (8 * ITERATIONS - 6) * r**3)
         numbers -= layer.weight.numel()
-        flops += muon_flops(layer)
     return 15 * numbers + flops
+
+
+def step_flops(config, batch_size, optimizer="muon", size=None):
+    """Return the FLOPs of one training step of a model of that size alone, optimizer included."""
+    model = MatryoshkaGPT(config.doll(size))
+    passes = training_flops(model, [model.config.full]) * batch_size * config.block_size
+    return passes + optimizer_flops(model, optimizer)

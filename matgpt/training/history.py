@@ -59,24 +59,22 @@ class History:
 
     def as_dict(self):
         """Return plain lists and numbers; a size is the text that `Size.parse` reads."""
-        numbers = {name: getattr(self, name) for name in ("lr", "steps", "flops", "done", "spent", "start")}
-        losses = {
-            name: {str(size): getattr(self, name)[size] for size in self.sizes} for name in ("train", "val")
-        }
-        return {"sizes": [str(size) for size in self.sizes], **numbers, **losses}
+        record = {name: getattr(self, name) for name in ("lr", "steps", "flops", "done", "spent", "start")}
+        for name in ("train", "val"):
+            record[name] = {str(size): losses for size, losses in getattr(self, name).items()}
+        return {"sizes": [str(size) for size in self.sizes], **record}
 
     @classmethod
     def from_dict(cls, record):
         """Return the history that `as_dict` wrote. Raises ValueError where its lists do not fit together."""
         sizes = tuple(Size.parse(text) for text in record["sizes"])
         train, val = (BySize((size, record[name][str(size)]) for size in sizes) for name in ("train", "val"))
-        for column in (record["steps"], record["flops"], *train.values(), *val.values()):
-            if len(column) != len(record["steps"]) or not all(isinstance(x, (int, float)) for x in column):
-                raise ValueError("its lists must hold as many numbers as there are steps")
         steps, flops = record["steps"], record["flops"]
-        numbers = {"done": (steps or [0])[-1], "start": 0} | record  # earlier versions wrote neither
-        numbers = {name: numbers[name] for name in ("lr", "done", "spent", "start")}
-        return cls(sizes, steps, flops, train, val, **numbers)
+        for column in (steps, flops, *train.values(), *val.values()):
+            if len(column) != len(steps) or not all(isinstance(x, (int, float)) for x in column):
+                raise ValueError("its lists must hold as many numbers as there are steps")
+        numbers = (record[name] for name in ("lr", "done", "spent", "start"))
+        return cls(sizes, steps, flops, train, val, *numbers)
 
     def save(self, path):
         """Write the history to `path` as JSON."""

@@ -2,8 +2,6 @@
 
 import functools
 import math
-import numbers
-import os
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
@@ -16,7 +14,7 @@ import torch.distributed as dist
 
 from ..files.checkpoint import unwrapped
 from ..measure.evaluation import evaluate_sizes, precision
-from ..sizes import positive
+from ..sizes import number, positive
 from ..text.batches import as_ids, batch
 from .checkpoint import Checkpoint, digest, uninterrupted
 from .cost import optimizer_flops, training_flops
@@ -26,7 +24,7 @@ from .optimizer import default_lr, learning_rate, make_optimizers
 from .progress import Progress
 from .schedule import Schedule
 
-THREADS_FROM = 256  # width from which on more threads than one pay (LOG.md, "Threads")
+THREADS_FROM = 256  # width from which on a second thread pays (LOG.md, "Threads")
 
 
 class DivergedError(FloatingPointError):
@@ -100,21 +98,15 @@ class Settings:
             if name == "batch_size" or getattr(self, name) is not None:
                 put(name, positive(name, getattr(self, name)))
         put("seed", positive("seed", self.seed, 0))
-        limits = dict.fromkeys(("lr", "flops", "weight_decay", "grad_clip"), math.inf)
-        limits |= dict(warmup=1, share=1)
-        for name, end in limits.items():
+        intervals = dict(lr="[0, inf)", flops="(0, inf)", share="[0, 1)", warmup="[0, 1)")
+        intervals |= dict(weight_decay="[0, inf)", grad_clip="[0, inf)")
+        for name, interval in intervals.items():
+            if getattr(self, name) is not None or name not in ("lr", "flops", "share"):
+                put(name, number(name, getattr(self, name), interval))
+        for name, allowed in dict(optimizer=("muon", "adamw"), dtype=("float32", "bfloat16")).items():
             value = getattr(self, name)
-            if value is None and name in ("lr", "flops", "share"):
-                continue
-            if not isinstance(value, numbers.Real) or not 0 <= value < end or (name, value) == ("flops", 0):
-                allowed = "of at least 0" if name != "flops" else "above 0"
-                below = "" if end == math.inf else f" and below {end:g}"
-                raise ValueError(f"{name}={value!r} must be a number {allowed}{below}")
-            put(name, float(value))  # a number of numpy could not be saved as JSON
-        for name, allowed in (("dtype", (None, "float32", "bfloat16")), ("optimizer", ("muon", "adamw"))):
-            if getattr(self, name) not in allowed:
-                text = " or ".join(f'"{value}"' for value in allowed if value)
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {text}")
+            if value not in allowed and (name, value) != ("dtype", None):
+                raise ValueError(f'{name}={value!r} must be "{allowed[0]}" or "{allowed[1]}"')
         if self.on_evaluation is not None and not callable(self.on_evaluation):
             raise ValueError(f"on_evaluation={self.on_evaluation!r} must be a function of the history")
         if self.resume and self.checkpoint_dir is None:
@@ -143,32 +135,25 @@ def processes():
     return 0, 1
 
 
-def choose_threads(n_embd, cores=None):
-    """Return how many threads train a model of that width: one for small models, else all cores.
-
-    Each operation waits for the slowest of its threads, so on a busy machine two can be ten times slower than
-    one. The rule reads the width and the number of cores only, so that runs repeat.
-    """
-    return 1 if n_embd < THREADS_FROM else cores or os.cpu_count() or 1
-
-
 @contextmanager
 def using_threads(threads, model):
-    """Compute on so many threads of the CPU inside the block; None: as `choose_threads` says."""
-    before, on_cpu = torch.get_num_threads(), model.embedding.token.device.type == "cpu"
-    chosen = threads or min(before, choose_threads(model.config.n_embd))
-    if on_cpu and threads is None and chosen < before:
-        say_threads(chosen, before)
-    torch.set_num_threads(chosen if on_cpu else before)
+    """Compute on so many threads of the CPU inside the block. None: one for small models, else all.
+
+    Each operation waits for the slowest of its threads, so on a busy machine two can be ten times slower than
+    one. The rule reads the width and the number of threads only, so that runs repeat.
+    """
+    before, small = torch.get_num_threads(), model.config.n_embd < THREADS_FROM
+    if model.embedding.token.device.type == "cpu":
+        if threads is None and small and before > 1:
+            say_once(f"training on 1 of {before} threads, since the model is small (threads= overrides)")
+        torch.set_num_threads(threads or (1 if small else before))
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-@functools.cache  # once in a process
-def say_threads(chosen, before):
-    print(f"training on {chosen} of {before} threads, since the model is small (threads= overrides)")
+say_once = functools.cache(print)
 
 
 def loop(model, settings, batch_loss, evaluate, data, flops_before=0):

@@ -16,10 +16,8 @@ def check_weights(loss_weights, sizes):
     except (TypeError, ValueError):
         weights = np.zeros(0)
     if len(weights) != len(sizes) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
-        raise ValueError(
-            f"loss_weights={loss_weights!r} must be {len(sizes)} numbers of at least 0, not all 0: "
-            "one for each size"
-        )
+        allowed = f"{len(sizes)} numbers of at least 0, one for each size, and not all 0"
+        raise ValueError(f"loss_weights={loss_weights!r} must be {allowed}")
     return dict(zip(sizes, (weights / weights.sum()).tolist()))
 
 
@@ -48,7 +46,7 @@ def step_losses(model, passes, read, weight, dtype=None, rank=0, world=1):
     total = sum(weight(size) * n for trunk, rows in passes for size, n in zip(trunk, rows))
     for trunk, rows in passes:
         x, y = read(max(rows))
-        own = [len(range(rank, n, world)) for n in rows]  # of these sequences
+        own = [len(range(rank, n, world)) for n in rows]  # sequences of this process
         loss, flops = torch.zeros((), device=x.device), training_flops(model, trunk, rows) * x.size(1)
         if len(x):  # another process may have all of it
             with precision(x.device, dtype):

@@ -105,30 +105,25 @@ def muon_layers(model):
     return [layer for layer in layers if layer.weight.requires_grad]
 
 
-def muon_flops(layer):
-    """Return the FLOPs of one step: two products with an r by c matrix, r <= c, and others r by r."""
-    n, *sides = as_matrices(layer)
-    r, c = sorted(sides)
-    return n * (4 * r * r * c + (8 * ITERATIONS - 6) * r**3)
-
-
 def make_optimizers(kind, model, lr, weight_decay):
     """Return a list: Muon for the matrices of the blocks and AdamW for the rest, or ("adamw") AdamW for all.
 
-    Matrices and embeddings decay, biases and norms do not. Frozen parameters are left alone. Raises
-    ValueError if all are frozen.
+    Matrices and embeddings decay, biases and norms do not. Raises ValueError if all parameters are frozen
+    or on the meta device.
     """
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("all parameters of the model are frozen: there is nothing to train")
+    if next(model.parameters()).is_meta:
+        raise ValueError("the model is on the meta device, without weights to train")
     layers = muon_layers(model) if kind == "muon" else []
-    taken = {layer.weight for layer in layers}
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and p not in taken]
-    vectors = [p for name, p in named if p.dim() < 2 or name.endswith("bias")]
-    matrices = [p for name, p in named if p.dim() >= 2 and not name.endswith("bias")]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizers = [Muon(layers, lr, weight_decay)] if layers else []
-    if named:
+    taken, decaying, others = {layer.weight for layer in layers}, [], []
+    for name, p in model.named_parameters():
+        if p.requires_grad and p not in taken:
+            (others if p.dim() < 2 or name.endswith("bias") else decaying).append(p)
+    if decaying or others:
+        groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         optimizers.append(torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), fused=True))
+    if not optimizers:
+        raise ValueError("all parameters of the model are frozen: there is nothing to train")
     return optimizers
 
 
