@@ -4,7 +4,6 @@ import os
 import re
 import sysconfig
 import warnings
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pooch
 import torch
 
 from ..files.atomic import as_path
+from ..sizes import number
 from .batches import as_ids
 from .tokenizer import PIECE
 
@@ -144,8 +144,7 @@ def split(ids, val_fraction=0.1):
     A list becomes an int64 tensor; tensors, arrays and memory maps are cut without copying. Raises ValueError
     if a part would be empty, or for ids that are not one row of whole numbers.
     """
-    if not isinstance(val_fraction, Real) or not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction={val_fraction!r} must be between 0 and 1")
+    val_fraction = number("val_fraction", val_fraction, "(0, 1)")
     row = as_ids(ids, 0)
     if not isinstance(ids, (torch.Tensor, np.ndarray)):
         ids = torch.from_numpy(row.astype(np.int64))
