@@ -45,10 +45,6 @@ def test_tokenizer(kind, tmp_path):
     model = MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 4, 4, 1, 1))
     save(model, tmp_path, tokenizer)
     assert load(tmp_path)[1] == tokenizer
-    with pytest.raises(ValueError, match="has 2 tokens, the model vocab_size="):
-        save(model, tmp_path, CharTokenizer("ab"))
-    with pytest.raises(ValueError, match="tokenizer='abcd' must be a CharTokenizer"):
-        save(model, tmp_path, "abcd")
     CharTokenizer("ab").save(tmp_path)
     for call in (lambda: load(tmp_path), lambda: save(model, tmp_path, overwrite=True)):
         with pytest.raises(ValueError, match="has 2 tokens, the model vocab_size="):
@@ -176,7 +172,7 @@ def test_nothing_is_replaced_without_permission(tmp_path):
 
 
 @pytest.mark.parametrize("write", [save, export_gpt2])
-def test_weights_that_are_not_finite_or_of_two_types_are_not_written(write, tmp_path):
+def test_wrong_models_folders_and_tokenizers_are_not_written(write, tmp_path):
     diverged, half = MatryoshkaGPT(CONFIG), MatryoshkaGPT(CONFIG)
     diverged.blocks[1].attention.qkv.weight.data[0, 0, 0, 0] = torch.inf
     half.norm.half()
@@ -189,8 +185,14 @@ def test_weights_that_are_not_finite_or_of_two_types_are_not_written(write, tmp_
     ):
         with pytest.raises(ValueError, match=message):
             write(model, tmp_path / "new")
-    with pytest.raises(ValueError, match="'' is not a path"):
-        write(MatryoshkaGPT(CONFIG), "")
+    for folder, tokenizer, message in (
+        ("", None, "'' is not a path"),
+        (tmp_path / "new", CharTokenizer("ab"), "has 2 tokens, the model vocab_size=5"),
+        (tmp_path / "new", "abcde", "tokenizer='abcde' must be a CharTokenizer"),
+        (tmp_path / "new", type("Own", (), {"vocab_size": 5})(), "must be a CharTokenizer or a BPETokenizer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write(MatryoshkaGPT(CONFIG), folder, tokenizer=tokenizer)
     assert not list(tmp_path.iterdir())
 
 
