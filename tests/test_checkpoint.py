@@ -236,7 +236,7 @@ def test_json_of_any_content_raises_value_error(reader, text, tmp_path):
 
 
 @pytest.mark.parametrize("value", [10**6, 10**30, -1, False, 1e400, "3", [5], None, {}])
-@pytest.mark.parametrize("entry", ["vocab_size", "n_embd", "n_inner", "nesting"])
+@pytest.mark.parametrize("entry", ["n_layer", "vocab_size", "n_embd", "n_inner", "nesting"])
 def test_wrong_sizes_are_named_before_memory_is_taken(entry, value, tmp_path):
     config = GPTConfig(5, 7, 12, 2, 3, n_inner=40, nesting=[6])
     save(MatryoshkaGPT(config), tmp_path / "own")

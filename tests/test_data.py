@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import sys
 import sysconfig
 import threading
 import zipfile
@@ -80,6 +81,17 @@ def test_python_docs_are_the_sorted_topics():
     from pydoc_data.topics import topics
 
     assert load_text("python-docs") == "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "table.parquet").write_bytes(b"something")
+    for module in ("pydoc_data.topics", "datasets"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match="pydoc_data.*python-docs"):
+        load_text("python-docs")
+    for name in (tmp_path / "table.parquet", "tinystories", "hf:owner/name"):
+        with pytest.raises(ImportError, match="needs the package datasets: pip install datasets"):
+            load_text(name)
 
 
 def test_the_library_is_its_sources_without_tests(tmp_path, monkeypatch):

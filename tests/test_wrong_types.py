@@ -39,6 +39,7 @@ WRONG = [("5 is not a path", call) for call in PATHS] + [
     ("must be arrays of numbers", lambda: matgpt.search("abc", torch.eye(2))),
     ("draft_model=5 must be", lambda: MODEL.generate(torch.tensor([[1]]), 2, draft_model=5)),
     ("meta device", lambda: MatryoshkaGPT(MODEL.config).to("meta").generate([[1]], 2)),
+    ("the model: .* is on the meta device", lambda: matgpt.save(MatryoshkaGPT(MODEL.config).to("meta"), "a")),
     ("ids='abc' must be token ids", lambda: matgpt.split("abc")),
     ("ids has shape .* must be one row", lambda: matgpt.split(None)),
     ("seed='a' must be", lambda: PAIRS.split(0.5, "a")),

@@ -53,6 +53,8 @@ def load(folder):
             raise ValueError("it describes a model of transformers: use matgpt.import_gpt2")
         if saved["format"] != FORMAT:
             raise ValueError(f"format {saved['format']!r} is unknown; this program reads format {FORMAT}")
+        if saved["config"]["n_layer"] > len(weights):  # before anything is made that grows with it
+            raise ValueError(f"n_layer={saved['config']['n_layer']} are more layers than there are weights")
         config = GPTConfig(**saved["config"] | {"nesting": read_nesting(saved["config"]["nesting"])})
         model = on_meta(MODELS[saved["model"]], config)
         model.load_state_dict(weights, assign=True)  # not copied: they keep the type in which they were saved
@@ -97,6 +99,8 @@ def check_weights(weights, where):
     if len(types) > 1 or not types <= {*TYPES}:
         raise ValueError(f"{where} has weights of type {types}: all must have one type of {TYPES}")
     for name, p in weights.items():
+        if p.is_meta:
+            raise ValueError(f"{where}: {name} is on the meta device, without values")
         if not p.isfinite().all():
             raise ValueError(f"{where}: {name} contains NaN or infinity: did the training diverge?")
 

@@ -54,8 +54,10 @@ def read_source(name_or_path, pattern="*", column="text", data_dir=None):
     """
     path, name = as_path(name_or_path), str(name_or_path)
     if name == "python-docs":
-        from pydoc_data.topics import topics  # a few builds of Python lack it
-
+        try:
+            from pydoc_data.topics import topics
+        except ImportError:
+            raise ImportError('this Python lacks pydoc_data, the text of "python-docs"') from None
         return True, [END.join(topics[topic] for topic in sorted(topics))]
     if name == "tinystories":
         name = "hf:roneneldan/TinyStories"
@@ -120,8 +122,10 @@ def read_pieces(path):
 
 def read_table(name, column):
     """Yield the texts in a column of a .jsonl or .parquet file or of a data set of the hub ("hf:...")."""
-    import datasets  # not everyone needs it
-
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(f"{name} needs the package datasets: pip install datasets") from None
     kind = "parquet" if str(name).lower().endswith(".parquet") else "json"
     is_hub = str(name).startswith("hf:")
     source = {"path": name[3:]} if is_hub else {"path": kind, "data_files": str(name)}
