@@ -89,7 +89,11 @@ def whole(folder, rank):
 
 def dies(folder, rank):
     """The first process dies in the middle of the run, and with it the second."""
-    end = lambda history: history.steps[-1] == 6 and os._exit(3)
+
+    def end(history):
+        if history.steps[-1] == 6:
+            os._exit(3)
+
     test_distributed.run(checkpoint_dir=folder / "one lives", on_evaluation=end)
 
 

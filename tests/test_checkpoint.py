@@ -65,7 +65,9 @@ def edit(old, new):
 
 
 def other_weights(change):
-    as_file = lambda data: safetensors.torch.save(change(safetensors.torch.load(data)))
+    def as_file(data):
+        return safetensors.torch.save(change(safetensors.torch.load(data)))
+
     return changed("model.safetensors", as_file)
 
 

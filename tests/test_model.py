@@ -79,10 +79,10 @@ def test_every_doll_is_a_gpt2(drawn, build):
 
 def test_output_only_doll_is_a_cut_readout(drawn, build):
     model, d = build(MatryoshkaEmbeddingsGPT, drawn.config), drawn.size.n_embd
-    kept = []
-    model.norm.register_forward_hook(lambda norm, args, out: kept.append(out))
+    residuals = []
+    model.norm.register_forward_hook(lambda norm, args, out: residuals.append(out))
     logits = model(drawn.idx, drawn.size)
-    expected = kept[0][..., :d] @ model.embedding.token[:, :d].T * math.sqrt(drawn.config.n_embd / d)
+    expected = residuals[0][..., :d] @ model.embedding.token[:, :d].T * math.sqrt(drawn.config.n_embd / d)
     torch.testing.assert_close(logits, expected, **same)
     torch.testing.assert_close(model.token_embeddings(drawn.size), model.embedding.token[:, :d].detach())
 

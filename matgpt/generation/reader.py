@@ -1,4 +1,4 @@
-"""Run a doll token by token, with cached keys and values, at little cost besides the arithmetic."""
+"""Run a doll token by token, with cached keys and values, at little more than the cost of the arithmetic."""
 
 from collections import namedtuple
 
