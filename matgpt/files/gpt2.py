@@ -159,9 +159,9 @@ def import_gpt2(path, nesting=None):
         for name, allowed in SUPPORTED.items():
             if saved.get(name, allowed[0]) not in allowed:
                 raise ValueError(f"{name}={saved[name]!r:.60} is not supported: allowed is {allowed}")
+        shape = [saved[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
         if saved["n_layer"] > len(weights):
             raise ValueError(f"n_layer={saved['n_layer']} are more layers than there are weights")
-        shape = [saved[name] for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
         config = GPTConfig(*shape, None, saved.get("n_inner"), dropout=saved.get("resid_pdrop", 0.1))
     model = checkpoint.on_meta(MatryoshkaGPT, dataclasses.replace(config, nesting=nesting))
     for ours, p in model.state_dict().items():
