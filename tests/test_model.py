@@ -257,7 +257,7 @@ def test_bad_size(small, size, message):
         ([[0, 11]], "token id 11 is outside the vocabulary: allowed are 0 to 10"),
         ([[0, -1]], "token id -1 is outside the vocabulary: allowed are 0 to 10"),
         ([[0, 1, 2, 3, 4]], "context of 5 tokens is longer than block_size=4"),
-        ([[]], r"at least 1, not \(1, 0\)"),
+        (torch.empty(1, 0, dtype=torch.long), r"at least 1, not \(1, 0\)"),
         ([0, 1], r"idx must be \(B, T\) int64 or int32.* not \(2,\)"),
         ([[0.0, 1.0]], r"int64 or int32.* not \(1, 2\) torch.float32"),
         ([[True, False]], r"int64 or int32.* not \(1, 2\) torch.bool"),
@@ -265,7 +265,7 @@ def test_bad_size(small, size, message):
 )
 def test_bad_idx(small, idx, message):
     with pytest.raises(ValueError, match=message):
-        small(torch.tensor(idx))
+        small(torch.as_tensor(idx))
 
 
 def test_a_prompt_is_checked_where_no_window_reads_it(small):
