@@ -145,9 +145,9 @@ class MatryoshkaGPT(NestedGPT):
     def slice(self, size=None):
         """Return the doll as a MatryoshkaGPT of its own, with a single size and memory of its own.
 
-        A slice of a slice equals the slice of the whole, except that heads which the first slice made
-        narrower stay so. Warns if `size` lies outside the nesting, since no step trained
-        it. Raises ValueError for a size that does not fit.
+        A slice of a slice equals the slice of the whole, except that heads that the first slice made
+        narrower stay so. Warns if `size` lies outside the nesting, since no step trained it.
+        Raises ValueError for a size that does not fit.
         """
         size = self.config.resolve(size)
         if not isinstance(self.config.nesting, Between) and size not in self.sizes:

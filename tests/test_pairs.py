@@ -137,6 +137,7 @@ def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=match):
             load_pairs(**arguments)
-    for share in (0, 1, 0.1, 1.5):
-        with pytest.raises(ValueError, match="held_out.* of 2 modules leaves a part empty"):
+    split = {0.1: "0.1 of 2 modules leaves a part empty", -0.2: "-0.2 must be", "a": "'a' must be"}
+    for share, match in split.items():
+        with pytest.raises(ValueError, match=f"held_out={match}"):
             load_pairs(folder).split(share)

@@ -155,6 +155,8 @@ def test_files_of_the_user_stay(name, resume, options, out, capsys):
         (["--lr", "1e30"], "--lr=1e+30"),
         (["--corpus", "."], "tokenizer.json"),
         (["--device", "mps"], "--device mps: PyTorch has no such device on this machine\n"),
+        (["--device", "meta"], "--device meta: PyTorch has no such device on this machine\n"),
+        (["--threads", "x"], "x: allowed are 1 to 1024"),
         (["--tokenizer", "bpe", "--vocab", "3"], "--vocab=3"),
         (["--block-size", "999999"], "--block-size=999999"),
         (["--out", "/dev/null/x"], "--out='/dev/null/x'"),

@@ -19,7 +19,12 @@ def add_shape(add):
     """Add the options for the shape of the full model, its batch and its precision."""
     for name, default in (("n-embd", 128), ("n-head", 4), ("n-layer", 4), ("block-size", 64)):
         add(f"--{name}", type=int, default=default)
-    add("--batch-size", type=int, default=12, help="blocks in a step (quality: that --budget counts)")
+    add(
+        "--batch-size",
+        type=int,
+        default=12,
+        help="blocks in a step (in quality: of a step that --budget counts)",
+    )
     add("--dtype", choices=("float32", "bfloat16"), help="in which all steps multiply matrices")
 
 

@@ -131,7 +131,7 @@ class Bench:
             result = dict.fromkeys(("flops", "seconds", "silent"), math.nan)
             result["losses"] = {str(size): math.inf for size in config.sizes}
         print("   " + "  ".join(f"{size}: {loss:.4f}" for size, loss in result["losses"].items()), flush=True)
-        return result | dict(lr=settings["lr"], batch_size=settings["batch_size"])
+        return result | dict(lr=settings["lr"], batch_size=settings["batch_size"], also=also)
 
 
 @torch.no_grad()
@@ -198,8 +198,10 @@ def above_the_line(config, nested, anywhere):
     def log_flops(size):
         return math.log(flops_per_token(config, size))
 
-    means = {size: mean(run["losses"][size] for run in anywhere) for size in anywhere[0]["losses"]}
+    def loss(size):  # of a run that diverged only the named sizes are known
+        return mean(run["losses"].get(str(size), math.inf) for run in anywhere)
+
     costs, line = zip(*((log_flops(size), mean(losses)) for size, losses in nested.items()))
-    above = [loss - np.interp(log_flops(Size.parse(size)), costs, line) for size, loss in means.items()]
+    above = [loss(size) - np.interp(log_flops(size), costs, line) for size in anywhere[0]["also"]]
     beside = f"above the line through the named dolls on average, {max(above):+.3f} at most"
     return f"A range: {len(above)} Sizes lie {mean(above):+.3f} {beside}."

@@ -33,7 +33,7 @@ def doll(text):
 
 def thread_count(text):
     """Read a number of CPU threads. PyTorch crashes on 100,000."""
-    if not 1 <= int(text) <= 1024:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text}: allowed are 1 to 1024")
     return int(text)
 
@@ -65,7 +65,7 @@ OPTIONS = {
     "--batch-size": dict(type=int, help="blocks in a step, over all processes (default: 12; nest: 2)"),
     "--lr": dict(type=float, help="peak learning rate (default: 1.024 / width; nest: a quarter of that)"),
     "--share": dict(
-        type=float, help="of the FLOPs, for small dolls (default: 0.2, readouts 0.02; nest: 0.5)"
+        type=float, help="part of the FLOPs for small dolls (default: 0.2, readouts 0.02; nest: 0.5)"
     ),
     "--optimizer": dict(choices=["muon", "adamw"], help="for the matrices of the blocks (default: muon)"),
     "--loss-weights": dict(nargs="+", type=float, help="one number a doll (default: all equal)"),

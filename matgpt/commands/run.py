@@ -91,7 +91,7 @@ def start(args, source):
 
 def states(folder):
     """List the state files of a run."""
-    return [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
+    return [path for path in sorted(folder.glob("step-*")) if NAME.fullmatch(path.name)]
 
 
 def digest(folder):
@@ -180,7 +180,9 @@ def given(function, args):
 def make_device(name):
     """Return the device of that name, or the best one. Raises ValueError if there is none."""
     try:
-        return torch.zeros(1, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
+        probe = torch.zeros(1, device=name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        probe.cpu()  # "meta" has no numbers to give
+        return probe.device
     except (RuntimeError, AssertionError):
         raise ValueError(f"--device {name}: PyTorch has no such device on this machine") from None
 

@@ -89,7 +89,7 @@ def train_embeddings(
     options = dict(dtype="float32", warmup=min(0.1, 20 / positive("steps", steps))) | options
     settings = Settings(steps, batch_size, lr, seed, **options)
     if micro_batch is not None:
-        positive("micro_batch", micro_batch)
+        micro_batch = positive("micro_batch", micro_batch)
     number("temperature", temperature, "(0, inf)")
     if processes()[1] > 1:
         raise ValueError("train_embeddings runs in one process: each batch is one set of counterexamples")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..files.atomic import as_path
-from ..sizes import positive
+from ..sizes import number, positive
 
 STDLIB = "python-stdlib"
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "encodings", "site-packages", "dist-packages"}
@@ -56,7 +56,7 @@ class Pairs:
 
         Raises ValueError if a part would be empty.
         """
-        modules = sorted(set(self.modules))
+        modules, held_out = sorted(set(self.modules)), number("held_out", held_out, "(0, 1)")
         order = np.random.default_rng(positive("seed", seed, 0)).permutation(len(modules))
         drawn = {modules[i] for i in order[: round(held_out * len(modules))]}
         if not 0 < len(drawn) < len(modules):
@@ -102,7 +102,7 @@ def as_pairs(name, pairs):
     are_texts = all(isinstance(text, str) and text for text in queries + documents)
     if not queries or len(queries) != len(documents) or not are_texts:
         raise ValueError(
-            f"{name}={pairs!r:.60} must be Pairs or two lists of as many texts that are not empty"
+            f"{name}={pairs!r:.60} must be Pairs or two lists of equal length, of texts that are not empty"
         )
     unnamed = [""] * len(queries)
     return Pairs(queries, documents, unnamed, unnamed)
@@ -112,7 +112,8 @@ def load_pairs(source=STDLIB, queries="docstrings"):
     """Load pairs from the library of the running Python ("python-stdlib"), or from a folder of sources.
 
     queries: "docstrings": the first sentence of a docstring of at least 20 characters asks, the rest of the
-        code, at least 80, answers. "names": for functions without one, the words of their names ask.
+        code, at least 80, answers. "names": for functions without one, the words of the name, at least 6
+        characters, ask, and the code without the name answers.
     Files are parsed, not run. Leaves out those that do not parse, tests, installed packages, `idlelib`,
     `lib2to3`, `encodings`, and code that occurs twice.
     Raises ValueError for a folder that is missing or holds no such function.

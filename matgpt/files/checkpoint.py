@@ -48,6 +48,7 @@ def load(folder):
     """
     folder = as_path(folder)
     weights, beside = read_weights(folder / "model.safetensors")
+    check_weights(weights, folder / "model.safetensors")
     with parsed(folder / "config.json") as saved:
         if "model_type" in saved:
             raise ValueError("it describes a model of transformers: use matgpt.import_gpt2")
@@ -58,7 +59,6 @@ def load(folder):
         config = GPTConfig(**saved["config"] | {"nesting": read_nesting(saved["config"]["nesting"])})
         model = on_meta(MODELS[saved["model"]], config)
         model.load_state_dict(weights, assign=True)  # not copied: they keep the type in which they were saved
-    check_weights(weights, folder / "model.safetensors")
     tokenizer = check_tokenizer(config, None, folder)
     for path in (folder / "config.json", folder / "tokenizer.json"):
         if path.name in beside and path.exists() and sha256(path.read_bytes()).hexdigest() not in beside:

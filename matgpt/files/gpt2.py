@@ -150,7 +150,7 @@ def import_gpt2(path, nesting=None):
     weights, state = {}, {}
     for name, p in checkpoint.read_weights(file)[0].items():
         if not name.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask, in older checkpoints
-            weights[name.removeprefix("transformer.")] = p.float()
+            weights[name.removeprefix("transformer.")] = p.float() if p.dtype in checkpoint.TYPES else p
     checkpoint.check_weights(weights, file)
     head = weights.pop("lm_head.weight", None)
     with parsed(path / "config.json") as saved:

@@ -21,8 +21,8 @@ def generate(
     top_k, top_p: draw from the top_k most probable tokens, or from the fewest whose probabilities reach top_p
         (nucleus sampling, 1904.09751).
     generator: a torch.Generator for repeatable samples; None: PyTorch's global one.
-    use_cache: store keys and values, so that a token costs one position, or a whole window from the point on
-        where the text is longer than block_size and all positions change.
+    use_cache: store keys and values, so that a token costs one position. After block_size tokens the window
+        slides and all positions change, so each token costs a whole window.
     draft_size: a smaller doll that proposes `draft_tokens` tokens at a time; `size` checks them in one pass
         (speculative decoding, 2211.17192). Greedy tokens are the same as without a draft, up to ties in
         rounding; samples have the same distribution. It pays if the draft is much cheaper and often agrees,
@@ -123,7 +123,11 @@ def write_steps(
     for name in ("vocab_size", "block_size"):
         if getattr(drafter.config, name) != getattr(model.config, name):
             raise ValueError(f"draft_model must have the {name} of the model, {getattr(model.config, name)}")
-    out = F.pad(prompt_ids(model, idx), (0, max_new_tokens))
+    idx = prompt_ids(model, idx)
+    try:
+        out = F.pad(idx, (0, max_new_tokens))
+    except (RuntimeError, TypeError):  # too large for memory, or for 64 bits
+        raise ValueError(f"max_new_tokens={max_new_tokens} does not fit into memory") from None
     yield out
     target = draft = Reader(model, own, use_cache)
     if draft_size is None and draft_model is None:

@@ -54,6 +54,6 @@ def loss_unit(tokenizer, ids):
     if not isinstance(tokenizer, BPETokenizer):
         return "nats per token"
     sizes = np.array([len(tokenizer.decode_bytes([i])) for i in range(tokenizer.vocab_size)])
-    ids = as_ids(ids, 0)
+    ids = as_ids(ids, 0, tokenizer.vocab_size)
     n_bytes = sum(sizes[ids[i : i + 2**20]].sum() for i in range(0, len(ids), 2**20))  # a long memory map
     return f"nats per token (times {len(ids) / n_bytes / math.log(2):.4f}: bits per byte)"

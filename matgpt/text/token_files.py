@@ -102,8 +102,10 @@ def load_tokens(folder):
     folder = as_path(folder)
     tokenizer = load_tokenizer(folder)
     with parsed(folder / "meta.json") as meta:
-        train, val = (np.memmap(folder / f"{part}.bin", meta["dtype"], "r") for part in ("train", "val"))
-        expected = dict(format=FORMAT, vocab_size=tokenizer.vocab_size, n_train=len(train), n_val=len(val))
+        dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+        train, val = (np.memmap(folder / f"{part}.bin", dtype, "r") for part in ("train", "val"))
+        expected = dict(format=FORMAT, vocab_size=tokenizer.vocab_size, dtype=dtype)
+        expected |= dict(n_train=len(train), n_val=len(val))
         for name, value in expected.items():
             if meta[name] != value:
                 raise ValueError(f"{name} is {meta[name]!r}, and should be {value!r}: make the folder again")
