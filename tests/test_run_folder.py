@@ -33,7 +33,7 @@ def test_only_names_of_our_own_are_touched(tmp_path):
     assert run(checkpoint_dir=tmp_path, resume=True)[1].done == STEPS
     assert all((tmp_path / name).read_text() == name for name in NOT_OURS)
     ours = {path.name for path in tmp_path.iterdir()} - {*NOT_OURS, ".matgpt-lock"}
-    assert len(ours) == 3  # the newest state, the one before it, and the folder of such a name
+    assert len(ours) == 2  # the last state, and the folder of such a name
 
 
 def test_states_of_many_steps_are_in_order(tmp_path):

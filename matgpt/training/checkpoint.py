@@ -49,9 +49,9 @@ def uninterrupted():
 
 
 class Checkpoint:
-    """The states of one run in a folder: the newest two, as `step-<step>-<digest>.pt`.
+    """The states of one run in a folder, as `step-<step>-<digest>.pt`.
 
-    A file's name holds the digest of its bytes, so one atomic rename completes both, and damage is noticed.
+    These are the newest two, or the last one of a finished run. A file's name holds the digest of its bytes, so one atomic rename completes both, and damage is noticed.
     Files of other names are not touched. Until `close`, or the end of this process, the folder is locked
     against other runs. Raises ValueError if the folder cannot be written, is in use, or holds a run and
     `resume` is False.
@@ -95,8 +95,11 @@ class Checkpoint:
         """Say whether a minute of work could be lost, and saving costs less than a hundredth of the time."""
         return time.monotonic() - self.saved > max(60, 100 * self.cost)
 
-    def save(self, model, optimizers, history):
-        """Write the state. OSError, with the last state intact, if there is no room."""
+    def save(self, model, optimizers, history, finished=False):
+        """Write the state. OSError, with the last state intact, if there is no room.
+
+        finished: only this state stays, from which the run can be extended.
+        """
         started, buffer, step = time.monotonic(), io.BytesIO(), history.done
         optimizer = [each.state_dict() for each in optimizers]
         state = {"model": model.state_dict(), "optimizer": optimizer, "history": history.as_dict()}
@@ -108,7 +111,7 @@ class Checkpoint:
             intact = [f"; {path.name} is intact: make room and resume" for path in self.files()][-1:]
             problem = f"{error.strerror}: the state of step {step} could not be written to {self.folder}"
             raise OSError(error.errno, problem + "".join(intact)) from None
-        for path in self.files()[:-2] + self.files(TEMPORARY):
+        for path in self.files()[: -1 if finished else -2] + self.files(TEMPORARY):
             path.unlink()
         self.saved = time.monotonic()
         self.cost = self.saved - started

@@ -192,9 +192,9 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
                     bar.evaluated(history)
                     if settings.on_evaluation and rank == 0:
                         settings.on_evaluation(history)
-                if checkpoint and (due or checkpoint.due()):
-                    checkpoint.save(model, optimizers, history)
                 progress = settings.progress_of(history.done, history.spent, history.start)
+                if checkpoint and (due or checkpoint.due()):
+                    checkpoint.save(model, optimizers, history, finished=progress == 1)
                 if progress == 1:
                     break
                 started = time.monotonic()
