@@ -51,10 +51,10 @@ def uninterrupted():
 class Checkpoint:
     """The states of one run in a folder, as `step-<step>-<digest>.pt`.
 
-    These are the newest two, or the last one of a finished run. A file's name holds the digest of its bytes, so one atomic rename completes both, and damage is noticed.
-    Files of other names are not touched. Until `close`, or the end of this process, the folder is locked
-    against other runs. Raises ValueError if the folder cannot be written, is in use, or holds a run and
-    `resume` is False.
+    These are the newest two, or the last one of a finished run. A file's name holds the digest of its bytes,
+    so one atomic rename completes both, and damage is noticed. Files of other names are not touched. Inside
+    `with` the folder is locked against other runs. Raises ValueError if the folder cannot be written, is in
+    use, or holds a run and `resume` is False.
     """
 
     def __init__(self, model, settings, data):
