@@ -308,7 +308,10 @@ def test_a_step_costs_what_torch_counts(variant, nesting, kind):
 def test_the_price_of_a_model_alone_is_known_before_it_trains(kind):
     for size in CONFIG.sizes:
         alone = MatryoshkaGPT(CONFIG.doll(size))
-        assert run(alone, steps=3, optimizer=kind).spent == 3 * step_flops(CONFIG, 4, kind, size)
+        state = torch.get_rng_state()
+        price = step_flops(CONFIG, 4, kind, size)
+        assert run(alone, steps=3, optimizer=kind).spent == 3 * price
+        assert torch.equal(torch.get_rng_state(), state), "a price draws nothing"
 
 
 def test_nesting_costs_what_torch_counts():

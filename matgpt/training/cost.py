@@ -1,5 +1,6 @@
 """What training costs, in FLOPs."""
 
+from ..files.checkpoint import on_meta
 from ..measure.shapes import flops_per_token
 from ..model import MatryoshkaGPT
 from .optimizer import ITERATIONS, as_matrices, muon_layers
@@ -33,6 +34,6 @@ def optimizer_flops(model, kind):
 
 def step_flops(config, batch_size, optimizer="muon", size=None):
     """Return the FLOPs of one training step of a model of that size alone, optimizer included."""
-    model = MatryoshkaGPT(config.doll(size))
+    model = on_meta(MatryoshkaGPT, config.doll(size))  # takes no memory and draws no random numbers
     passes = training_flops(model, [model.config.full]) * batch_size * config.block_size
     return passes + optimizer_flops(model, optimizer)
