@@ -381,7 +381,7 @@ def test_files_in_the_way_are_never_deleted(prepared, tmp_path):
 
 def test_token_files_that_do_not_fit_are_refused_by_name(prepared):
     meta = json.loads((prepared / "meta.json").read_bytes())
-    for name, value in dict(n_train=1891, format=1, vocab_size=65).items():
+    for name, value in dict(n_train=1891, dtype="uint32", format=1, vocab_size=65).items():
         for changed in (meta | {name: value}, {key: meta[key] for key in meta if key != name}):
             (prepared / "meta.json").write_text(json.dumps(changed), "utf-8")
             with pytest.raises(ValueError, match=f"meta.json: .*{name}"):

@@ -33,7 +33,7 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
     partial.mkdir(parents=True)
     try:
         tokenizer = learn(tokenizer, read(paths, pattern, column, "learning"), vocab_size)
-        dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+        dtype = dtype_of(tokenizer)
         n_train, n_val = encode(read(paths, pattern, column, "encoding"), tokenizer, dtype, partial)
         if not n_train or not n_val:
             raise ValueError(f"{n_train} tokens for training and {n_val} for validation are too few")
@@ -46,6 +46,11 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return meta
+
+
+def dtype_of(tokenizer):
+    """Return the smaller of two types that holds every id."""
+    return "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
 
 
 def read(paths, pattern, column, label):
@@ -102,7 +107,7 @@ def load_tokens(folder):
     folder = as_path(folder)
     tokenizer = load_tokenizer(folder)
     with parsed(folder / "meta.json") as meta:
-        dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+        dtype = dtype_of(tokenizer)
         train, val = (np.memmap(folder / f"{part}.bin", dtype, "r") for part in ("train", "val"))
         expected = dict(format=FORMAT, vocab_size=tokenizer.vocab_size, dtype=dtype)
         expected |= dict(n_train=len(train), n_val=len(val))
