@@ -17,9 +17,10 @@ TEXT = str, bytes, bytearray  # the tokenizer says that it takes no bytes
 def token_rows(model, texts, tokenizer=None):
     """Return the token ids of each text that `embed` is given, as a list of 1-D int64 tensors."""
     check_vocabulary(model.config, tokenizer)
+    several = texts.tolist() if hasattr(texts, "tolist") else texts
     try:
-        several = [texts] if isinstance(texts, TEXT) else list(getattr(texts, "tolist", lambda: texts)())
-    except TypeError:
+        several = [several] if isinstance(several, TEXT) else list(several)
+    except TypeError:  # nothing to iterate over
         several = []
     if not several:
         raise ValueError(f"ids_or_texts={texts!r:.60} must be a text, several texts, or token ids")
