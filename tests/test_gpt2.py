@@ -154,6 +154,8 @@ def test_folders_that_hold_no_gpt2(tmp_path):
         ("lm_head.weight is not", "lm_head.weight", torch.randn(13, 24)),
         ("h.0.extra", "transformer.h.0.extra", torch.randn(3)),
         ("h.0.ln_1.bias contains NaN", "transformer.h.0.ln_1.bias", torch.full((24,), torch.nan)),
+        ("float8", "transformer.ln_f.bias", torch.zeros(24, dtype=torch.float8_e4m3fn)),
+        ("int64", "transformer.ln_f.bias", torch.zeros(24, dtype=torch.int64)),
     ):
         safetensors.torch.save_file(weights | {name: weight}, file)
         with pytest.raises(ValueError, match=message):

@@ -67,3 +67,14 @@ def test_bad_tokenizers_and_weights_are_named_and_nothing_is_written(model, tmp_
     with pytest.raises(ValueError, match="norm.weight contains NaN"):
         matgpt.export_sentence_transformers(model, tmp_path / "new", TOKENIZER)
     assert not (tmp_path / "new").exists()
+
+
+def test_files_of_the_user_are_replaced_only_when_asked(build, tmp_path):
+    model = build(MatryoshkaGPT, CONFIG)
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text("mine")
+    with pytest.raises(ValueError, match="already holds config.json.*overwrite=True"):
+        matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER)
+    assert [path.name for path in tmp_path.rglob("*")] == ["1_Pooling", "config.json"]
+    matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER, overwrite=True)
+    matgpt.export_sentence_transformers(model, tmp_path, TOKENIZER)  # the same files are not replaced
