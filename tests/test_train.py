@@ -110,12 +110,15 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
     assert "--loss-weights=" in error
     error = refused(capsys, "train", *options)
     assert "already holds" in error and "--resume" in error and "--force" in error
+    assert not [*out.glob("step-*")], "a finished run leaves its model and history"
     program(*options, "--resume")
+    error = refused(capsys, "train", *options, "--resume", "--steps", 40, "--lr", 0.1)
+    assert error.endswith(f"{out} holds another run: lr was None, is 0.1\n")
     assert contents(out) == before
     program(*options, "--resume", "--steps", 40)
     assert History.load(out / "history.json").steps == [0, 10, 20, 30, 40]
     program(*options, "--force", "--n-head", 2)
-    assert load(out)[0].config.n_head == 2 and not [*out.glob("step-00000040*"), *out.glob("*.old")]
+    assert load(out)[0].config.n_head == 2 and not [*out.glob("step-*"), *out.glob("*.old")]
 
 
 @pytest.mark.slow

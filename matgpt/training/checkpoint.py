@@ -48,6 +48,16 @@ def uninterrupted():
         handler(*pressed[0])
 
 
+def write_state(folder, state):
+    """Write {"run", "model", "optimizer", "history"} to a folder; returns the path."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getbuffer()
+    path = folder / f"step-{state['history']['done']:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
+    write(path, data)
+    return path
+
+
 class Checkpoint:
     """The states of one run in a folder, as `step-<step>-<digest>.pt`.
 
@@ -100,17 +110,14 @@ class Checkpoint:
 
         finished: only this state stays, from which the run can be extended.
         """
-        started, buffer, step = time.monotonic(), io.BytesIO(), history.done
-        optimizer = [each.state_dict() for each in optimizers]
+        started, optimizer = time.monotonic(), [each.state_dict() for each in optimizers]
         state = {"model": model.state_dict(), "optimizer": optimizer, "history": history.as_dict()}
-        torch.save({"run": self.run, **state}, buffer)
-        data = buffer.getbuffer()
         try:
-            write(self.folder / f"step-{step:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
+            write_state(self.folder, {"run": self.run, **state})
         except OSError as error:
             intact = [f"; {path.name} is intact: make room and resume" for path in self.files()][-1:]
-            problem = f"{error.strerror}: the state of step {step} could not be written to {self.folder}"
-            raise OSError(error.errno, problem + "".join(intact)) from None
+            problem = f"the state of step {history.done} could not be written to {self.folder}"
+            raise OSError(error.errno, f"{error.strerror}: {problem}{''.join(intact)}") from None
         for path in self.files()[: -1 if finished else -2] + self.files(TEMPORARY):
             path.unlink()
         self.saved = time.monotonic()
@@ -135,7 +142,7 @@ class Checkpoint:
                 warnings.warn(f"{path} is damaged ({error}): taking the state before it", stacklevel=3)
                 damaged.append(path)
                 continue
-            self._compare(path, was, history)
+            self._compare(was, history)
             for path in damaged:
                 path.rename(f"{path}.damaged")
             return state
@@ -143,13 +150,13 @@ class Checkpoint:
             raise ValueError(f"no state in {self.folder} is intact: {', '.join(p.name for p in damaged)}")
         return None
 
-    def _compare(self, path, was, history):
+    def _compare(self, was, history):
         """Raise ValueError unless the state is that of this run, or of a finished one to be extended."""
         names = [name for name in {**was, **self.run} if was.get(name) != self.run.get(name)]
-        spent = history["done" if self.budget == "steps" else "spent"]
-        if names == [self.budget] and self.run[self.budget] > was[self.budget] <= spent:
+        budgets, spent = {"steps", "flops"} & {*names}, history["done" if self.budget == "steps" else "spent"]
+        if budgets == {self.budget} and self.run[self.budget] > was[self.budget] <= spent:
             history["start"] = was[self.budget]
-            return
+            names.remove(self.budget)
         if names:
             different = [f"{name} was {was.get(name)}, is {self.run.get(name)}" for name in names]
-            raise ValueError(f"{path} is the state of another run: " + "; ".join(different))
+            raise ValueError(f"{self.folder} holds another run: " + "; ".join(different))

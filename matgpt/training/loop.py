@@ -240,7 +240,7 @@ def restore(checkpoint, model, optimizers, world):
     if state is None:
         return None
     model.load_state_dict(state["model"])
-    for optimizer, own in zip(optimizers, state["optimizer"], strict=True):
+    for optimizer, own in zip(optimizers, state["optimizer"]):  # [] where a command stored the finished run
         optimizer.load_state_dict(own)
     return History.from_dict(state["history"])
 
