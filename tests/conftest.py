@@ -28,9 +28,16 @@ def random_model(variant, config, seed=0):
     return model
 
 
-@pytest.fixture
-def build():
-    return random_model
+def assert_refused(message, function, *args, **options):
+    """Assert that the call raises a ValueError that says `message`, a regular expression."""
+    __tracebackhide__ = True
+    with pytest.raises(ValueError, match=message):
+        function(*args, **options)
+
+
+def contents(folder):
+    """Return what each file of a folder holds: {name: bytes}."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".matgpt-lock"}
 
 
 def draw_inner(rng, most):

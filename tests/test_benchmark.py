@@ -12,6 +12,8 @@ from matgpt import CharTokenizer, DivergedError, GPTConfig, MatryoshkaGPT, save
 from matgpt.benchmarks import generate, quality, speed
 from matgpt.text import token_files
 
+from .conftest import assert_refused
+
 IDS = np.array([0, 1, 2, 3] * 40)
 CONFIG = GPTConfig(4, 8, 8, 2, 2, nesting=(4,))
 TEXT = "to be or not to be, that is the question. " * 40
@@ -149,8 +151,7 @@ def test_generate_has_a_row_for_each_doll_and_for_each_that_drafts(tmp_path):
     drafting = ["2,2,2"] * 2 + ["4,2,2"] * 2 + ["8,2,2"] * 2
     assert first == ["doll", "---", "4,2,2", "8,2,2", "draft", "---", *drafting]
     save(MatryoshkaGPT(GPTConfig(9, **shape)), tmp_path / "bare")
-    with pytest.raises(ValueError, match="bare holds no tokenizer"):
-        generate.run(parsed(generate, *options, tmp_path / "bare"))
+    assert_refused("bare holds no tokenizer", generate.run, parsed(generate, *options, tmp_path / "bare"))
 
 
 NANO = """

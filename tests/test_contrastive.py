@@ -12,6 +12,8 @@ from matgpt.embeddings.pairs import Pairs
 from matgpt.embeddings.pooling import embed, token_rows
 from matgpt.embeddings.retrieval import measures, ranks
 
+from .conftest import assert_refused
+
 TOKENIZER = BPETokenizer([bytes([b]) for b in range(256)])
 WORDS = [a + b for a in "abcdefgh" for b in "xyzuv"]
 CODE = [f"the {w} {w} in code" + " and more" * (i % 4) for i, w in enumerate(WORDS)]
@@ -115,8 +117,7 @@ def test_a_run_resumes_where_it_stopped(tmp_path):
     history, model = run(seed=9, resume=True, checkpoint_dir=tmp_path)
     assert history == expected
     assert all(map(torch.equal, model.parameters(), whole.parameters()))
-    with pytest.raises(ValueError, match="another run"):
-        run(resume=True, checkpoint_dir=tmp_path, temperature=0.1)
+    assert_refused("another run", run, resume=True, checkpoint_dir=tmp_path, temperature=0.1)
 
 
 @pytest.mark.parametrize(

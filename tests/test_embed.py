@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from matgpt import CharTokenizer, GPTConfig, MatryoshkaEmbeddingsGPT, embed
 from matgpt.embeddings.pooling import cut
 
+from .conftest import assert_refused, random_model
+
 BLOCK = 6
 CONFIG = GPTConfig(11, BLOCK, 16, 2, 2, nesting=(4, 8, 16))
 
 
 @pytest.fixture
-def model(variant, build):
-    return build(variant, CONFIG)
+def model(variant):
+    return random_model(variant, CONFIG)
 
 
 def ids(*lengths):
@@ -38,15 +40,14 @@ def test_other_texts_of_the_batch_and_padding_change_nothing(model):
     assert (alone[0] - alone[3]).norm() > 1e-2, "texts differ"
 
 
-def test_a_cut_output_only_embedding_is_the_embedding_at_that_size(build):
-    model, rows = build(MatryoshkaEmbeddingsGPT, CONFIG), ids(3, 20)
+def test_a_cut_output_only_embedding_is_the_embedding_at_that_size():
+    model, rows = random_model(MatryoshkaEmbeddingsGPT, CONFIG), ids(3, 20)
     whole = embed(model, rows)
     for d in (4, 6, 8, 16):
         assert torch.allclose(cut(whole, d), embed(model, rows, model.config.width(d)), atol=1e-6)
         assert torch.allclose(cut(whole, d).norm(dim=1), torch.ones(2))
     for d in (0, 17, 2.5, None):
-        with pytest.raises(ValueError, match=f"dims={d}"):
-            cut(whole, d)
+        assert_refused(f"dims={d}", cut, whole, d)
 
 
 def test_texts_ids_and_lists_agree(model):
@@ -81,8 +82,7 @@ def test_dropout_is_off_and_the_mode_stays(variant):
     ],
 )
 def test_bad_texts_are_named(model, texts, match):
-    with pytest.raises(ValueError, match=match):
-        embed(model, texts, tokenizer=CharTokenizer("abcdefghijk"))
+    assert_refused(match, embed, model, texts, tokenizer=CharTokenizer("abcdefghijk"))
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,11 @@ def test_bad_texts_are_named(model, texts, match):
     ],
 )
 def test_other_bad_arguments_are_named(model, options, match):
-    with pytest.raises(ValueError, match=match):
-        embed(model, **dict(ids_or_texts=ids(3)) | options)
+    assert_refused(match, embed, model, **dict(ids_or_texts=ids(3)) | options)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_damaged_weights_are_an_error(model, value):
     with torch.no_grad():
         model.norm.weight[3] = value
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        embed(model, ids(3))
+    assert_refused("NaN or infinite", embed, model, ids(3))

@@ -15,6 +15,7 @@ from matgpt.__main__ import main
 from matgpt.generation.sampling import Sampling
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
+from .conftest import assert_refused
 from .test_train import ROOT, refused
 
 BLOCK = 8
@@ -136,8 +137,7 @@ def test_any_grad_mode():
 def test_weights_that_are_not_finite_write_nothing(value, options):
     model = make()
     model.blocks[0].feedforward.expand.weight.data[0, 0] = value
-    with pytest.raises(ValueError, match="logits of Size.* are not finite"):
-        model.generate(prompt(), 3, **options)
+    assert_refused("logits of Size.* are not finite", model.generate, prompt(), 3, **options)
 
 
 def test_a_draft_that_agrees_is_accepted_whole():
@@ -254,7 +254,7 @@ BAD = [
     (dict(size=17), "size=17"),
     *((dict(idx=torch.zeros(*shape, dtype=torch.long)), "prompt") for shape in ((1, 0), (0, 3), (3,))),
     *((dict(idx=torch.tensor([[value]])), "prompt") for value in (0.5, 1j, True)),
-    (dict(idx=torch.tensor([[23]])), "token id 23"),
+    (dict(idx=torch.tensor([[23] + [0] * 20])), "token id 23"),  # also where no window reads it
     (dict(idx=torch.tensor([[2**63]], dtype=torch.uint64)), "token id -"),
     *((dict(idx=value), "idx=.*prompt") for value in ("ab", None, np.array([["a"]]))),
 ]
@@ -264,8 +264,7 @@ BAD = [
 def test_bad_arguments_are_named_before_any_work(options, names, monkeypatch):
     model = make()
     monkeypatch.setattr(model, "trunk_size", lambda size: pytest.fail("work was done"))
-    with pytest.raises(ValueError, match=names):
-        model.generate(**(dict(idx=prompt(), max_new_tokens=3) | options))
+    assert_refused(names, model.generate, **dict(idx=prompt(), max_new_tokens=3) | options)
     if "idx" not in options:
         with pytest.raises(ValueError, match=names):  # at the call, not at the first piece
             stream(model, LETTERS, "ab", **(dict(max_new_tokens=3) | options))
@@ -280,10 +279,8 @@ def test_bad_texts_tokenizers_and_seeds_are_named():
         (LETTERS, "ab", dict(seed="a"), "seed='a'"),
         (LETTERS, "ab", dict(seed=1, generator=seeded()), "seed=1 and a generator"),
     ):
-        with pytest.raises(ValueError, match=names):
-            write(model, tokenizer, text, 3, **options)
-    with pytest.raises(ValueError, match="model=None"):
-        write(None, LETTERS, "ab", 3)
+        assert_refused(names, write, model, tokenizer, text, 3, **options)
+    assert_refused("model=None", write, None, LETTERS, "ab", 3)
 
 
 @pytest.fixture

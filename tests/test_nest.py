@@ -14,6 +14,7 @@ from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 from matgpt.training import nesting
 from matgpt.training.nesting import importance, reorder
 
+from .conftest import assert_refused, random_model
 from .test_train import TEXT, refused
 
 TOKENIZER = CharTokenizer.from_text(TEXT)
@@ -32,9 +33,9 @@ def plain():
 
 
 @pytest.mark.parametrize("options", [{}, {"bias": False, "n_inner": (40, 9)}, {"n_embd": 20, "head_size": 4}])
-def test_reordering_leaves_the_logits_as_they_were_and_puts_what_matters_first(build, options):
+def test_reordering_leaves_the_logits_as_they_were_and_puts_what_matters_first(options):
     shape = dict(vocab_size=TOKENIZER.vocab_size, block_size=16, n_embd=32, n_head=4, n_layer=2)
-    model = build(MatryoshkaGPT, GPTConfig(**shape | options))
+    model = random_model(MatryoshkaGPT, GPTConfig(**shape | options))
     idx = torch.from_numpy(IDS[:64]).view(4, 16)
     before, weights = model(idx), model.blocks[0].attention.qkv.weight.clone()
     reorder(model, importance(model, IDS))
@@ -136,8 +137,7 @@ def test_errors_name_what_is_wrong(plain):
         ("val_ids", plain, NESTING, dict(val_ids=IDS[:5])),
         ("train_ids", plain, NESTING, dict(train_ids=IDS[:5])),
     ):
-        with pytest.raises(ValueError, match=message):
-            matgpt.nest(model, dolls, **{"train_ids": IDS, "val_ids": IDS, **bad})
+        assert_refused(message, matgpt.nest, model, dolls, **{"train_ids": IDS, "val_ids": IDS, **bad})
 
 
 # ---- the command

@@ -6,6 +6,8 @@ import pytest
 
 from matgpt.embeddings.pairs import Pairs, as_pairs, load_pairs, words
 
+from .conftest import assert_refused
+
 LONG = "x = first_thing(1)\n    y = second_thing(x)\n    return [x, y, 'and this makes the code long enough']"
 FILE = f'''
 class Reader:
@@ -66,8 +68,7 @@ def test_a_pair_needs_20_characters_of_docstring_and_80_of_code(docstring, code,
     if (docstring, code) == (20, 80):
         assert len(load_pairs(tmp_path).documents[0]) == 80
     else:
-        with pytest.raises(ValueError, match="holds no Python source"):
-            load_pairs(tmp_path)
+        assert_refused("holds no Python source", load_pairs, tmp_path)
 
 
 def test_lines_are_those_of_the_parser(tmp_path):
@@ -118,8 +119,7 @@ def test_copies_share_half_of_their_runs_of_five_words():
 def test_pairs_are_two_lists_of_texts():
     unequal, empty, none, number = (["a", "b"], ["c"]), (["a", ""], ["c", "d"]), (["a"], [None]), (["a"], 3)
     for pairs in unequal, empty, none, number, ("a", "c"), (None, ["c"]), 3, [("a", "b")], (["a"],) * 3:
-        with pytest.raises(ValueError, match="val_pairs=.* must be Pairs or two lists"):
-            as_pairs("val_pairs", pairs)
+        assert_refused("val_pairs=.* must be Pairs or two lists", as_pairs, "val_pairs", pairs)
 
 
 def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
@@ -135,9 +135,7 @@ def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
         ("None is not a path", dict(source=None)),
         ("queries='all'", dict(queries="all")),
     ):
-        with pytest.raises(ValueError, match=match):
-            load_pairs(**arguments)
+        assert_refused(match, load_pairs, **arguments)
     split = {0.1: "0.1 of 2 modules leaves a part empty", -0.2: "-0.2 must be", "a": "'a' must be"}
     for share, match in split.items():
-        with pytest.raises(ValueError, match=f"held_out={match}"):
-            load_pairs(folder).split(share)
+        assert_refused(f"held_out={match}", load_pairs(folder).split, share)

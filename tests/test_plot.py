@@ -17,6 +17,8 @@ import matgpt
 from matgpt import GPTConfig, History, Size, between, plot
 from matgpt.measure.shapes import Point
 
+from .conftest import assert_refused
+
 matplotlib.use("agg")
 ROOT = Path(matgpt.__file__).parent.parent
 CONFIG = GPTConfig(11, 8, 32, 4, 3, nesting=between(Size(8, 1, 1), Size(32, 4, 3)))
@@ -56,8 +58,7 @@ def test_losses_are_lines_over_validation_and_dots_over_training_from_the_first_
     assert ax.get_xlabel() == {"steps": "training step", "flops": "training FLOPs"}[x]
     ends = [text.get_text().split(": ")[1] for text in ax.get_legend().get_texts()[:-1]]
     assert ends == [f"{run.val[size][-1]:.3f}" for size in run.sizes]
-    with pytest.raises(ValueError, match="x='time' must be one of"):
-        plot.losses(run, "time")
+    assert_refused("x='time' must be one of", plot.losses, run, "time")
 
 
 def test_slices_show_every_doll_coloured_by_its_width():

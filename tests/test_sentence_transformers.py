@@ -10,6 +10,8 @@ from matgpt import BPETokenizer, CharTokenizer, GPTConfig, MatryoshkaEmbeddingsG
 from matgpt.embeddings.exporting import PAD
 from matgpt.embeddings.pooling import cut
 
+from .conftest import random_model
+
 TEXT = "parse a date from a string, read the file and return what was parsed as a date "
 TOKENIZER = BPETokenizer.train(TEXT * 5, 290)
 TEXTS = ["parse a date", "read", "the file and return", "x y", "a string, read", "été <|pad|>"]
@@ -18,10 +20,10 @@ CONFIG = GPTConfig(TOKENIZER.vocab_size, 32, 32, 4, 2, NESTING)
 
 
 @pytest.fixture(params=["output only", "doll", "odd doll"])
-def model(request, build):
+def model(request):
     if request.param == "output only":
-        return build(MatryoshkaEmbeddingsGPT, CONFIG).float()
-    return build(MatryoshkaGPT, CONFIG).float().slice(NESTING[1 if request.param == "doll" else 2])
+        return random_model(MatryoshkaEmbeddingsGPT, CONFIG).float()
+    return random_model(MatryoshkaGPT, CONFIG).float().slice(NESTING[1 if request.param == "doll" else 2])
 
 
 @pytest.fixture
@@ -69,8 +71,8 @@ def test_bad_tokenizers_and_weights_are_named_and_nothing_is_written(model, tmp_
     assert not (tmp_path / "new").exists()
 
 
-def test_files_of_the_user_are_replaced_only_when_asked(build, tmp_path):
-    model = build(MatryoshkaGPT, CONFIG)
+def test_files_of_the_user_are_replaced_only_when_asked(tmp_path):
+    model = random_model(MatryoshkaGPT, CONFIG)
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text("mine")
     with pytest.raises(ValueError, match="already holds config.json.*overwrite=True"):
