@@ -163,9 +163,9 @@ def test_another_model_drafts(variant):
         out = model.generate(prompt(2), 12, temperature=0, **options)
         assert torch.equal(out, model.generate(prompt(2), 12, temperature=0))
         assert stats["proposed"] > 0 and (stats["acceptance"] == 1) == (draft is not other and size is None)
-    for wrong in (dict(vocab_size=24), dict(block_size=BLOCK + 1)):
-        with pytest.raises(ValueError, match=f"draft_model must have the {next(iter(wrong))}"):
-            model.generate(prompt(), 3, draft_model=make(**wrong))
+    for name, value in dict(vocab_size=24, block_size=BLOCK + 1).items():
+        draft = make(**{name: value})
+        assert_refused(f"draft_model must have the {name}", model.generate, prompt(), 3, draft_model=draft)
 
 
 def exact(model, start, length, **sampling):
@@ -271,15 +271,12 @@ def test_bad_arguments_are_named_before_any_work(options, names, monkeypatch):
 
 
 def test_bad_texts_tokenizers_and_seeds_are_named():
-    model = make()
-    for tokenizer, text, options, names in (
-        (LETTERS, "", {}, "prompt"),
-        (CharTokenizer("ab"), "ab", {}, "the tokenizer has 2 tokens, the model vocab_size=23"),
-        (None, "ab", {}, "tokenizer=None must be what `load` returns"),
-        (LETTERS, "ab", dict(seed="a"), "seed='a'"),
-        (LETTERS, "ab", dict(seed=1, generator=seeded()), "seed=1 and a generator"),
-    ):
-        assert_refused(names, write, model, tokenizer, text, 3, **options)
+    model, few = make(), CharTokenizer("ab")
+    assert_refused("prompt", write, model, LETTERS, "", 3)
+    assert_refused("the tokenizer has 2 tokens, the model vocab_size=23", write, model, few, "ab", 3)
+    assert_refused("tokenizer=None must be what `load` returns", write, model, None, "ab", 3)
+    assert_refused("seed='a'", write, model, LETTERS, "ab", 3, seed="a")
+    assert_refused("seed=1 and a generator", write, model, LETTERS, "ab", 3, seed=1, generator=seeded())
     assert_refused("model=None", write, None, LETTERS, "ab", 3)
 
 

@@ -69,8 +69,6 @@ def reference(weights, idx, size, config):
 
 
 # ---- the forward pass
-
-
 def test_every_doll_is_a_gpt2(drawn):
     """With one size the model is a plain GPT-2; a smaller doll has its weights scaled to its width."""
     model = random_model(MatryoshkaGPT, drawn.config)
@@ -97,8 +95,6 @@ def test_variants_agree_at_full_size_and_share_weights(drawn):
 
 
 # ---- isolation
-
-
 def test_a_doll_reads_every_weight_inside_it_and_none_outside(variant, drawn):
     model = random_model(variant, drawn.config)
     masks = read_by_doll(model, drawn.size, drawn.idx)
@@ -119,8 +115,6 @@ def test_a_doll_reads_every_weight_inside_it_and_none_outside(variant, drawn):
 
 
 # ---- slices
-
-
 def test_slice_equals_doll_and_slice_of_slice_equals_slice(drawn):
     model = random_model(MatryoshkaGPT, drawn.config)
     doll = model.slice(drawn.size)
@@ -168,8 +162,6 @@ def test_output_only_model_has_no_slice():
 
 
 # ---- bad input
-
-
 @pytest.fixture
 def small(variant):
     return variant(GPTConfig(11, 4, 8, 2, 2, nesting=(4, Size(4, 2, 1))))
@@ -212,8 +204,6 @@ def test_bad_idx(small, idx, message):
 
 
 # ---- what only training sees
-
-
 def test_projections_into_the_residual_start_smaller_the_deeper_the_model():
     torch.manual_seed(0)
     for depth in (1, 8):
@@ -241,14 +231,6 @@ def test_dropout_is_in_four_places(place, monkeypatch):
         monkeypatch.setattr(layers[name].dropout, "forward", lambda x: x)
     assert torch.equal(model.eval()(idx), plain) and asked == [0.0]
     assert torch.equal(model.train()(idx), plain) == (place == "attention weights") and asked[-1] == 0.5
-
-
-def test_rows_of_a_trunk_read_out_their_part_of_the_batch(variant):
-    sizes = [Size(16, 2, 2), Size(16, 2, 1)]
-    model, idx = variant(GPTConfig(11, 8, 16, 2, 2, nesting=sizes)), torch.arange(15).view(3, 5) % 11
-    deep, shallow = model(idx, sizes, rows=[3, 1])
-    assert torch.equal(deep, model(idx)) and len(shallow) == 1
-    torch.testing.assert_close(shallow, model(idx, sizes[1])[:1])
 
 
 def test_layers_say_their_shape():

@@ -126,16 +126,11 @@ def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(empty)})
-    for match, arguments in (
-        ("empty holds no Python source with functions for queries='docstrings'", dict(source=empty)),
-        ("empty holds no Python source", {}),
-        ("there is no folder '.*missing'", dict(source=tmp_path / "missing")),
-        ("there is no folder 'nope'", dict(source="nope")),
-        ("there is no folder", dict(source=folder / "a.py")),
-        ("None is not a path", dict(source=None)),
-        ("queries='all'", dict(queries="all")),
-    ):
-        assert_refused(match, load_pairs, **arguments)
-    split = {0.1: "0.1 of 2 modules leaves a part empty", -0.2: "-0.2 must be", "a": "'a' must be"}
-    for share, match in split.items():
-        assert_refused(f"held_out={match}", load_pairs(folder).split, share)
+    message = "empty holds no Python source with functions for queries='docstrings'"
+    assert_refused(message, load_pairs, empty)
+    assert_refused("empty holds no Python source", load_pairs)
+    assert_refused("there is no folder '.*missing'", load_pairs, tmp_path / "missing")
+    assert_refused("there is no folder", load_pairs, folder / "a.py")
+    assert_refused("queries='all'", load_pairs, queries="all")
+    assert_refused("held_out=0.1 of 2 modules leaves a part empty", load_pairs(folder).split, 0.1)
+    assert_refused("held_out=-0.2 must be", load_pairs(folder).split, -0.2)

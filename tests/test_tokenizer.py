@@ -20,12 +20,9 @@ HOSTILE = [
     "",
     " ",
     "\n",
-    "\r\n\r\na\0b tabs\tand\vmore\f\x1c\x85",
-    "no-break\u00a0and\u2028line\u2029ends",
-    "a <|endoftext|><|fim_prefix|><|unknown|>",
-    "it's we'll I'VE 'tis '",
-    "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 🇫🇷",
-    "e\u0301 é Å Å ﬁ Z̸͖͋a̷l̵g̶o̵",
+    "\r\n\r\na\0b tabs\tand\vmore\f\x1c\x85no-break\u00a0and\u2028line\u2029ends",
+    "a <|endoftext|><|fim_prefix|><|unknown|> it's we'll I'VE 'tis '",
+    "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 🇫🇷 e\u0301 é Å Å ﬁ Z̸͖͋a̷l̵g̶o̵",
     "שלום עולם مرحبا بالعالم \u202eoverride\u202c的一是不了。漢字かな한글",
     "\ufeffbyte order\ufffd \uffff \U0010ffff",
     "".join(map(chr, range(256))),
@@ -130,15 +127,12 @@ def test_an_unknown_character_is_named():
 
 def test_a_vocabulary_with_gaps_or_copies_is_refused():
     single = [bytes([byte]) for byte in range(256)]
-    for message, make, *arguments in (
-        ("at least one token", CharTokenizer.from_text, ""),
-        ("none may be empty or occur twice", CharTokenizer, "aba"),
-        ("none may be empty or occur twice", BPETokenizer, [*single, b""]),
-        ("none may be empty or occur twice", BPETokenizer, single, ["a"]),
-        ("all 256 single bytes", BPETokenizer, single[:7] + single[8:]),
-        ("vocab_size=255 .* 256", BPETokenizer.train, "text", 255),
-    ):
-        assert_refused(message, make, *arguments)
+    assert_refused("at least one token", CharTokenizer.from_text, "")
+    assert_refused("none may be empty or occur twice", CharTokenizer, "aba")
+    assert_refused("none may be empty or occur twice", BPETokenizer, [*single, b""])
+    assert_refused("none may be empty or occur twice", BPETokenizer, single, ["a"])
+    assert_refused("all 256 single bytes", BPETokenizer, single[:7] + single[8:])
+    assert_refused("vocab_size=255 .* 256", BPETokenizer.train, "text", 255)
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,8 @@ def test_loss_is_the_weighted_mean(variant, xy, loss_weights):
     model, expected = make(variant).double(), 0
     weights = loss_weights or (1, 1, 1)
     for weight, size in zip(weights, model.sizes):
-        log_probs = model(xy[0], size).log_softmax(-1)
-        nats = [-log_probs[b, t, xy[1][b, t]] for b in range(3) for t in range(8)]
-        expected = expected + weight / sum(weights) * sum(nats) / len(nats)
+        log_probs = model(xy[0], size).log_softmax(-1).gather(2, xy[1][..., None])
+        expected = expected - weight / sum(weights) * log_probs.mean()
     torch.testing.assert_close(matryoshka_loss(model, *xy, loss_weights), expected, rtol=1e-9, atol=0)
 
 
@@ -259,19 +258,12 @@ def test_the_texts_of_a_step_differ(variant):
 
 
 def test_loss_weights_choose_what_learns():
-    """A doll of weight 0 is never read, and what it alone reads has no gradient."""
+    """A doll of weight 0 is never read."""
     for weights, size in (((1, 0, 0), CONFIG.sizes[0]), ((0, 1, 0), CONFIG.sizes[1])):
         model = make()
         with recorded(model) as steps:
             run(model, steps=3, loss_weights=weights)
-        inside = {name: p.shape for name, p in model.slice(size).named_parameters()}
-        for passes, _, gradients in steps:
-            assert [trunk for trunk, *_ in passes] == [[size]]
-            for name, gradient in gradients.items():
-                corner = torch.zeros_like(gradient, dtype=torch.bool)
-                if name in inside:
-                    corner[tuple(map(slice, inside[name]))] = True
-                assert not gradient[~corner].any() and gradient[corner].any() == corner.any(), name
+        assert [[trunk for trunk, *_ in passes] for passes, *_ in steps] == [[[size]]] * 3
 
 
 # ---- what a run costs
