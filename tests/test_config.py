@@ -191,15 +191,11 @@ def test_bad_range():
 
     assert_refused("smallest=.*n_embd=12.* multiple of multiple_of=8", nested, Size(12, 1, 1), most)
     assert_refused("largest=.*n_embd=20.* multiple of multiple_of=8", nested, least, Size(20, 4, 2))
-    assert_refused(
-        "smallest=.*n_embd=32.* may have at most n_embd=16", nested, Size(32, 1, 1), Size(16, 4, 2)
-    )
+    assert_refused("smallest=.* may have at most n_embd=16", nested, Size(32, 1, 1), Size(16, 4, 2))
     assert_refused("may have at most n_head=1", nested, Size(8, 2, 1), Size(32, 1, 2))
     assert_refused("n_inner=200.* may have at most n_inner=128", nested, Size(8, 1, 1, 200), most)
     assert_refused("smallest=8 must be a Size", nested, 8, most)
-    assert_refused(
-        r"largest=.*\(64, 128\).* one number for all layers", nested, least, Size(32, 4, 2, (64, 128))
-    )
+    assert_refused("largest=.* one number for all layers", nested, least, Size(32, 4, 2, (64, 128)))
     assert_refused("multiple_of=0 must be a whole number of at least 1", nested, least, most, 0)
     assert_refused("n_embd=64.* does not fit: no axis may be larger", nested, least, Size(64, 4, 2))
     assert_refused("does not fit: its n_head must divide", nested, Size(8, 3, 1), most)

@@ -70,9 +70,8 @@ def test_front_and_best_size_by_hand():
     damaged, a, b, c, d = (Size(n, 1, 1) for n in (4, 8, 16, 24, 32))
     costs = {d: (400, 40, 1.0), a: (100, 10, 3.0), b: (200, 30, 2.0), c: (300, 30, 2.5)}
     costs[damaged] = 1, 1, math.nan
-    points = mark_front(
-        [Point(size, *cost, ms=cost[1] / 10, bytes=4 * cost[0]) for size, cost in costs.items()]
-    )
+    points = [Point(size, *cost, ms=cost[1] / 10, bytes=4 * cost[0]) for size, cost in costs.items()]
+    points = mark_front(points)
     assert [p.size for p in points] == [damaged, a, b, c, d]
     assert [p.size for p in points if p.on_front] == [a, b, d]
     for limits, best in (
