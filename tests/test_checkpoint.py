@@ -29,11 +29,7 @@ def test_round_trip(variant, config, tmp_path):
     save(model, tmp_path / "a" / "b")
     loaded, tokenizer = load(tmp_path / "a" / "b")
     assert type(loaded) is variant and loaded.config == config and tokenizer is None and not loaded.training
-    for (name, p), (name2, q) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
-        assert name == name2 and torch.equal(p, q) and p.dtype == q.dtype == torch.double
-    idx = torch.tensor([[0, 1, 2, 3, 4]])
-    for size in config.sizes:
-        assert torch.equal(loaded(idx, size), model.eval()(idx, size))
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore:the vocabulary has")
@@ -150,16 +146,14 @@ def test_nothing_is_replaced_without_permission(tmp_path):
         (tmp_path / name).write_text("mine")
     save(model, tmp_path, LETTERS)
     before = contents(tmp_path)
-    for message, call in (
-        ("already holds config.json, model.safetensors: pass overwrite=True", lambda: save(other, tmp_path)),
-        ("already holds tokenizer.json", lambda: save(model, tmp_path, CharTokenizer("vwxyz"))),
-        ("already holds config.json", lambda: export_gpt2(model, tmp_path, tokenizer=LETTERS)),
-        ("notes.txt is a file: name a folder", lambda: save(model, tmp_path / "notes.txt")),
-        ("notes.txt is a file: name a folder", lambda: export_gpt2(model, tmp_path / "notes.txt")),
-        ("config.json: .*matgpt.load", lambda: import_gpt2(tmp_path)),
-    ):
-        assert_refused(message, call)
-        assert contents(tmp_path) == before
+    refusal = "already holds config.json, model.safetensors: pass overwrite=True"
+    assert_refused(refusal, save, other, tmp_path)
+    assert_refused("already holds tokenizer.json", save, model, tmp_path, CharTokenizer("vwxyz"))
+    assert_refused("already holds config.json", export_gpt2, model, tmp_path, tokenizer=LETTERS)
+    assert_refused("notes.txt is a file: name a folder", save, model, tmp_path / "notes.txt")
+    assert_refused("notes.txt is a file: name a folder", export_gpt2, model, tmp_path / "notes.txt")
+    assert_refused("config.json: .*matgpt.load", import_gpt2, tmp_path)
+    assert contents(tmp_path) == before
     save(model, tmp_path)  # the same content may be written again
     save(other, tmp_path, overwrite=True)
     loaded, tokenizer = load(tmp_path)
@@ -169,24 +163,19 @@ def test_nothing_is_replaced_without_permission(tmp_path):
 
 @pytest.mark.parametrize("write", [save, export_gpt2])
 def test_wrong_models_folders_and_tokenizers_are_not_written(write, tmp_path):
-    diverged, half = MatryoshkaGPT(CONFIG), MatryoshkaGPT(CONFIG)
+    model, diverged, half = (MatryoshkaGPT(CONFIG) for _ in range(3))
     diverged.blocks[1].attention.qkv.weight.data[0, 0, 0, 0] = torch.inf
     half.norm.half()
-    for model, message in (
-        (diverged, "blocks.1.*NaN"),
-        (half, "float16"),
-        (None, "model=None must be a model, not a NoneType"),
-        (torch.nn.Linear(2, 2), "model=Linear.* must be a MatryoshkaGPT or a MatryoshkaEmbeddingsGPT"),
-        (type("Own", (MatryoshkaGPT,), {})(CONFIG), "must be a MatryoshkaGPT or a"),
-    ):
-        assert_refused(message, write, model, tmp_path / "new")
-    for folder, tokenizer, message in (
-        ("", None, "'' is not a path"),
-        (tmp_path / "new", CharTokenizer("ab"), "has 2 tokens, the model vocab_size=5"),
-        (tmp_path / "new", "abcde", "tokenizer='abcde' must be a CharTokenizer"),
-        (tmp_path / "new", type("Own", (), {"vocab_size": 5})(), "must be a CharTokenizer or a BPETokenizer"),
-    ):
-        assert_refused(message, write, MatryoshkaGPT(CONFIG), folder, tokenizer=tokenizer)
+    new, few = tmp_path / "new", CharTokenizer("ab")
+    own_model, own_tokenizer = type("Own", (MatryoshkaGPT,), {})(CONFIG), type("Own", (), {"vocab_size": 5})()
+    assert_refused("blocks.1.*NaN", write, diverged, new)
+    assert_refused("float16", write, half, new)
+    assert_refused("model=None must be a model, not a NoneType", write, None, new)
+    assert_refused("must be a MatryoshkaGPT or a MatryoshkaEmbeddingsGPT", write, own_model, new)
+    assert_refused("'' is not a path", write, model, "")
+    assert_refused("has 2 tokens, the model vocab_size=5", write, model, new, tokenizer=few)
+    assert_refused("tokenizer='abcde' must be a CharTokenizer", write, model, new, tokenizer="abcde")
+    assert_refused("must be a CharTokenizer or a BPETokenizer", write, model, new, tokenizer=own_tokenizer)
     assert not list(tmp_path.iterdir())
 
 
@@ -212,7 +201,7 @@ def test_a_compiled_model_is_saved_as_it_is(compiled, tmp_path):
     export_gpt2(compiled(model), tmp_path / "gpt2")
     loaded = load(tmp_path / "own")[0]
     assert type(loaded) is MatryoshkaGPT
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), loaded.parameters(), strict=True))
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert torch.equal(import_gpt2(tmp_path / "gpt2").embedding.token, model.embedding.token)
 
 

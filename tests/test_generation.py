@@ -296,14 +296,12 @@ def test_the_program_writes_to_the_terminal(written, folder, capsys):
 
 
 def test_the_program_names_what_is_wrong(folder, capsys):
-    for option, value, message in (
-        ("--size", "1,x", "1,x"),
-        ("--tokens", "-1", "--tokens=-1"),
-        ("--draft-size", "32", "--draft-size="),
-        ("--threads", "100000", "--threads: 100000: allowed are 1 to"),
-        ("--seed", "1" + "0" * 30, "--seed=1"),
-    ):
-        assert message in refused(capsys, "generate", folder, option, value)
+    command = "generate", folder
+    assert "1,x" in refused(capsys, *command, "--size", "1,x")
+    assert "--tokens=-1" in refused(capsys, *command, "--tokens", -1)
+    assert "--draft-size=" in refused(capsys, *command, "--draft-size", 32)
+    assert "--threads: 100000: allowed are 1 to" in refused(capsys, *command, "--threads", 100000)
+    assert "--seed=1" in refused(capsys, *command, "--seed", 10**30)
 
 
 @pytest.mark.slow

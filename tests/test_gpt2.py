@@ -86,7 +86,7 @@ def test_there_and_back(tmp_path):
 
 
 @pytest.mark.slow
-def test_any_gpt2_comes_in_and_can_be_trained(tmp_path):
+def test_any_gpt2_comes_in(tmp_path):
     torch.manual_seed(0)
     shape = dict(vocab_size=13, n_positions=7, n_embd=24, n_head=4, n_layer=2, n_inner=50)
     config = transformers.GPT2Config(**shape, activation_function="gelu_pytorch_tanh", eos_token_id=None)
@@ -98,9 +98,6 @@ def test_any_gpt2_comes_in_and_can_be_trained(tmp_path):
     for name in ("head", "base"):
         model = import_gpt2(tmp_path / name, nesting=(12,))
         torch.testing.assert_close(model(IDX), theirs(IDX).logits, **CLOSE)
-    ids = [0, 5, 1, 5, 2, 5] * 30
-    history = matgpt.train(model, ids, ids, steps=60, batch_size=4, eval_blocks=4, progress=False)
-    assert history.val[12][-1] < history.val[12][0] / 2 and history.val[24][-1] < history.val[24][0] / 2
 
 
 def test_masks_of_old_checkpoints_and_half_precision(tmp_path):
@@ -192,8 +189,9 @@ def test_autotokenizer_encodes_as_the_bpe_tokenizer(tmp_path, special):
     auto = tokenizer_at(tmp_path, tokenizer, [text])
     assert auto.eos_token_id == (tokenizer.vocab_size - 2 if special else None)
     export_gpt2(model, tmp_path, 12)  # without one it stays
-    with pytest.raises(ValueError, match=f"has {tokenizer.vocab_size} tokens.*vocab_size=13"):
-        export_gpt2(make(), tmp_path, overwrite=True)  # but not beside a model that it does not fit
+    # but not beside a model that it does not fit
+    message = f"has {tokenizer.vocab_size} tokens.*vocab_size=13"
+    assert_refused(message, export_gpt2, make(), tmp_path, overwrite=True)
 
 
 def test_autotokenizer_encodes_as_the_character_tokenizer(tmp_path):

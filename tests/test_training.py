@@ -29,6 +29,7 @@ VAL = [0, 1, 2, 3, 4, 5, 6, 3, 0, 1, 2, 3] * 9  # the same, in another order
 CONFIG = GPTConfig(7, 8, 16, 2, 2, nesting=(8, Size(8, 1, 1)))
 WIDTHS = (4, 8)
 DEPTHS = (Size(16, 2, 1), Size(16, 2, 2), Size(16, 2, 3))
+FEEDFORWARDS = (Size(16, 2, 2, 9), Size(16, 2, 2, (16, 64)))
 LATTICE = [Size(d, h, l) for d, h in ((4, 1), (8, 1), (16, 2)) for l in (1, 2)]
 RANGE = between(Size(4, 1, 1), Size(16, 2, 2), 4)
 
@@ -95,7 +96,7 @@ def test_loss_is_the_weighted_mean(variant, xy, loss_weights):
     torch.testing.assert_close(matryoshka_loss(model, *xy, loss_weights), expected, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("nesting", [WIDTHS, LATTICE])
+@pytest.mark.parametrize("nesting", [WIDTHS, FEEDFORWARDS, LATTICE])
 def test_a_step_has_the_gradient_of_the_written_out_loss(variant, nesting):
     """Each trunk has text of its own, and each token counts alike; also when two processes share the step."""
     model, expected = make(variant, nesting=nesting).double(), 0
