@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
+from matgpt.sizes import inner_sizes
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
@@ -40,19 +41,15 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".matgpt-lock"}
 
 
-def draw_inner(rng, most):
-    """Widths of at most `most`, one for each layer; now and then all alike."""
-    return min(most) if rng.random() < 0.3 else tuple(rng.randint(1, f) for f in most)
-
-
 def draw_size(rng, full, head_size):
     """A Size inside `full`, each axis cut on its own. Heads are whole, or divide the width."""
     while True:
         d, h, l = rng.randint(2, full.n_embd), rng.randint(1, full.n_head), rng.randint(1, full.n_layer)
         if d // h >= head_size or d % h == 0:
             break
-    most = full.n_inner if isinstance(full.n_inner, tuple) else (full.n_inner,) * full.n_layer
-    return Size(d, h, l, draw_inner(rng, most[:l]))
+    most = inner_sizes(full.n_inner, full.n_layer)[:l]
+    alike = rng.random() < 0.3
+    return Size(d, h, l, min(most) if alike else tuple(rng.randint(1, f) for f in most))
 
 
 @pytest.fixture(params=range(12))

@@ -82,11 +82,7 @@ def test_all_cells_run_and_the_slider_shows_what_it_is_moved_to(name, lab, brows
     page.wait_for_function(READY, arg=name)
     page.evaluate(RUN_ALL)
     page.wait_for_function("window.all_ran", timeout=300_000)
-    cells = page.evaluate(CELLS)
-    assert errors(cells) == []
-    counts = [c["execution_count"] for c in cells if c["cell_type"] == "code"]
-    assert counts == list(range(1, len(counts) + 1))
-
+    assert errors(page.evaluate(CELLS)) == []
     slider = page.get_by_role("slider").first
     slider.scroll_into_view_if_needed()
     cell = page.locator(".jp-CodeCell", has=slider)

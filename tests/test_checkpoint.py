@@ -2,9 +2,8 @@
 
 import dataclasses
 import json
-import os
 import pickle
-from itertools import count
+from unittest.mock import Mock
 
 import pytest
 import safetensors.torch
@@ -82,7 +81,6 @@ CODE = pickle.dumps(Touch("touched"))
 DAMAGE = [
     ("config.json: .*No such file", lambda folder: (folder / "config.json").unlink()),
     ("model.safetensors is missing", lambda folder: (folder / "model.safetensors").unlink()),
-    ("config.json: .*line", changed("config.json", lambda data: data[:60])),
     ("model.safetensors is damaged", changed("model.safetensors", lambda data: data[:-1])),
     ("model.safetensors is damaged", changed("model.safetensors", lambda _: CODE)),
     ("config.json: format 7 is unknown", edit('"format": 1', '"format": 7')),
@@ -114,19 +112,13 @@ def test_damage_is_named(message, damage, relative, tmp_path, monkeypatch):
 def test_a_full_disk_leaves_what_was_there(full_at, tmp_path, monkeypatch):
     """Whichever of the three files does not fit."""
     save(MatryoshkaGPT(CONFIG), tmp_path, LETTERS)
-    before, fsync, calls = contents(tmp_path), os.fsync, count()
-
-    def full(descriptor):
-        if next(calls) == full_at:
-            raise OSError(28, "No space left on device")
-        fsync(descriptor)
-
-    monkeypatch.setattr(atomic.os, "fsync", full)
-    other = MatryoshkaGPT(dataclasses.replace(CONFIG, dropout=0.5)), tmp_path, CharTokenizer("vwxyz")
-    with pytest.raises(OSError, match="No space"):
-        save(*other, overwrite=True)
+    before, other = contents(tmp_path), MatryoshkaGPT(dataclasses.replace(CONFIG, dropout=0.5))
+    fsync = Mock(side_effect=[None] * full_at + [OSError(28, "No space left on device")])
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(atomic.os, "fsync", fsync)
+        save(other, tmp_path, CharTokenizer("vwxyz"), overwrite=True)
     assert contents(tmp_path) == before
-    save(*other, overwrite=True)
+    save(other, tmp_path, CharTokenizer("vwxyz"), overwrite=True)
     assert load(tmp_path)[0].config.dropout == 0.5 and len(contents(tmp_path)) == 3
 
 

@@ -12,7 +12,7 @@ import sysconfig
 import threading
 import zipfile
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -333,20 +333,15 @@ def test_a_folder_is_read_without_token_files_and_what_is_not_utf8(tmp_path):
 
 def test_a_data_set_of_the_hub_is_streamed(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
-    asked = []
-
-    def load_dataset(path, **options):
-        asked.append((path, options))
-        if path == "owner/none":
-            raise ConnectionError("no route")
-        return iter([{"text": document} for document in DOCUMENTS])
-
+    load_dataset = Mock(side_effect=lambda **source: iter([{"text": document} for document in DOCUMENTS]))
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     prepare(["tinystories"], tmp_path / "out", "char")
-    assert asked == [("roneneldan/TinyStories", {"split": "train", "streaming": True})] * 2
+    asked = call(path="roneneldan/TinyStories", split="train", streaming=True)
+    assert load_dataset.call_args_list == [asked] * 2
     train_ids, _, tokenizer = load_tokens(tmp_path / "out")
     assert tokenizer.decode(train_ids) == "".join(f"{text}\n\n" for text in DOCUMENTS if not held_out(text))
     assert load_text("hf:owner/name") == "\n\n".join(DOCUMENTS)
+    load_dataset.side_effect = ConnectionError("no route")
     with pytest.raises(ConnectionError, match="hf:owner/none cannot be read at row 0: no route"):
         load_text("hf:owner/none")
 

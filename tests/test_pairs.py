@@ -61,14 +61,13 @@ def test_the_first_sentence_against_the_code_without_docstring(folder):
     assert "Wait" not in pairs.documents[1] and pairs.documents[1].startswith("async def wait_for_it():\n")
 
 
-@pytest.mark.parametrize("docstring, code", [(19, 80), (20, 79), (20, 80)])
-def test_a_pair_needs_20_characters_of_docstring_and_80_of_code(docstring, code, tmp_path):
-    text = f'def f():\n    """{"d" * docstring}"""\n    return {"1" * (code - len("def f():.    return "))}\n'
-    (tmp_path / "a.py").write_text(text)
-    if (docstring, code) == (20, 80):
-        assert len(load_pairs(tmp_path).documents[0]) == 80
-    else:
-        assert_refused("holds no Python source", load_pairs, tmp_path)
+def test_a_pair_needs_20_characters_of_docstring_and_80_of_code(tmp_path):
+    for docstring, code in ((19, 80), (20, 79), (20, 80)):
+        doc, value = "d" * docstring, "1" * (code - len("def f():.    return "))
+        (tmp_path / "a.py").write_text(f'def f():\n    """{doc}"""\n    return {value}\n')
+        if (docstring, code) != (20, 80):
+            assert_refused("holds no Python source", load_pairs, tmp_path)
+    assert len(load_pairs(tmp_path).documents[0]) == 80
 
 
 def test_lines_are_those_of_the_parser(tmp_path):

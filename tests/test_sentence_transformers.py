@@ -26,18 +26,13 @@ def model(request):
     return random_model(MatryoshkaGPT, CONFIG).float().slice(NESTING[1 if request.param == "doll" else 2])
 
 
-@pytest.fixture
-def library(tmp_path):
-    """Loads the folder that the test exports to, with embeddings cut to d dimensions."""
-    module = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    return lambda d: module.SentenceTransformer(str(tmp_path), truncate_dim=d, device="cpu")
-
-
 @pytest.mark.slow
-def test_the_library_gives_our_vectors_at_any_dimension(library, model, tmp_path):
+def test_the_library_gives_our_vectors_at_any_dimension(model, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
     export(model, tmp_path, TOKENIZER)
     for d in (None, 16, 7):
-        encoded = torch.from_numpy(library(d).encode(TEXTS, normalize_embeddings=True))
+        theirs = library.SentenceTransformer(str(tmp_path), truncate_dim=d, device="cpu")
+        encoded = torch.from_numpy(theirs.encode(TEXTS, normalize_embeddings=True))
         ours = cut(embed(model, TEXTS, tokenizer=TOKENIZER), d or model.config.n_embd)
         assert encoded.shape == ours.shape and (encoded - ours).abs().max() < 2e-6
 

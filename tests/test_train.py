@@ -91,11 +91,8 @@ def test_every_option_reaches_the_run(options, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys, monkeypatch):
-    def interrupt(args, history):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as context:
-        context.setattr(run, "log", interrupt)
+        context.setattr(run, "log", Mock(side_effect=KeyboardInterrupt))
         program(*options)
     assert "interrupted: saved in" in capsys.readouterr().out and History.load(out / "history.json").done == 0
     program(*options, "--resume")  # the model that an interrupted run left is its own to replace
