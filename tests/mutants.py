@@ -25,36 +25,36 @@ SWAPS |= {ast.And: ast.Or, ast.Add: ast.Sub, ast.Mult: ast.Div}
 SWAPS |= {new: old for old, new in SWAPS.items()}
 
 
-def mutants(node):
-    """Yield what may take the place of a node of the syntax tree."""
-    changed = copy.copy(node)
+def mutant(node):
+    """Return what takes the place of a node of the syntax tree, or None."""
+    new = copy.copy(node)
     if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
-        changed.ops = [SWAPS[type(node.ops[0])](), *node.ops[1:]]
-        yield changed
+        new.ops = [SWAPS[type(node.ops[0])](), *node.ops[1:]]
     elif isinstance(node, ast.BoolOp | ast.BinOp | ast.AugAssign) and type(node.op) in SWAPS:
-        changed.op = SWAPS[type(node.op)]()
-        yield changed
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        yield node.operand
+        new.op = SWAPS[type(node.op)]()
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
-        changed.value = not node.value if isinstance(node.value, bool) else node.value + 1
-        yield changed
+        new.value = not node.value if isinstance(node.value, bool) else node.value + 1
     elif isinstance(node, ast.Return) and node.value is not None:
-        yield ast.copy_location(ast.Return(ast.Constant(None)), node)
+        new.value = ast.Constant(None)
     elif isinstance(node, ast.If | ast.IfExp):
-        changed.test = ast.UnaryOp(ast.Not(), node.test)
-        yield changed
+        new.test = ast.UnaryOp(ast.Not(), node.test)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        new = node.operand
     elif isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant | ast.Yield | ast.YieldFrom):
-        yield ast.copy_location(ast.Pass(), node)
+        new = ast.copy_location(ast.Pass(), node)
+    else:
+        new = None
+    return new
 
 
 def places(node):
     """Yield (container, key, new node) for every mutant below a node; error messages are left out."""
     for field, value in ast.iter_fields(node):
+        container = value if isinstance(value, list) else vars(node)
         for key, child in enumerate(value) if isinstance(value, list) else [(field, value)]:
             if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr | ast.Raise):
-                container = value if isinstance(value, list) else vars(node)
-                yield from ((container, key, mutant) for mutant in mutants(child))
+                if new := mutant(child):
+                    yield container, key, new
                 yield from places(child)
 
 

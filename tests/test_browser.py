@@ -97,4 +97,3 @@ def test_all_cells_run_and_the_slider_shows_what_it_is_moved_to(name, lab, brows
         assert cell.locator(".widget-readout").first.inner_text() != largest
         shown = written.inner_html()
     assert errors(page.evaluate(CELLS)) == [] and "Traceback" not in written.inner_text()
-    page.close()
