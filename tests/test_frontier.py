@@ -23,8 +23,8 @@ def test_lattice_has_every_width_depth_and_ratio_with_whole_heads():
     sizes = matgpt.lattice(n_embd=(32, 64), n_layer=(1, 2), head_size=16, n_inner_ratio=(1, 4))
     shapes = [(d, l, r) for d in (32, 64) for l in (1, 2) for r in (1, 4)]
     assert sizes == tuple(Size(d, d // 16, l, r * d) for d, l, r in shapes)
-    for n_embd, message in (((), r"n_embd=\(\) must be"), ((20,), "n_embd=20 is not a multiple")):
-        assert_refused(message, matgpt.lattice, n_embd, n_layer=(1,), head_size=8)
+    assert_refused(r"n_embd=\(\) must be", matgpt.lattice, (), n_layer=(1,), head_size=8)
+    assert_refused("n_embd=20 is not a multiple", matgpt.lattice, (20,), n_layer=(1,), head_size=8)
 
 
 def test_an_output_only_model_always_pays_for_its_trunk():
