@@ -47,8 +47,8 @@ def test_frontier_measures_what_evaluate_does():
 
 
 @pytest.mark.filterwarnings("error")
-def test_frontier_measures_sizes_that_no_step_trained_and_warns_of_none():
-    model = tiny((16, 32))
+def test_frontier_measures_sizes_that_no_step_trained_and_warns_of_none(variant):
+    model = tiny((16, 32), variant)
     (point,) = matgpt.frontier(model, IDS, [Size(24, 3, 2, (10, 20))], latency=True)
     assert point.size == Size(24, 3, 2, (10, 20)) and point.ms > 0 and model.training
 
