@@ -75,8 +75,7 @@ def test_a_failed_download_says_what_to_do(served, tmp_path):
     path.write_bytes(SPEECH.encode())
     assert load_text("shakespeare", path.parent) == SPEECH
     path.write_text("my own notes", "utf-8")
-    message = r"shakespeare\.txt is not shakespeare .*: remove it"
-    assert_refused(message, load_text, "shakespeare", path.parent)
+    assert_refused(f"{path} is not shakespeare .*: remove it", load_text, "shakespeare", path.parent)
     assert path.read_text("utf-8") == "my own notes"
 
 

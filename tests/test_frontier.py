@@ -65,8 +65,7 @@ def test_front_and_best_size_by_hand():
     assert matgpt.best_size(points, max_bytes=4 * 350) == matgpt.best_size(points, max_params=350) == b
     assert matgpt.best_size(points, max_flops=29) == a and matgpt.best_size(points, max_ms=3) == b
     assert matgpt.best_size(points, max_params=150, max_flops=30) == a
-    message = "no doll fits max_flops=5: the least is 10"
-    assert_refused(message, matgpt.best_size, points, max_params=150, max_flops=5)
+    assert_refused("no doll fits max_flops=5: the least is 10", matgpt.best_size, points, max_flops=5)
     assert_refused("every loss is NaN", matgpt.best_size, points[:1])
 
 
