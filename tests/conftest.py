@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
+from matgpt.sizes import inner_sizes
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
@@ -28,14 +29,16 @@ def random_model(variant, config, seed=0):
     return model
 
 
-@pytest.fixture
-def build():
-    return random_model
+def assert_refused(message, function, *args, **options):
+    """Assert that the call raises a ValueError that says `message`, a regular expression."""
+    __tracebackhide__ = True
+    with pytest.raises(ValueError, match=message):
+        function(*args, **options)
 
 
-def draw_inner(rng, most):
-    """Widths of at most `most`, one for each layer; now and then all alike."""
-    return min(most) if rng.random() < 0.3 else tuple(rng.randint(1, f) for f in most)
+def contents(folder):
+    """Return what each file of a folder holds: {name: bytes}."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".matgpt-lock"}
 
 
 def draw_size(rng, full, head_size):
@@ -44,8 +47,9 @@ def draw_size(rng, full, head_size):
         d, h, l = rng.randint(2, full.n_embd), rng.randint(1, full.n_head), rng.randint(1, full.n_layer)
         if d // h >= head_size or d % h == 0:
             break
-    most = full.n_inner if isinstance(full.n_inner, tuple) else (full.n_inner,) * full.n_layer
-    return Size(d, h, l, draw_inner(rng, most[:l]))
+    most = inner_sizes(full.n_inner, full.n_layer)[:l]
+    alike = rng.random() < 0.3
+    return Size(d, h, l, min(most) if alike else tuple(rng.randint(1, f) for f in most))
 
 
 @pytest.fixture(params=range(12))

@@ -3,6 +3,7 @@
 "killed" is for test_resume, "together" for test_distributed. Both print how each fork ended.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -20,20 +21,16 @@ from tests import test_distributed, test_resume
 
 
 def fork(work, *args, **settings):
-    """Call `work` in a new process; returns its number."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work(*args, **settings)
-            os._exit(0)
-        finally:
-            os._exit(1)
+    """Call `work` in a new process; returns it."""
+    child = multiprocessing.get_context("fork").Process(target=work, args=args, kwargs=settings)
+    child.start()
     return child
 
 
 def code(child):
     """Wait for a process; returns its exit code."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    child.join()
+    return child.exitcode
 
 
 # ---- a run that is killed again and again
@@ -76,7 +73,7 @@ def killed(folder):
     for seconds in (0.1, 0.2):
         child = fork(attempt, folder, **state)
         time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
+        child.kill()
         print("at any time", code(child))
     print("to the end", code(fork(attempt, folder, **state)))
 

@@ -7,7 +7,7 @@ from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, agre
 from matgpt.measure import evaluation
 from matgpt.measure.evaluation import BySize, evaluate_sizes
 
-from .conftest import random_model
+from .conftest import assert_refused, random_model
 
 SIZES = (Size(8, 1, 1), Size(16, 2, 2))
 TEXT = torch.randint(13, (8 * 21 + 5,), generator=torch.Generator().manual_seed(0))
@@ -43,11 +43,9 @@ def test_max_blocks_reads_evenly_spaced_blocks_and_checks_no_others():
 
 @pytest.mark.parametrize("function", [agreement, evaluate])
 def test_bad_arguments_are_named(function):
-    for message, ids, max_blocks in (
-        ("ids has shape", TEXT[:8], 4), ("token id 13", [0] * 16 + [13], 4), ("max_blocks=0", TEXT, 0),
-    ):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            function(make(), ids, max_blocks=max_blocks)
+    assert_refused("ids has shape", function, make(), TEXT[:8])
+    assert_refused("token id 13", function, make(), [0] * 16 + [13])
+    assert_refused("max_blocks=0", function, make(), TEXT, max_blocks=0)
 
 
 def test_half_precision_is_measured_as_finely_as_single():

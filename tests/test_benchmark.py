@@ -11,6 +11,9 @@ import pytest
 from matgpt import CharTokenizer, DivergedError, GPTConfig, MatryoshkaGPT, save
 from matgpt.benchmarks import generate, quality, speed
 from matgpt.text import token_files
+from matgpt.training.cost import step_flops
+
+from .conftest import assert_refused
 
 IDS = np.array([0, 1, 2, 3] * 40)
 CONFIG = GPTConfig(4, 8, 8, 2, 2, nesting=(4,))
@@ -48,12 +51,8 @@ def test_an_interrupted_run_resumes_and_leaves_a_result_only_when_finished(args,
     settings, train = dict(lr=0.01, batch_size=2, steps=5), quality.train
     whole = quality.Bench(args, IDS, IDS).one(CONFIG, 0, **settings)
     args.out = str(tmp_path / "stopped")
-
-    def stop(history):
-        raise KeyboardInterrupt  # as by Ctrl-C
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(quality, "train", partial(train, on_evaluation=stop))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # as by Ctrl-C
+        patch.setattr(quality, "train", partial(train, on_evaluation=Mock(side_effect=KeyboardInterrupt)))
         quality.Bench(args, IDS, IDS).one(CONFIG, 0, **settings)
     assert not list((tmp_path / "stopped" / "runs").glob("*.json"))
     assert quality.Bench(args, IDS, IDS).one(CONFIG, 0, **settings)["losses"] == whole["losses"]
@@ -92,18 +91,16 @@ def test_every_family_pays_the_same_price(args, tmp_path, monkeypatch):
     assert [float(cell) for cell in price[2:6]] == pytest.approx([1] * 4, abs=0.06)
     assert 1.1 < float(price[6]) < 2, "twins cost more than the full model alone"
     assert "nats per token, mean" in table and "A range: " in table and "silent units" in table
-    for name in ("quality-muon-16-60", "front-quality-muon-16-60"):
-        assert (tmp_path / f"{name}.png").exists()
+    figures = {path.name for path in tmp_path.glob("*.png")}
+    assert figures == {"quality-muon-16-60.png", "front-quality-muon-16-60.png"}
 
 
 def test_the_price_is_that_of_steps_of_the_full_model_alone_or_of_tokens_a_parameter(args, monkeypatch):
     prices = []
     monkeypatch.setattr(quality.Bench, "tune", lambda self, config, flops, **settings: prices.append(flops))
     args.batch_size, args.optimizer = 3, "adamw"
-    V, T, D, L = 4, 8, 8, 2
-    products = V * D + L * (4 * D * D + 8 * D * D + 2 * D * T)  # as in PaLM, appendix B
-    step = 3 * 2 * products * 3 * T + 15 * CONFIG.num_params()
-    for ratio, steps in ((None, args.budget), (0.5, 0.5 * CONFIG.num_params() / (3 * T))):
+    step, tokens = step_flops(CONFIG, 3, "adamw"), 3 * CONFIG.block_size
+    for ratio, steps in ((None, args.budget), (0.5, 0.5 * CONFIG.num_params() / tokens)):
         args.ratio = ratio
         quality.Bench(args, IDS, IDS).compare(CONFIG)
         assert prices.pop() == prices.pop() == pytest.approx(steps * step)
@@ -128,10 +125,8 @@ def test_speed_has_a_row_for_each_step(tmp_path):
     assert rows["nanoGPT, AdamW"][1] == "1.00"
     for kind in ("adamw", "muon"):
         assert rows[f"plain, {kind}"][2:] == ["1.00", "1.00"]
-        drawn, whole = (
-            f"family, {kind}, {how}" for how in ("as train draws it", "all dolls on a whole batch")
-        )
-        assert 1 < float(rows[drawn][3]) < float(rows[whole][3]) < 2
+        drawn = float(rows[f"family, {kind}, as train draws it"][3])
+        assert 1 < drawn < float(rows[f"family, {kind}, all dolls on a whole batch"][3]) < 2
 
 
 @pytest.mark.slow
@@ -149,21 +144,19 @@ def test_generate_has_a_row_for_each_doll_and_for_each_that_drafts(tmp_path):
     drafting = ["2,2,2"] * 2 + ["4,2,2"] * 2 + ["8,2,2"] * 2
     assert first == ["doll", "---", "4,2,2", "8,2,2", "draft", "---", *drafting]
     save(MatryoshkaGPT(GPTConfig(9, **shape)), tmp_path / "bare")
-    with pytest.raises(ValueError, match="bare holds no tokenizer"):
-        generate.run(parsed(generate, *options, tmp_path / "bare"))
+    assert_refused("bare holds no tokenizer", generate.run, parsed(generate, *options, tmp_path / "bare"))
 
 
 NANO = """
 import torch
 class GPTConfig:
     def __init__(self, **settings): vars(self).update(settings)
-class GPT(torch.nn.Module):
+class GPT(torch.nn.Embedding):
     def __init__(self, config):
-        super().__init__()
         assert config.n_embd == 16 and config.block_size == 12 and config.vocab_size == 65
-        self.table = torch.nn.Embedding(65, 65)
+        super().__init__(65, 65)
     def forward(self, idx, targets):
-        logits = self.table(idx)
+        logits = super().forward(idx)
         return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
     def configure_optimizers(self, decay, lr, betas, device): return torch.optim.AdamW(self.parameters())
 """

@@ -2,9 +2,8 @@
 
 import dataclasses
 import json
-import os
 import pickle
-from itertools import count
+from unittest.mock import Mock
 
 import pytest
 import safetensors.torch
@@ -13,42 +12,33 @@ import torch
 import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, export_gpt2, import_gpt2, load, save
 from matgpt.files import atomic
-from matgpt.text.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
+from matgpt.text.tokenizer import CharTokenizer, load_tokenizer
+
+from .conftest import assert_refused, contents, random_model
 
 NESTING = (6, matgpt.Size(6, 1, 2, (5, 7)), matgpt.Size(9, 1, 3, (5, 6, 7)))
 CONFIG = GPTConfig(5, 7, 12, 2, 3, NESTING, (20, 30, 10), head_size=5, dropout=0.1, bias=False)
-RANGE = GPTConfig(5, 7, 16, 2, 3, matgpt.between(matgpt.Size(8, 1, 1), matgpt.Size(16, 2, 3)))
+RANGE = GPTConfig(5, 7, 16, 2, 3, matgpt.between(matgpt.Size(8, 1, 1), matgpt.Size(16, 2, 3), 4))
 LETTERS = CharTokenizer("abcde")
 
 
-def bytes_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize("config", [CONFIG, RANGE, GPTConfig(5, 7, 12, 2, 1)])
-def test_round_trip(variant, config, build, tmp_path):
-    model = build(variant, config)
+def test_round_trip(variant, config, tmp_path):
+    model = random_model(variant, config)
     save(model, tmp_path / "a" / "b")
     loaded, tokenizer = load(tmp_path / "a" / "b")
     assert type(loaded) is variant and loaded.config == config and tokenizer is None and not loaded.training
-    for (name, p), (name2, q) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
-        assert name == name2 and torch.equal(p, q) and p.dtype == q.dtype == torch.double
-    idx = torch.tensor([[0, 1, 2, 3, 4]])
-    for size in config.sizes:
-        assert torch.equal(loaded(idx, size), model.eval()(idx, size))
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore:the vocabulary has")
-@pytest.mark.parametrize("kind", ["char", "bpe"])
-def test_tokenizer(kind, tmp_path):
-    tokenizer = CharTokenizer("abcd\n") if kind == "char" else BPETokenizer.train("aaaa äöü")
+def test_tokenizer(tmp_path):
+    tokenizer = CharTokenizer("abcd\n")
     model = MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 4, 4, 1, 1))
     save(model, tmp_path, tokenizer)
     assert load(tmp_path)[1] == tokenizer
     CharTokenizer("ab").save(tmp_path)
-    for call in (lambda: load(tmp_path), lambda: save(model, tmp_path, overwrite=True)):
-        with pytest.raises(ValueError, match="has 2 tokens, the model vocab_size="):
-            call()
+    assert_refused("has 2 tokens, the model vocab_size=", load, tmp_path)
+    assert_refused("has 2 tokens, the model vocab_size=", save, model, tmp_path, overwrite=True)
     assert load_tokenizer(tmp_path) == CharTokenizer("ab")
     save(model, tmp_path, tokenizer, overwrite=True)
     save(model, tmp_path)  # without one, the tokenizer stays
@@ -89,7 +79,6 @@ CODE = pickle.dumps(Touch("touched"))
 DAMAGE = [
     ("config.json: .*No such file", lambda folder: (folder / "config.json").unlink()),
     ("model.safetensors is missing", lambda folder: (folder / "model.safetensors").unlink()),
-    ("config.json: .*line", changed("config.json", lambda data: data[:60])),
     ("model.safetensors is damaged", changed("model.safetensors", lambda data: data[:-1])),
     ("model.safetensors is damaged", changed("model.safetensors", lambda _: CODE)),
     ("config.json: format 7 is unknown", edit('"format": 1', '"format": 7')),
@@ -113,8 +102,7 @@ def test_damage_is_named(message, damage, relative, tmp_path, monkeypatch):
     save(MatryoshkaGPT(CONFIG), tmp_path, LETTERS)
     damage(tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"(?s){message}"):
-        load("." if relative else tmp_path)
+    assert_refused(f"(?s){message}", load, "." if relative else tmp_path)
     assert not (tmp_path / "touched").exists(), "no code is run"
 
 
@@ -122,20 +110,14 @@ def test_damage_is_named(message, damage, relative, tmp_path, monkeypatch):
 def test_a_full_disk_leaves_what_was_there(full_at, tmp_path, monkeypatch):
     """Whichever of the three files does not fit."""
     save(MatryoshkaGPT(CONFIG), tmp_path, LETTERS)
-    before, fsync, calls = bytes_of(tmp_path), os.fsync, count()
-
-    def full(descriptor):
-        if next(calls) == full_at:
-            raise OSError(28, "No space left on device")
-        fsync(descriptor)
-
-    monkeypatch.setattr(atomic.os, "fsync", full)
-    other = MatryoshkaGPT(dataclasses.replace(CONFIG, dropout=0.5)), tmp_path, CharTokenizer("vwxyz")
-    with pytest.raises(OSError, match="No space"):
-        save(*other, overwrite=True)
-    assert bytes_of(tmp_path) == before
-    save(*other, overwrite=True)
-    assert load(tmp_path)[0].config.dropout == 0.5 and len(bytes_of(tmp_path)) == 3
+    before, other = contents(tmp_path), MatryoshkaGPT(dataclasses.replace(CONFIG, dropout=0.5))
+    fsync = Mock(side_effect=[None] * full_at + [OSError(28, "No space left on device")])
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(atomic.os, "fsync", fsync)
+        save(other, tmp_path, CharTokenizer("vwxyz"), overwrite=True)
+    assert contents(tmp_path) == before
+    save(other, tmp_path, CharTokenizer("vwxyz"), overwrite=True)
+    assert load(tmp_path)[0].config.dropout == 0.5 and len(contents(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
@@ -144,8 +126,7 @@ def test_files_of_two_models_are_not_mixed(name, tmp_path):
     save(MatryoshkaGPT(CONFIG), tmp_path / "a", LETTERS)
     save(MatryoshkaGPT(dataclasses.replace(CONFIG, dropout=0.5)), tmp_path / "b", CharTokenizer("vwxyz"))
     (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
-    with pytest.raises(ValueError, match="is not the file that was saved with model.safetensors"):
-        load(tmp_path / "a")
+    assert_refused("is not the file that was saved with model.safetensors", load, tmp_path / "a")
 
 
 def test_nothing_is_replaced_without_permission(tmp_path):
@@ -154,18 +135,15 @@ def test_nothing_is_replaced_without_permission(tmp_path):
     for name in mine:
         (tmp_path / name).write_text("mine")
     save(model, tmp_path, LETTERS)
-    before = bytes_of(tmp_path)
-    for message, call in (
-        ("already holds config.json, model.safetensors: pass overwrite=True", lambda: save(other, tmp_path)),
-        ("already holds tokenizer.json", lambda: save(model, tmp_path, CharTokenizer("vwxyz"))),
-        ("already holds config.json", lambda: export_gpt2(model, tmp_path, tokenizer=LETTERS)),
-        ("notes.txt is a file: name a folder", lambda: save(model, tmp_path / "notes.txt")),
-        ("notes.txt is a file: name a folder", lambda: export_gpt2(model, tmp_path / "notes.txt")),
-        ("config.json: .*matgpt.load", lambda: import_gpt2(tmp_path)),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()
-        assert bytes_of(tmp_path) == before
+    before = contents(tmp_path)
+    refusal = "already holds config.json, model.safetensors: pass overwrite=True"
+    assert_refused(refusal, save, other, tmp_path)
+    assert_refused("already holds tokenizer.json", save, model, tmp_path, CharTokenizer("vwxyz"))
+    assert_refused("already holds config.json", export_gpt2, model, tmp_path, tokenizer=LETTERS)
+    assert_refused("notes.txt is a file: name a folder", save, model, tmp_path / "notes.txt")
+    assert_refused("notes.txt is a file: name a folder", export_gpt2, model, tmp_path / "notes.txt")
+    assert_refused("config.json: .*matgpt.load", import_gpt2, tmp_path)
+    assert contents(tmp_path) == before
     save(model, tmp_path)  # the same content may be written again
     save(other, tmp_path, overwrite=True)
     loaded, tokenizer = load(tmp_path)
@@ -175,26 +153,20 @@ def test_nothing_is_replaced_without_permission(tmp_path):
 
 @pytest.mark.parametrize("write", [save, export_gpt2])
 def test_wrong_models_folders_and_tokenizers_are_not_written(write, tmp_path):
-    diverged, half = MatryoshkaGPT(CONFIG), MatryoshkaGPT(CONFIG)
+    model, diverged, half = (MatryoshkaGPT(CONFIG) for _ in range(3))
     diverged.blocks[1].attention.qkv.weight.data[0, 0, 0, 0] = torch.inf
     half.norm.half()
-    for model, message in (
-        (diverged, "blocks.1.*NaN"),
-        (half, "float16"),
-        (None, "model=None must be a model, not a NoneType"),
-        (torch.nn.Linear(2, 2), "model=Linear.* must be a MatryoshkaGPT or a MatryoshkaEmbeddingsGPT"),
-        (type("Own", (MatryoshkaGPT,), {})(CONFIG), "must be a MatryoshkaGPT or a"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            write(model, tmp_path / "new")
-    for folder, tokenizer, message in (
-        ("", None, "'' is not a path"),
-        (tmp_path / "new", CharTokenizer("ab"), "has 2 tokens, the model vocab_size=5"),
-        (tmp_path / "new", "abcde", "tokenizer='abcde' must be a CharTokenizer"),
-        (tmp_path / "new", type("Own", (), {"vocab_size": 5})(), "must be a CharTokenizer or a BPETokenizer"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            write(MatryoshkaGPT(CONFIG), folder, tokenizer=tokenizer)
+    new, few = tmp_path / "new", CharTokenizer("ab")
+    own_model, own_tokenizer = type("Own", (MatryoshkaGPT,), {})(CONFIG), type("Own", (), {"vocab_size": 5})()
+    assert_refused("blocks.1.*NaN", write, diverged, new)
+    assert_refused("float16", write, half, new)
+    assert_refused("model=None must be a model, not a NoneType", write, None, new)
+    assert_refused("model=Linear.* must be a MatryoshkaGPT or", write, torch.nn.Linear(2, 2), new)
+    assert_refused("must be a MatryoshkaGPT or a MatryoshkaEmbeddingsGPT", write, own_model, new)
+    assert_refused("'' is not a path", write, model, "")
+    assert_refused("has 2 tokens, the model vocab_size=5", write, model, new, tokenizer=few)
+    assert_refused("tokenizer='abcde' must be a CharTokenizer", write, model, new, tokenizer="abcde")
+    assert_refused("must be a CharTokenizer or a BPETokenizer", write, model, new, tokenizer=own_tokenizer)
     assert not list(tmp_path.iterdir())
 
 
@@ -220,11 +192,11 @@ def test_a_compiled_model_is_saved_as_it_is(compiled, tmp_path):
     export_gpt2(compiled(model), tmp_path / "gpt2")
     loaded = load(tmp_path / "own")[0]
     assert type(loaded) is MatryoshkaGPT
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), loaded.parameters(), strict=True))
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert torch.equal(import_gpt2(tmp_path / "gpt2").embedding.token, model.embedding.token)
 
 
-STRANGE = "[" * 9000, '"\\ud800"', "\xff", "[]", "null", '{"sizes": 5}', "NaN", "1" * 5000
+STRANGE = "", "[" * 9000, '"\\ud800"', "\xff", "[]", "{}", "null", '{"sizes": [1]}', "NaN", "1" * 5000
 READERS = load, import_gpt2, lambda folder: matgpt.History.load(folder / "config.json")
 
 
@@ -233,8 +205,7 @@ READERS = load, import_gpt2, lambda folder: matgpt.History.load(folder / "config
 def test_json_of_any_content_raises_value_error(reader, text, tmp_path):
     save(MatryoshkaGPT(CONFIG), tmp_path)
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match="config.json"):
-        reader(tmp_path)
+    assert_refused("config.json", reader, tmp_path)
 
 
 @pytest.mark.parametrize("value", [10**6, 10**30, -1, False, 1e400, "3", [5], None, {}])
@@ -248,8 +219,7 @@ def test_wrong_sizes_are_named_before_memory_is_taken(entry, value, tmp_path):
         content.get("config", content)[entry] = value
         (folder / "config.json").write_text(json.dumps(content))
         if not (entry == "nesting" and (reader is import_gpt2 or value in (None, [5]))):  # a nesting, or none
-            with pytest.raises(ValueError, match="config.json|gpt2|model.safetensors"):
-                reader(folder)
+            assert_refused("config.json|gpt2|model.safetensors", reader, folder)
 
 
 def test_history(tmp_path):
@@ -258,8 +228,6 @@ def test_history(tmp_path):
     history.save(tmp_path / "history.json")
     loaded = matgpt.History.load(tmp_path / "history.json")
     assert loaded.val[CONFIG.sizes[1]] == [2 / 3 + 1] and loaded == history
-    longer, number = (json.dumps(history.as_dict() | {"steps": steps}) for steps in ([0, 10], 5))
-    for text in ("", "[]", '{"sizes": [1]}', "{}", longer, number):
-        (tmp_path / "other.json").write_text(text)
-        with pytest.raises(ValueError, match="other.json"):
-            matgpt.History.load(tmp_path / "other.json")
+    for steps in ([0, 10], 5):  # more than there are losses, and no list
+        (tmp_path / "other.json").write_text(json.dumps(history.as_dict() | {"steps": steps}))
+        assert_refused("other.json", matgpt.History.load, tmp_path / "other.json")

@@ -12,6 +12,9 @@ from matgpt.embeddings.pairs import Pairs
 from matgpt.embeddings.pooling import embed, token_rows
 from matgpt.embeddings.retrieval import measures, ranks
 
+from .conftest import assert_refused
+from .test_resume import stop
+
 TOKENIZER = BPETokenizer([bytes([b]) for b in range(256)])
 WORDS = [a + b for a in "abcdefgh" for b in "xyzuv"]
 CODE = [f"the {w} {w} in code" + " and more" * (i % 4) for i, w in enumerate(WORDS)]
@@ -106,17 +109,12 @@ def test_a_run_resumes_where_it_stopped(tmp_path):
         settings = dict(steps=8, batch_size=8, eval_interval=2, progress=False, seed=3)
         return train_embeddings(model, PAIRS, TOKENIZER, **settings | options), model
 
-    def stop(history):
-        if history.steps[-1] == 4:
-            raise KeyboardInterrupt
-
     expected, whole = run()
-    assert run(on_evaluation=stop, checkpoint_dir=tmp_path)[0].steps == [0, 2, 4]
+    assert run(on_evaluation=stop(4), checkpoint_dir=tmp_path)[0].steps == [0, 2, 4]
     history, model = run(seed=9, resume=True, checkpoint_dir=tmp_path)
     assert history == expected
     assert all(map(torch.equal, model.parameters(), whole.parameters()))
-    with pytest.raises(ValueError, match="another run"):
-        run(resume=True, checkpoint_dir=tmp_path, temperature=0.1)
+    assert_refused("another run", run, resume=True, checkpoint_dir=tmp_path, temperature=0.1)
 
 
 @pytest.mark.parametrize(

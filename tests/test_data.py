@@ -12,7 +12,7 @@ import sysconfig
 import threading
 import zipfile
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -24,6 +24,9 @@ from matgpt.text.batches import as_ids, batch, loss_unit
 from matgpt.text.corpus import load_text, split
 from matgpt.text.token_files import load_tokens, prepare, read_corpus
 from matgpt.text.tokenizer import PIECE, BPETokenizer, CharTokenizer
+
+from .conftest import assert_refused
+from .test_train import refused
 
 SPEECH = "All:\r\nSpeak, naïve speak.\n" * 9000
 
@@ -72,8 +75,7 @@ def test_a_failed_download_says_what_to_do(served, tmp_path):
     path.write_bytes(SPEECH.encode())
     assert load_text("shakespeare", path.parent) == SPEECH
     path.write_text("my own notes", "utf-8")
-    with pytest.raises(ValueError, match=r"shakespeare\.txt is not shakespeare .*: remove it"):
-        load_text("shakespeare", path.parent)
+    assert_refused(f"{path} is not shakespeare .*: remove it", load_text, "shakespeare", path.parent)
     assert path.read_text("utf-8") == "my own notes"
 
 
@@ -117,8 +119,7 @@ def test_the_library_is_its_sources_without_tests(tmp_path, monkeypatch):
     assert load_text("python-stdlib+tests") == "\n\n".join(["assert 2\n", *own, "assert 1\n"])
     for path in tmp_path.rglob("*.py"):
         path.unlink()
-    with pytest.raises(ValueError, match=f"no file in {tmp_path} matches"):
-        load_text("python-stdlib")
+    assert_refused(f"no file in {tmp_path} matches", load_text, "python-stdlib")
 
 
 # ---- files
@@ -145,15 +146,13 @@ def test_a_damaged_file_is_refused_by_name(name, content, message, tmp_path):
         pytest.importorskip("datasets")
     (tmp_path / name).write_bytes(content)
     for take in (load_text, lambda path: prepare([path], tmp_path / "out")):
-        with pytest.raises(ValueError, match=f"{name} {message}"):
-            take(tmp_path / name)
+        assert_refused(f"{name} {message}", take, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", ["shakespear", "none/none.txt", "x" * 5000])
 def test_an_unknown_name_lists_the_known_ones(name):
-    with pytest.raises(ValueError, match="'python-docs', 'python-stdlib', .*'shakespeare'"):
-        load_text(name)
+    assert_refused("'python-docs', 'python-stdlib', .*'shakespeare'", load_text, name)
 
 
 # ---- split and batches
@@ -174,23 +173,15 @@ def test_the_last_tenth_is_validation_and_tensors_and_arrays_are_cut_without_cop
 
 
 def test_ids_that_cannot_be_split_are_named():
-    for ids, message in (
-        ([1], "1 tokens is too short"),
-        ([], r"ids has shape \(0,\)"),
-        (
-            torch.zeros(2, 3, dtype=torch.int64),
-            r"ids has shape \(2, 3\) .* must be one row of at least 1 whole numbers",
-        ),
-        ([0.5, 1.7], "ids has .* dtype float64"),
-        ([True] * 30, "ids has .* dtype bool"),
-        ([[1], [2, 3]], "ids=.* must be token ids"),
-        (torch.ones(9, dtype=torch.bfloat16), "ids=.* must be token ids"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            split(ids)
+    assert_refused("1 tokens is too short", split, [1])
+    assert_refused(r"ids has shape \(0,\) .* must be one row of at least 1 whole numbers", split, [])
+    assert_refused(r"ids has shape \(2, 3\)", split, torch.zeros(2, 3).long())
+    assert_refused("ids has .* dtype float64", split, [0.5, 1.7])
+    assert_refused("ids has .* dtype bool", split, [True] * 30)
+    assert_refused("ids=.* must be token ids", split, [[1], [2, 3]])
+    assert_refused("ids=.* must be token ids", split, torch.ones(9, dtype=torch.bfloat16))
     for fraction in (0, 1, -0.1, float("nan")):
-        with pytest.raises(ValueError, match=f"val_fraction={fraction} must be a number in"):
-            split([1, 2, 3], fraction)
+        assert_refused(f"val_fraction={fraction} must be a number in", split, [1, 2, 3], fraction)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
@@ -199,8 +190,7 @@ def test_ids_of_any_type_are_checked_against_any_vocabulary(dtype):
     x, y = batch(ids, np.array([0, 50]), 8, torch.device("cpu"))
     assert x.dtype == y.dtype == torch.int64 and y[1].tolist() == list(range(51, 59))
     assert batch(ids, np.array([0]), 8, torch.device("meta"))[0].is_meta  # any device, not a GPU alone
-    with pytest.raises(ValueError, match="token id 99.*0 to 98"):
-        as_ids(ids, 8, 99)
+    assert_refused("token id 99.*0 to 98", as_ids, ids, 8, 99)
 
 
 def test_the_unit_of_a_loss_names_the_factor_to_bits_per_byte():
@@ -264,8 +254,7 @@ def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path):
 def test_bad_arguments_and_an_interrupt_leave_nothing(content, options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("short.txt").write_text(content, "utf-8")
-    with pytest.raises(ValueError, match=message):
-        prepare(**{"paths": ["short.txt"], "out": "out"} | options)
+    assert_refused(message, prepare, **{"paths": ["short.txt"], "out": "out"} | options)
     Path("long.txt").write_text("To be, or not to be. ", "utf-8")
     monkeypatch.setattr(CharTokenizer, "encode", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -343,20 +332,15 @@ def test_a_folder_is_read_without_token_files_and_what_is_not_utf8(tmp_path):
 
 def test_a_data_set_of_the_hub_is_streamed(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
-    asked = []
-
-    def load_dataset(path, **options):
-        asked.append((path, options))
-        if path == "owner/none":
-            raise ConnectionError("no route")
-        return iter([{"text": document} for document in DOCUMENTS])
-
+    load_dataset = Mock(side_effect=lambda **source: iter([{"text": document} for document in DOCUMENTS]))
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     prepare(["tinystories"], tmp_path / "out", "char")
-    assert asked == [("roneneldan/TinyStories", {"split": "train", "streaming": True})] * 2
+    asked = call(path="roneneldan/TinyStories", split="train", streaming=True)
+    assert load_dataset.call_args_list == [asked] * 2
     train_ids, _, tokenizer = load_tokens(tmp_path / "out")
     assert tokenizer.decode(train_ids) == "".join(f"{text}\n\n" for text in DOCUMENTS if not held_out(text))
     assert load_text("hf:owner/name") == "\n\n".join(DOCUMENTS)
+    load_dataset.side_effect = ConnectionError("no route")
     with pytest.raises(ConnectionError, match="hf:owner/none cannot be read at row 0: no route"):
         load_text("hf:owner/none")
 
@@ -374,8 +358,7 @@ def test_files_in_the_way_are_never_deleted(prepared, tmp_path):
     assert {path.name for path in prepared.iterdir()} == names and not (tmp_path / "out.partial").exists()
     for name in ("out", "out.partial"):
         there = prepared.rename(tmp_path / name)
-        with pytest.raises(ValueError, match=f"{name} exists already"):
-            prepare([tmp_path / "text.txt"], tmp_path / "out", "char")
+        assert_refused(f"{name} exists already", prepare, [tmp_path / "text.txt"], tmp_path / "out", "char")
         assert {path.name for path in there.iterdir()} == names
 
 
@@ -384,33 +367,23 @@ def test_token_files_that_do_not_fit_are_refused_by_name(prepared):
     for name, value in dict(n_train=1891, dtype="uint32", format=1, vocab_size=65).items():
         for changed in (meta | {name: value}, {key: meta[key] for key in meta if key != name}):
             (prepared / "meta.json").write_text(json.dumps(changed), "utf-8")
-            with pytest.raises(ValueError, match=f"meta.json: .*{name}"):
-                load_tokens(prepared)
+            assert_refused(f"meta.json: .*{name}", load_tokens, prepared)
     (prepared / "meta.json").write_text(json.dumps(meta), "utf-8")
     tokens = (prepared / "train.bin").read_bytes()
     messages = {-3: "multiple", -4: "n_train is 1890, and should be 1888", 0: "empty"}
     for length, message in messages.items():
         (prepared / "train.bin").write_bytes(tokens[:length])
-        with pytest.raises(ValueError, match=f"{prepared}.*{message}"):
-            load_tokens(prepared)
+        assert_refused(f"{prepared}.*{message}", load_tokens, prepared)
     for name in ("train.bin", "meta.json", "tokenizer.json"):
         (prepared / name).unlink()
-        with pytest.raises(ValueError, match=f"No such file.*{name}"):
-            load_tokens(prepared)
+        assert_refused(f"No such file.*{name}", load_tokens, prepared)
 
 
 # ---- the program
 def test_the_program_makes_token_files(prepared, tmp_path, capsys):
     text, second = str(tmp_path / "text.txt"), tmp_path / "second"
-    for arguments, message in (
-        (["none.txt", "--out", second], "no corpus or file 'none.txt'"),
-        ([text, "--out", ""], "'' is not a path"),
-        ([text, "--out", second, "--vocab", "255"], "255 must be a whole number of at least 256"),
-    ):
-        with pytest.raises(SystemExit, match="2"):
-            main(["data", *map(str, arguments)])
-        last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith("python -m matgpt data: error: ") and message in last and not second.exists()
+    assert "no corpus or file 'none.txt'" in refused(capsys, "data", "none.txt", "--out", second)
+    assert "'' is not a path" in refused(capsys, "data", text, "--out", "") and not second.exists()
     main(["data", text, "--tokenizer", "char", "--out", str(second)])
     assert "second: a vocabulary of 10, 1,890 tokens for training and 210 for" in capsys.readouterr().out
     assert (second / "train.bin").read_bytes() == (prepared / "train.bin").read_bytes()

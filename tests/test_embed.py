@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from matgpt import CharTokenizer, GPTConfig, MatryoshkaEmbeddingsGPT, embed
 from matgpt.embeddings.pooling import cut
 
+from .conftest import assert_refused, random_model
+
 BLOCK = 6
-CONFIG = GPTConfig(11, BLOCK, 16, 2, 2, nesting=(4, 8, 16))
+CONFIG = GPTConfig(11, BLOCK, 16, 2, 2, nesting=(4, 8, 16), dropout=0.5)
 
 
 @pytest.fixture
-def model(variant, build):
-    return build(variant, CONFIG)
+def model(variant):
+    return random_model(variant, CONFIG).eval()
 
 
 def ids(*lengths):
@@ -31,22 +33,24 @@ def test_the_embedding_is_the_mean_of_the_final_residual_over_all_windows(model)
 
 
 def test_other_texts_of_the_batch_and_padding_change_nothing(model):
+    """Nor does dropout, in whichever mode the model is."""
+    model.train()
     rows = ids(1, 17, BLOCK, 3, BLOCK + 1)
     alone = torch.cat([embed(model, [row]) for row in rows])
     for batch_size in (1, 3, 64):
         assert torch.allclose(embed(model, rows, batch_size=batch_size), alone, atol=1e-6)
     assert (alone[0] - alone[3]).norm() > 1e-2, "texts differ"
+    assert model.training
 
 
-def test_a_cut_output_only_embedding_is_the_embedding_at_that_size(build):
-    model, rows = build(MatryoshkaEmbeddingsGPT, CONFIG), ids(3, 20)
+def test_a_cut_output_only_embedding_is_the_embedding_at_that_size():
+    model, rows = random_model(MatryoshkaEmbeddingsGPT, CONFIG), ids(3, 20)
     whole = embed(model, rows)
     for d in (4, 6, 8, 16):
         assert torch.allclose(cut(whole, d), embed(model, rows, model.config.width(d)), atol=1e-6)
         assert torch.allclose(cut(whole, d).norm(dim=1), torch.ones(2))
     for d in (0, 17, 2.5, None):
-        with pytest.raises(ValueError, match=f"dims={d}"):
-            cut(whole, d)
+        assert_refused(f"dims={d}", cut, whole, d)
 
 
 def test_texts_ids_and_lists_agree(model):
@@ -57,52 +61,35 @@ def test_texts_ids_and_lists_agree(model):
         assert torch.equal(embed(model, same, tokenizer=tokenizer), expected)
 
 
-def test_dropout_is_off_and_the_mode_stays(variant):
-    torch.manual_seed(0)
-    model = variant(GPTConfig(11, BLOCK, 16, 2, 2, dropout=0.5)).train()
-    assert torch.equal(embed(model, ids(5)), embed(model, ids(5)))
-    assert model.training
+def test_bad_texts_are_named(model):
+    def refused(message, texts):
+        assert_refused(message, embed, model, texts, tokenizer=CharTokenizer("abcdefghijk"))
+
+    for texts in ([], None, 5, torch.tensor(3)):
+        refused("ids_or_texts=.* must be a text", texts)
+    refused("text 1", ["a", ""])
+    refused("text 0 has shape", [[]])
+    refused("text 0 has shape", torch.zeros(2, 2, 2).long())
+    refused("text 0 has .* dtype float64", [[0.5]])
+    refused("text 0 has .* dtype object", [None])
+    refused("token id 11", [[3, 11]])
+    refused("token id -1", [[-1]])
+    refused("'x'", ["ax"])
+    refused("must be a str, not bytes", b"abc")
+    refused("must be a str, not bytearray", [bytearray(b"abc")])
 
 
-@pytest.mark.parametrize(
-    "texts, match",
-    [
-        *((texts, "ids_or_texts=.* must be a text") for texts in ([], None, 5, torch.tensor(3))),
-        (["a", ""], "text 1"),
-        ([[]], "text 0 has shape"),
-        (torch.zeros(2, 2, 2).long(), "text 0 has shape"),
-        ([[0.5]], "text 0 has .* dtype float64"),
-        ([None], "text 0 has .* dtype object"),
-        ([[3, 11]], "token id 11"),
-        ([[-1]], "token id -1"),
-        (["ax"], "'x'"),
-        (b"abc", "must be a str, not bytes"),
-        ([bytearray(b"abc")], "must be a str, not bytearray"),
-    ],
-)
-def test_bad_texts_are_named(model, texts, match):
-    with pytest.raises(ValueError, match=match):
-        embed(model, texts, tokenizer=CharTokenizer("abcdefghijk"))
-
-
-@pytest.mark.parametrize(
-    "options, match",
-    [
-        (dict(size=5), "size=5"),
-        (dict(batch_size=0), "batch_size=0"),
-        (dict(tokenizer=CharTokenizer("abc")), "the tokenizer has 3 tokens, the model vocab_size=11"),
-        (dict(ids_or_texts=["abc"]), "is a string: give token ids, or the tokenizer"),
-        (dict(ids_or_texts=[[1, 2], "abc"]), "is a string: give token ids, or the tokenizer"),
-    ],
-)
-def test_other_bad_arguments_are_named(model, options, match):
-    with pytest.raises(ValueError, match=match):
-        embed(model, **dict(ids_or_texts=ids(3)) | options)
+def test_other_bad_arguments_are_named(model):
+    assert_refused("size=5", embed, model, ids(3), size=5)
+    assert_refused("batch_size=0", embed, model, ids(3), batch_size=0)
+    few = CharTokenizer("abc")
+    assert_refused("the tokenizer has 3 tokens, the model vocab_size=11", embed, model, ids(3), tokenizer=few)
+    for texts in (["abc"], [[1, 2], "abc"]):
+        assert_refused("is a string: give token ids, or the tokenizer", embed, model, texts)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_damaged_weights_are_an_error(model, value):
     with torch.no_grad():
         model.norm.weight[3] = value
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        embed(model, ids(3))
+    assert_refused("NaN or infinite", embed, model, ids(3))

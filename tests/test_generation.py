@@ -15,6 +15,7 @@ from matgpt.__main__ import main
 from matgpt.generation.sampling import Sampling
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 
+from .conftest import assert_refused
 from .test_train import ROOT, refused
 
 BLOCK = 8
@@ -136,8 +137,7 @@ def test_any_grad_mode():
 def test_weights_that_are_not_finite_write_nothing(value, options):
     model = make()
     model.blocks[0].feedforward.expand.weight.data[0, 0] = value
-    with pytest.raises(ValueError, match="logits of Size.* are not finite"):
-        model.generate(prompt(), 3, **options)
+    assert_refused("logits of Size.* are not finite", model.generate, prompt(), 3, **options)
 
 
 def test_a_draft_that_agrees_is_accepted_whole():
@@ -163,9 +163,9 @@ def test_another_model_drafts(variant):
         out = model.generate(prompt(2), 12, temperature=0, **options)
         assert torch.equal(out, model.generate(prompt(2), 12, temperature=0))
         assert stats["proposed"] > 0 and (stats["acceptance"] == 1) == (draft is not other and size is None)
-    for wrong in (dict(vocab_size=24), dict(block_size=BLOCK + 1)):
-        with pytest.raises(ValueError, match=f"draft_model must have the {next(iter(wrong))}"):
-            model.generate(prompt(), 3, draft_model=make(**wrong))
+    for name, value in dict(vocab_size=24, block_size=BLOCK + 1).items():
+        draft = make(**{name: value})
+        assert_refused(f"draft_model must have the {name}", model.generate, prompt(), 3, draft_model=draft)
 
 
 def exact(model, start, length, **sampling):
@@ -254,7 +254,7 @@ BAD = [
     (dict(size=17), "size=17"),
     *((dict(idx=torch.zeros(*shape, dtype=torch.long)), "prompt") for shape in ((1, 0), (0, 3), (3,))),
     *((dict(idx=torch.tensor([[value]])), "prompt") for value in (0.5, 1j, True)),
-    (dict(idx=torch.tensor([[23]])), "token id 23"),
+    (dict(idx=torch.tensor([[23] + [0] * 20])), "token id 23"),  # also where no window reads it
     (dict(idx=torch.tensor([[2**63]], dtype=torch.uint64)), "token id -"),
     *((dict(idx=value), "idx=.*prompt") for value in ("ab", None, np.array([["a"]]))),
 ]
@@ -264,26 +264,19 @@ BAD = [
 def test_bad_arguments_are_named_before_any_work(options, names, monkeypatch):
     model = make()
     monkeypatch.setattr(model, "trunk_size", lambda size: pytest.fail("work was done"))
-    with pytest.raises(ValueError, match=names):
-        model.generate(**(dict(idx=prompt(), max_new_tokens=3) | options))
-    if "idx" not in options:
-        with pytest.raises(ValueError, match=names):  # at the call, not at the first piece
-            stream(model, LETTERS, "ab", **(dict(max_new_tokens=3) | options))
+    assert_refused(names, model.generate, **dict(idx=prompt(), max_new_tokens=3) | options)
+    if "idx" not in options:  # at the call, not at the first piece
+        assert_refused(names, stream, model, LETTERS, "ab", **dict(max_new_tokens=3) | options)
 
 
 def test_bad_texts_tokenizers_and_seeds_are_named():
-    model = make()
-    for tokenizer, text, options, names in (
-        (LETTERS, "", {}, "prompt"),
-        (CharTokenizer("ab"), "ab", {}, "the tokenizer has 2 tokens, the model vocab_size=23"),
-        (None, "ab", {}, "tokenizer=None must be what `load` returns"),
-        (LETTERS, "ab", dict(seed="a"), "seed='a'"),
-        (LETTERS, "ab", dict(seed=1, generator=seeded()), "seed=1 and a generator"),
-    ):
-        with pytest.raises(ValueError, match=names):
-            write(model, tokenizer, text, 3, **options)
-    with pytest.raises(ValueError, match="model=None"):
-        write(None, LETTERS, "ab", 3)
+    model, few = make(), CharTokenizer("ab")
+    assert_refused("prompt", write, model, LETTERS, "", 3)
+    assert_refused("the tokenizer has 2 tokens, the model vocab_size=23", write, model, few, "ab", 3)
+    assert_refused("tokenizer=None must be what `load` returns", write, model, None, "ab", 3)
+    assert_refused("seed='a'", write, model, LETTERS, "ab", 3, seed="a")
+    assert_refused("seed=1 and a generator", write, model, LETTERS, "ab", 3, seed=1, generator=seeded())
+    assert_refused("model=None", write, None, LETTERS, "ab", 3)
 
 
 @pytest.fixture
@@ -302,14 +295,12 @@ def test_the_program_writes_to_the_terminal(written, folder, capsys):
 
 
 def test_the_program_names_what_is_wrong(folder, capsys):
-    for option, value, message in (
-        ("--size", "1,x", "1,x"),
-        ("--tokens", "-1", "--tokens=-1"),
-        ("--draft-size", "32", "--draft-size="),
-        ("--threads", "100000", "--threads: 100000: allowed are 1 to"),
-        ("--seed", "1" + "0" * 30, "--seed=1"),
-    ):
-        assert message in refused(capsys, "generate", folder, option, value)
+    command = "generate", folder
+    assert "1,x" in refused(capsys, *command, "--size", "1,x")
+    assert "--tokens=-1" in refused(capsys, *command, "--tokens", -1)
+    assert "--draft-size=" in refused(capsys, *command, "--draft-size", 32)
+    assert "--threads: 100000: allowed are 1 to" in refused(capsys, *command, "--threads", 100000)
+    assert "--seed=1" in refused(capsys, *command, "--seed", 10**30)
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
 from matgpt.sizes import inner_sizes
 
+from .conftest import assert_refused, random_model
+
 same = dict(rtol=1e-9, atol=1e-9)  # of two ways to compute one thing in double precision
 
 
@@ -67,18 +69,16 @@ def reference(weights, idx, size, config):
 
 
 # ---- the forward pass
-
-
-def test_every_doll_is_a_gpt2(drawn, build):
+def test_every_doll_is_a_gpt2(drawn):
     """With one size the model is a plain GPT-2; a smaller doll has its weights scaled to its width."""
-    model = build(MatryoshkaGPT, drawn.config)
+    model = random_model(MatryoshkaGPT, drawn.config)
     for size in (drawn.config.full, drawn.size):
         expected = reference(model.state_dict(), drawn.idx, size, drawn.config)
         torch.testing.assert_close(model(drawn.idx, size), expected, **same)
 
 
-def test_output_only_doll_is_a_cut_readout(drawn, build):
-    model, d = build(MatryoshkaEmbeddingsGPT, drawn.config), drawn.size.n_embd
+def test_output_only_doll_is_a_cut_readout(drawn):
+    model, d = random_model(MatryoshkaEmbeddingsGPT, drawn.config), drawn.size.n_embd
     residuals = []
     model.norm.register_forward_hook(lambda norm, args, out: residuals.append(out))
     logits = model(drawn.idx, drawn.size)
@@ -87,39 +87,16 @@ def test_output_only_doll_is_a_cut_readout(drawn, build):
     torch.testing.assert_close(model.token_embeddings(drawn.size), model.embedding.token[:, :d].detach())
 
 
-def test_variants_agree_at_full_size_and_share_weights(drawn, build):
-    nested, output_only = build(MatryoshkaGPT, drawn.config), MatryoshkaEmbeddingsGPT(drawn.config).double()
+def test_variants_agree_at_full_size_and_share_weights(drawn):
+    nested = random_model(MatryoshkaGPT, drawn.config)
+    output_only = MatryoshkaEmbeddingsGPT(drawn.config).double()
     output_only.load_state_dict(nested.state_dict())
     assert torch.equal(nested(drawn.idx), output_only(drawn.idx))
-    nested.load_state_dict(build(MatryoshkaEmbeddingsGPT, drawn.config, seed=1).state_dict())
-    assert not torch.allclose(nested(drawn.idx), output_only(drawn.idx))
-
-
-def test_a_future_token_changes_no_earlier_logit(variant, drawn, build):
-    model = build(variant, drawn.config)
-    before = model(drawn.idx, drawn.size)
-    for t in range(drawn.idx.size(1)):
-        changed = drawn.idx.clone()
-        changed[:, t] = (changed[:, t] + 1) % drawn.config.vocab_size
-        after = model(changed, drawn.size)
-        torch.testing.assert_close(after[:, :t], before[:, :t], **same)
-        assert (after[:, t] != before[:, t]).any()
-
-
-def test_first_loss_is_near_that_of_a_uniform_guess(variant):
-    torch.manual_seed(0)
-    model = variant(GPTConfig(65, 32, 64, 4, 2, nesting=(16, 32)))
-    ids = torch.randint(65, (8, 33))
-    for size in model.sizes:
-        loss = F.cross_entropy(model(ids[:, :-1], size).flatten(0, 1), ids[:, 1:].flatten())
-        assert abs(loss.item() - math.log(65)) < 0.1
 
 
 # ---- isolation
-
-
-def test_a_doll_reads_every_weight_inside_it_and_none_outside(variant, drawn, build):
-    model = build(variant, drawn.config)
+def test_a_doll_reads_every_weight_inside_it_and_none_outside(variant, drawn):
+    model = random_model(variant, drawn.config)
     masks = read_by_doll(model, drawn.size, drawn.idx)
     logits = model(drawn.idx, drawn.size)
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0), dtype=logits.dtype)
@@ -138,10 +115,8 @@ def test_a_doll_reads_every_weight_inside_it_and_none_outside(variant, drawn, bu
 
 
 # ---- slices
-
-
-def test_slice_equals_doll_and_slice_of_slice_equals_slice(drawn, build):
-    model = build(MatryoshkaGPT, drawn.config)
+def test_slice_equals_doll_and_slice_of_slice_equals_slice(drawn):
+    model = random_model(MatryoshkaGPT, drawn.config)
     doll = model.slice(drawn.size)
     assert doll.sizes == (drawn.size,) and type(doll) is MatryoshkaGPT
     torch.testing.assert_close(doll(drawn.idx), model(drawn.idx, drawn.size), **same)
@@ -151,32 +126,22 @@ def test_slice_equals_doll_and_slice_of_slice_equals_slice(drawn, build):
     torch.testing.assert_close(twice.state_dict(), once.state_dict(), **same)
 
 
-def test_slice_keeps_mode_and_precision():
+def test_slice_keeps_mode_and_precision_and_draws_no_random_numbers():
     model = MatryoshkaGPT(GPTConfig(11, 4, 8, 2, 1, nesting=(4,))).bfloat16().eval()
+    state = torch.get_rng_state()
     doll = model.slice(4)
+    assert torch.equal(torch.get_rng_state(), state)
     assert not doll.training and {p.dtype for p in doll.parameters()} == {torch.bfloat16}
     assert model.train().slice(4).training and all(p.requires_grad for p in doll.parameters())
 
 
-def test_slice_owns_memory_of_its_size(tmp_path):
+def test_slice_owns_memory_of_its_size():
     model = MatryoshkaGPT(GPTConfig(1000, 64, 128, 4, 2, nesting=(16,)))
     for size in (16, None):
         doll = model.slice(size)
         for name, p in doll.named_parameters():
             assert p.is_contiguous() and p.untyped_storage().nbytes() == 4 * p.numel()
             assert p.data_ptr() != model.get_parameter(name).data_ptr()
-        torch.save(doll.state_dict(), tmp_path / "doll.pt")
-        assert (tmp_path / "doll.pt").stat().st_size < 4 * model.num_params(size) + 20_000
-
-
-def test_slicing_and_greedy_text_draw_no_random_numbers(variant):
-    model = variant(GPTConfig(11, 8, 16, 2, 2, nesting=(8,), dropout=0.1))
-    state = torch.get_rng_state()
-    model.generate(torch.tensor([[1, 2]]), 3, size=8, temperature=0)
-    model.generate(torch.tensor([[1, 2]]), 3, size=8, generator=torch.Generator().manual_seed(0))
-    if variant is MatryoshkaGPT:
-        model.slice(8)
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_slicing_what_no_step_trained_warns():
@@ -192,39 +157,11 @@ def test_slicing_what_no_step_trained_warns():
 
 def test_output_only_model_has_no_slice():
     model = MatryoshkaEmbeddingsGPT(GPTConfig(11, 4, 8, 2, 1, nesting=(4,)))
-    with pytest.raises(ValueError, match=r"size=4.* no dolls to slice.*token_embeddings\(size\)"):
-        model.slice(4)
+    assert_refused(r"size=4.* no dolls to slice.*token_embeddings\(size\)", model.slice, 4)
     assert model.num_params(4) == model.num_params() == sum(p.numel() for p in model.parameters())
 
 
-# ---- tying
-
-
-def test_readout_is_the_embedding_after_init_load_and_slice(variant):
-    """One tensor has a row a token; a change to the row of an unread token changes its logit alone."""
-    config = GPTConfig(37, 8, 16, 2, 1, nesting=(8,))
-    idx, unread = torch.tensor([[1, 2, 3]]), 36
-    model, other = variant(config), variant(config)
-    embedding = other.embedding.token
-    other.load_state_dict(model.state_dict())
-    assert other.embedding.token is embedding and not torch.equal(embedding, variant(config).embedding.token)
-    slices = [model.slice(8)] if variant is MatryoshkaGPT else []
-    for tied in (model, other, *slices):
-        parameters = tied.named_parameters(remove_duplicate=False)
-        assert [name for name, p in parameters if len(p) == 37] == ["embedding.token"]
-        assert [name for name in tied.state_dict() if "token" in name or "head" in name] == [
-            "embedding.token"
-        ]
-        with torch.no_grad():
-            before = tied(idx)
-            tied.embedding.token[unread, 0] += 1  # all of it would not: what it multiplies has mean 0
-            changed = (tied(idx) != before).flatten(0, 1)
-        assert changed[:, unread].all() and not changed[:, :unread].any()
-
-
 # ---- bad input
-
-
 @pytest.fixture
 def small(variant):
     return variant(GPTConfig(11, 4, 8, 2, 2, nesting=(4, Size(4, 2, 1))))
@@ -242,51 +179,26 @@ def small(variant):
 )
 def test_bad_size(small, size, message):
     idx = torch.zeros(1, 2, dtype=torch.long)
-    calls = [small.num_params, small.token_embeddings]
-    calls += [lambda size: small(idx, size), lambda size: small.generate(idx, 1, size=size)]
+    assert_refused(message, small.num_params, size)
+    assert_refused(message, small.token_embeddings, size)
+    assert_refused(message, small, idx, size)
+    assert_refused(message, small.generate, idx, 1, size=size)
     if isinstance(small, MatryoshkaGPT):
-        calls.append(small.slice)
-    for call in calls:
-        with pytest.raises(ValueError, match=message):
-            call(size)
+        assert_refused(message, small.slice, size)
 
 
-@pytest.mark.parametrize(
-    "idx, message",
-    [
-        ([[0, 11]], "token id 11 is outside the vocabulary: allowed are 0 to 10"),
-        ([[0, -1]], "token id -1 is outside the vocabulary: allowed are 0 to 10"),
-        ([[0, 1, 2, 3, 4]], "context of 5 tokens is longer than block_size=4"),
-        (torch.empty(1, 0, dtype=torch.long), r"at least 1, not \(1, 0\)"),
-        ([0, 1], r"idx must be \(B, T\) int64 or int32.* not \(2,\)"),
-        ([[0.0, 1.0]], r"int64 or int32.* not \(1, 2\) torch.float32"),
-        ([[True, False]], r"int64 or int32.* not \(1, 2\) torch.bool"),
-    ],
-)
-def test_bad_idx(small, idx, message):
-    with pytest.raises(ValueError, match=message):
-        small(torch.as_tensor(idx))
-
-
-def test_a_prompt_is_checked_where_no_window_reads_it(small):
-    with pytest.raises(ValueError, match="token id -3 is outside the vocabulary: allowed are 0 to 10"):
-        small.generate(torch.tensor([[0] * 9 + [-3] + [0] * 9]), 2)
-
-
-@pytest.mark.parametrize("bad", [{}, None, 65])
-def test_a_model_takes_a_config(variant, bad):
-    with pytest.raises(ValueError, match="config=.* must be a GPTConfig"):
-        variant(bad)
-
-
-def test_no_size_at_all_is_refused(small):
-    with pytest.raises(ValueError, match="names no doll"):
-        small(torch.zeros(1, 1, dtype=torch.long), [])
+def test_bad_idx(small):
+    outside = "is outside the vocabulary: allowed are 0 to 10"
+    assert_refused(f"token id 11 {outside}", small, torch.tensor([[0, 11]]))
+    assert_refused(f"token id -1 {outside}", small, torch.tensor([[0, -1]]))
+    assert_refused("context of 5 tokens is longer than block_size=4", small, torch.tensor([[0, 1, 2, 3, 4]]))
+    assert_refused(r"at least 1, not \(1, 0\)", small, torch.empty(1, 0, dtype=torch.long))
+    assert_refused(r"idx must be \(B, T\) int64 or int32.* not \(2,\)", small, torch.tensor([0, 1]))
+    assert_refused(r"int64 or int32.* not \(1, 2\) torch.float32", small, torch.tensor([[0.0, 1.0]]))
+    assert_refused(r"int64 or int32.* not \(1, 2\) torch.bool", small, torch.tensor([[True, False]]))
 
 
 # ---- what only training sees
-
-
 def test_projections_into_the_residual_start_smaller_the_deeper_the_model():
     torch.manual_seed(0)
     for depth in (1, 8):
@@ -314,24 +226,6 @@ def test_dropout_is_in_four_places(place, monkeypatch):
         monkeypatch.setattr(layers[name].dropout, "forward", lambda x: x)
     assert torch.equal(model.eval()(idx), plain) and asked == [0.0]
     assert torch.equal(model.train()(idx), plain) == (place == "attention weights") and asked[-1] == 0.5
-
-
-def test_rows_of_a_trunk_read_out_their_part_of_the_batch(variant):
-    sizes = [Size(16, 2, 2), Size(16, 2, 1)]
-    model, idx = variant(GPTConfig(11, 8, 16, 2, 2, nesting=sizes)), torch.arange(15).view(3, 5) % 11
-    deep, shallow = model(idx, sizes, rows=[3, 1])
-    assert torch.equal(deep, model(idx)) and len(shallow) == 1
-    torch.testing.assert_close(shallow, model(idx, sizes[1])[:1])
-
-
-def test_mode_is_restored_also_after_an_error(variant):
-    model = variant(GPTConfig(11, 8, 16, 2, 2, dropout=0.5))
-    model.blocks[0].eval()
-    before = [module.training for module in model.modules()]
-    with pytest.raises(KeyError), model.mode(training=False):
-        assert not any(module.training for module in model.modules())
-        raise KeyError
-    assert [module.training for module in model.modules()] == before
 
 
 def test_layers_say_their_shape():

@@ -6,6 +6,8 @@ import pytest
 
 from matgpt.embeddings.pairs import Pairs, as_pairs, load_pairs, words
 
+from .conftest import assert_refused
+
 LONG = "x = first_thing(1)\n    y = second_thing(x)\n    return [x, y, 'and this makes the code long enough']"
 FILE = f'''
 class Reader:
@@ -59,15 +61,13 @@ def test_the_first_sentence_against_the_code_without_docstring(folder):
     assert "Wait" not in pairs.documents[1] and pairs.documents[1].startswith("async def wait_for_it():\n")
 
 
-@pytest.mark.parametrize("docstring, code", [(19, 80), (20, 79), (20, 80)])
-def test_a_pair_needs_20_characters_of_docstring_and_80_of_code(docstring, code, tmp_path):
-    text = f'def f():\n    """{"d" * docstring}"""\n    return {"1" * (code - len("def f():.    return "))}\n'
-    (tmp_path / "a.py").write_text(text)
-    if (docstring, code) == (20, 80):
-        assert len(load_pairs(tmp_path).documents[0]) == 80
-    else:
-        with pytest.raises(ValueError, match="holds no Python source"):
-            load_pairs(tmp_path)
+def test_a_pair_needs_20_characters_of_docstring_and_80_of_code(tmp_path):
+    for docstring, code in ((19, 80), (20, 79), (20, 80)):
+        doc, value = "d" * docstring, "1" * (code - len("def f():.    return "))
+        (tmp_path / "a.py").write_text(f'def f():\n    """{doc}"""\n    return {value}\n')
+        if (docstring, code) != (20, 80):
+            assert_refused("holds no Python source", load_pairs, tmp_path)
+    assert len(load_pairs(tmp_path).documents[0]) == 80
 
 
 def test_lines_are_those_of_the_parser(tmp_path):
@@ -118,26 +118,18 @@ def test_copies_share_half_of_their_runs_of_five_words():
 def test_pairs_are_two_lists_of_texts():
     unequal, empty, none, number = (["a", "b"], ["c"]), (["a", ""], ["c", "d"]), (["a"], [None]), (["a"], 3)
     for pairs in unequal, empty, none, number, ("a", "c"), (None, ["c"]), 3, [("a", "b")], (["a"],) * 3:
-        with pytest.raises(ValueError, match="val_pairs=.* must be Pairs or two lists"):
-            as_pairs("val_pairs", pairs)
+        assert_refused("val_pairs=.* must be Pairs or two lists", as_pairs, "val_pairs", pairs)
 
 
 def test_errors_name_what_is_wrong(folder, tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(empty)})
-    for match, arguments in (
-        ("empty holds no Python source with functions for queries='docstrings'", dict(source=empty)),
-        ("empty holds no Python source", {}),
-        ("there is no folder '.*missing'", dict(source=tmp_path / "missing")),
-        ("there is no folder 'nope'", dict(source="nope")),
-        ("there is no folder", dict(source=folder / "a.py")),
-        ("None is not a path", dict(source=None)),
-        ("queries='all'", dict(queries="all")),
-    ):
-        with pytest.raises(ValueError, match=match):
-            load_pairs(**arguments)
-    split = {0.1: "0.1 of 2 modules leaves a part empty", -0.2: "-0.2 must be", "a": "'a' must be"}
-    for share, match in split.items():
-        with pytest.raises(ValueError, match=f"held_out={match}"):
-            load_pairs(folder).split(share)
+    message = "empty holds no Python source with functions for queries='docstrings'"
+    assert_refused(message, load_pairs, empty)
+    assert_refused("empty holds no Python source", load_pairs)
+    assert_refused("there is no folder '.*missing'", load_pairs, tmp_path / "missing")
+    assert_refused("there is no folder", load_pairs, folder / "a.py")
+    assert_refused("queries='all'", load_pairs, queries="all")
+    assert_refused("held_out=0.1 of 2 modules leaves a part empty", load_pairs(folder).split, 0.1)
+    assert_refused("held_out=-0.2 must be", load_pairs(folder).split, -0.2)

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import IPython.display
 import ipywidgets
@@ -17,18 +16,12 @@ import matgpt
 from matgpt import GPTConfig, History, Size, between, plot
 from matgpt.measure.shapes import Point
 
+from .conftest import assert_refused
+from .test_notebooks import ROOT
+
 matplotlib.use("agg")
-ROOT = Path(matgpt.__file__).parent.parent
 CONFIG = GPTConfig(11, 8, 32, 4, 3, nesting=between(Size(8, 1, 1), Size(32, 4, 3)))
 PARAMS = {size: CONFIG.num_params(size) for size in CONFIG.sizes}
-
-
-def history():
-    result = History(CONFIG.sizes, steps=[0, 5, 10], flops=[0, 300, 900])
-    for i, size in enumerate(result.sizes):
-        result.val[size] += [4.0, 3.0 - 0.1 * i, 2.0 - 0.1 * i]
-        result.train[size] += [4.1, 2.5 - 0.1 * i, 1.5 - 0.1 * i]
-    return result
 
 
 def overlap(texts):
@@ -45,7 +38,10 @@ def test_every_figure_is_listed():
 
 @pytest.mark.parametrize("x", ["steps", "flops"])
 def test_losses_are_lines_over_validation_and_dots_over_training_from_the_first_on(x):
-    run = history()
+    run = History(CONFIG.sizes, steps=[0, 5, 10], flops=[0, 300, 900])
+    for i, size in enumerate(run.sizes):
+        run.val[size] += [4.0, 3.0 - 0.1 * i, 2.0 - 0.1 * i]
+        run.train[size] += [4.1, 2.5 - 0.1 * i, 1.5 - 0.1 * i]
     (ax,) = plot.losses(run, x).axes
     lines = [line for line in ax.lines if len(line.get_xdata())]
     assert all(list(line.get_xdata()) == getattr(run, x) for line in lines)
@@ -56,8 +52,7 @@ def test_losses_are_lines_over_validation_and_dots_over_training_from_the_first_
     assert ax.get_xlabel() == {"steps": "training step", "flops": "training FLOPs"}[x]
     ends = [text.get_text().split(": ")[1] for text in ax.get_legend().get_texts()[:-1]]
     assert ends == [f"{run.val[size][-1]:.3f}" for size in run.sizes]
-    with pytest.raises(ValueError, match="x='time' must be one of"):
-        plot.losses(run, "time")
+    assert_refused("x='time' must be one of", plot.losses, run, "time")
 
 
 def test_slices_show_every_doll_coloured_by_its_width():

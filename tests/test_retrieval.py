@@ -9,6 +9,8 @@ import matgpt
 from matgpt.embeddings.pooling import cut
 from matgpt.embeddings.retrieval import BM25, by_dimension, fuse, measures, pca, ranks, shortlist_ranks
 
+from .conftest import assert_refused
+
 
 def unit(*shape, seed=0):
     return cut(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), shape[1])
@@ -77,8 +79,6 @@ def test_shortlist_ranks_are_those_of_the_whole_search_if_the_shortlist_is_long(
 
 
 # ---- search by the first dimensions and a shortlist, against the exact search
-
-
 def test_the_nearest_come_first_with_their_cosines():
     for documents, queries, shortlist in (
         (DOCUMENTS, QUERIES, None),
@@ -112,16 +112,12 @@ def test_a_longer_shortlist_comes_nearer_to_the_exact_search():
 
 
 def test_bad_embeddings_are_named():
-    for documents, queries, match in (
-        (DOCUMENTS, QUERIES[:, :8], r"\(200, 32\) and query \(12, 8\) must have shapes"),
-        (DOCUMENTS, 3.0, "must have shapes"),
-        (DOCUMENTS[0], QUERIES, "must have shapes"),
-        (DOCUMENTS[:0], QUERIES, "must have shapes"),
-        (DOCUMENTS * float("nan"), QUERIES, "must hold finite"),
-        (DOCUMENTS, QUERIES / 0, "must hold finite"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            matgpt.search(documents, queries)
+    shapes = r"\(200, 32\) and query \(12, 8\) must have shapes"
+    assert_refused(shapes, matgpt.search, DOCUMENTS, QUERIES[:, :8])
+    assert_refused("must have shapes", matgpt.search, DOCUMENTS, 3.0)
+    assert_refused("must have shapes", matgpt.search, DOCUMENTS[0], QUERIES)
+    assert_refused("must have shapes", matgpt.search, DOCUMENTS[:0], QUERIES)
+    assert_refused("must hold finite", matgpt.search, DOCUMENTS * float("nan"), QUERIES)
+    assert_refused("must hold finite", matgpt.search, DOCUMENTS, QUERIES / 0)
     for name, value in (("k", 0), ("dims", 0), ("dims", 33), ("shortlist", 0)):
-        with pytest.raises(ValueError, match=f"{name}={value} must be"):
-            matgpt.search(DOCUMENTS, QUERIES, **{name: value})
+        assert_refused(f"{name}={value} must be", matgpt.search, DOCUMENTS, QUERIES, **{name: value})

@@ -1,13 +1,9 @@
-"""What a token is drawn from, and the reader whose logits it comes from."""
+"""What a token is drawn from."""
 
 import pytest
 import torch
 
-from matgpt import GPTConfig, MatryoshkaGPT, Size
-from matgpt.generation.reader import Reader
 from matgpt.generation.sampling import Sampling
-
-from .conftest import random_model
 
 P = torch.tensor([0.5, 0.25, 0.15, 0.1]).double()
 
@@ -45,20 +41,3 @@ def test_a_tiny_temperature_is_greedy(temperature, dtype):
     logits = torch.tensor([[-3.0, 5.0, 4.0, -torch.inf, -6e4]]).to(dtype)
     assert Sampling(temperature, 2, 0.5).probabilities(logits).tolist() == [[0, 1, 0, 0, 0]]
     assert Sampling(temperature).probabilities(logits).tolist() == [[0, 1, 0, 0, 0]]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_reader_repeats_the_arithmetic_of_the_layers(bias):
-    """In whatever pieces it reads: the same logits, where tokens alone would hide a small difference."""
-    config = GPTConfig(11, 8, 24, 2, 2, nesting=(Size(10, 1, 1),), bias=bias)
-    model = random_model(MatryoshkaGPT, config).eval()
-    idx = torch.randint(11, (2, 8))
-    for size in model.sizes:
-        expected = model(idx, size)
-        for ends in ([8], [1, 2, 3, 8], [3, 4, 6, 8]):
-            reader, start = Reader(model, size), 0
-            for end in ends:
-                probs = reader(idx, 0, end, end - start)
-                torch.testing.assert_close(probs, expected[:, start:end], rtol=1e-9, atol=1e-9)
-                start = end

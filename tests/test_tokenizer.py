@@ -3,6 +3,7 @@
 import json
 import random
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,16 +15,15 @@ import torch
 from matgpt.text.corpus import load_text
 from matgpt.text.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer, load_tokenizer
 
+from .conftest import assert_refused
+
 HOSTILE = [
     "",
     " ",
     "\n",
-    "\r\n\r\na\0b tabs\tand\vmore\f\x1c\x85",
-    "no-break\u00a0and\u2028line\u2029ends",
-    "a <|endoftext|><|fim_prefix|><|unknown|>",
-    "it's we'll I'VE 'tis '",
-    "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 🇫🇷",
-    "e\u0301 é Å Å ﬁ Z̸͖͋a̷l̵g̶o̵",
+    "\r\n\r\na\0b tabs\tand\vmore\f\x1c\x85no-break\u00a0and\u2028line\u2029ends",
+    "a <|endoftext|><|fim_prefix|><|unknown|> it's we'll I'VE 'tis '",
+    "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 🇫🇷 e\u0301 é Å Å ﬁ Z̸͖͋a̷l̵g̶o̵",
     "שלום עולם مرحبا بالعالم \u202eoverride\u202c的一是不了。漢字かな한글",
     "\ufeffbyte order\ufffd \uffff \U0010ffff",
     "".join(map(chr, range(256))),
@@ -117,38 +117,29 @@ def test_ids_that_are_none_of_the_vocabulary_are_named(tokenizer, wrong):
     size = tokenizer.vocab_size
     for ids, named in (([0, wrong], ".*"), ([0, size], size), ("text", "'t'"), (wrong, ".*")):
         message = f"cannot decode {named}: token ids are one row of whole numbers from 0 to {size - 1}$"
-        with pytest.raises(ValueError, match=message):
-            tokenizer.decode(ids)
+        assert_refused(message, tokenizer.decode, ids)
 
 
 def test_an_unknown_character_is_named():
     tokenizer = CharTokenizer.from_text("hello")
     assert tokenizer.vocab_size == 4 and tokenizer.encode("hole") == [1, 3, 2, 0]
-    with pytest.raises(ValueError, match=r"'é' is not among .*'ehlo'.*BPETokenizer"):
-        tokenizer.encode("helé")
+    assert_refused(r"'é' is not among .*'ehlo'.*BPETokenizer", tokenizer.encode, "helé")
 
 
 def test_a_vocabulary_with_gaps_or_copies_is_refused():
     single = [bytes([byte]) for byte in range(256)]
-    for message, make, *arguments in (
-        ("at least one token", CharTokenizer.from_text, ""),
-        ("none may be empty or occur twice", CharTokenizer, "aba"),
-        ("none may be empty or occur twice", BPETokenizer, [*single, b""]),
-        ("none may be empty or occur twice", BPETokenizer, single, ["a"]),
-        ("all 256 single bytes", BPETokenizer, single[:7] + single[8:]),
-        ("vocab_size=255 .* 256", BPETokenizer.train, "text", 255),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make(*arguments)
+    assert_refused("at least one token", CharTokenizer.from_text, "")
+    assert_refused("none may be empty or occur twice", CharTokenizer, "aba")
+    assert_refused("none may be empty or occur twice", BPETokenizer, [*single, b""])
+    assert_refused("none may be empty or occur twice", BPETokenizer, single, ["a"])
+    assert_refused("all 256 single bytes", BPETokenizer, single[:7] + single[8:])
+    assert_refused("vocab_size=255 .* 256", BPETokenizer.train, "text", 255)
 
 
-@pytest.mark.parametrize(
-    "wrong, message", [("ab\ud800c", r"'\\ud800' in position 2"), (b"bytes", "must be a str, not bytes")]
-)
-def test_anything_but_a_text_is_named(tokenizer, wrong, message):
+def test_anything_but_a_text_is_named(tokenizer):
     for take in (tokenizer.encode, BPETokenizer.train, CharTokenizer, CharTokenizer.from_text):
-        with pytest.raises(ValueError, match=message):
-            take(wrong)
+        assert_refused(r"'\\ud800' in position 2", take, "ab\ud800c")
+        assert_refused("must be a str, not bytes", take, b"bytes")
 
 
 def test_gpt2_brings_its_special_token_along(monkeypatch, tmp_path):
@@ -162,10 +153,7 @@ def test_gpt2_brings_its_special_token_along(monkeypatch, tmp_path):
     assert tokenizer.encode(text) == encoding.encode_ordinary(text) and 258 not in tokenizer.encode(text)
     tokenizer.save(tmp_path)
     assert load_tokenizer(tmp_path) == tokenizer != BPETokenizer(tokenizer.tokens)
-
-    def offline(name):
-        raise requests.exceptions.ConnectionError("no route")
-
+    offline = Mock(side_effect=requests.exceptions.ConnectionError("no route"))
     monkeypatch.setattr(tiktoken, "get_encoding", offline)
     with pytest.raises(ConnectionError, match=r"BPETokenizer\.train"):
         BPETokenizer.gpt2()
@@ -200,15 +188,12 @@ def test_a_file_that_encodes_differently_is_refused_by_name(change, message, tmp
     state = json.loads(path.read_bytes())
     change(state)
     path.write_text(json.dumps(state), "utf-8")
-    with pytest.raises(ValueError, match=f"{path}: .*{message}"):
-        load_tokenizer(tmp_path)
+    assert_refused(f"{path}: .*{message}", load_tokenizer, tmp_path)
 
 
 def test_a_missing_or_damaged_file_is_refused_by_name(bpe, tmp_path):
-    with pytest.raises(ValueError, match=r"tokenizer\.json: .*No such file"):
-        load_tokenizer(tmp_path)
+    assert_refused(r"tokenizer\.json: .*No such file", load_tokenizer, tmp_path)
     whole = bpe.to_json()
     for damaged in (b"", whole[:-1], whole + b"}", b"\xff" + whole, b"[1]", b"{}"):
         (tmp_path / "tokenizer.json").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"tokenizer\.json: "):
-            load_tokenizer(tmp_path)
+        assert_refused(r"tokenizer\.json: ", load_tokenizer, tmp_path)

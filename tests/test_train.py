@@ -19,6 +19,8 @@ from matgpt.training import nesting
 from matgpt.training.loop import Settings
 from matgpt.training.schedule import READOUTS, SHARE
 
+from .conftest import contents
+
 TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(2500))
 SHAPE = "--nesting 4 8,1,1,9 8 --n-head 1 --n-layer 2 --block-size 8"
 BUDGET = "--batch-size 4 --eval-blocks 1000 --steps 20"
@@ -37,10 +39,6 @@ def refused(capsys, *arguments):
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.startswith("python -m matgpt") and error.count("\n") == 1, error
     return error
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".matgpt-lock"}
 
 
 @pytest.fixture
@@ -86,20 +84,15 @@ def test_every_option_reaches_the_run(options, tmp_path, monkeypatch, capsys):
     (model, *_), taken = run.train.call_args
     given |= dict(loss_weights=[1, 0, 2], resume=True, steps=20, batch_size=4, eval_interval=10)
     given |= dict(checkpoint_dir=Path("runs/text-4-8,1,1,9-8"))
-    assert {*taken} == {*given, "progress", "on_evaluation"} and {
-        name: taken[name] for name in given
-    } == given
+    assert {*taken} == {*given, "progress", "on_evaluation"} and taken == taken | given
     assert type(model) is matgpt.MatryoshkaEmbeddingsGPT and model.config.dropout == 0.1
     assert 256 < model.config.vocab_size <= 300
 
 
 @pytest.mark.slow
 def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys, monkeypatch):
-    def interrupt(args, history):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as context:
-        context.setattr(run, "log", interrupt)
+        context.setattr(run, "log", Mock(side_effect=KeyboardInterrupt))
         program(*options)
     assert "interrupted: saved in" in capsys.readouterr().out and History.load(out / "history.json").done == 0
     program(*options, "--resume")  # the model that an interrupted run left is its own to replace
