@@ -39,8 +39,8 @@ def test_only_names_of_our_own_are_touched(tmp_path):
 def test_states_of_many_steps_are_in_order(tmp_path):
     for step in (99_999_999, 100_000_000, 5):
         (tmp_path / f"step-{step:08}-0123456789abcdef.pt").touch()
-    with Checkpoint(MatryoshkaGPT(CONFIG), Settings(checkpoint_dir=tmp_path, resume=True), {}) as checkpoint:
-        steps = [path.name.split("-")[1] for path in checkpoint.files()]
+    checkpoint = Checkpoint(MatryoshkaGPT(CONFIG), Settings(checkpoint_dir=tmp_path, resume=True), {})
+    steps = [path.name.split("-")[1] for path in checkpoint.files()]
     assert steps == ["00000005", "99999999", "100000000"]
 
 

@@ -105,8 +105,7 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
     assert "already holds" in error and "--resume" in error and "--force" in error
     assert not [*out.glob("step-*")], "a finished run leaves its model and history"
     program(*options, "--resume")
-    error = refused(capsys, "train", *options, "--resume", "--steps", 40, "--lr", 0.1)
-    assert error.endswith(f"{out} holds another run: lr was None, is 0.1\n")
+    assert "another run: lr was None, is 0.1\n" in refused(capsys, "train", *options, "--resume", "--lr", 0.1)
     assert contents(out) == before
     program(*options, "--resume", "--steps", 40)
     assert History.load(out / "history.json").steps == [0, 10, 20, 30, 40]

@@ -62,9 +62,9 @@ class Checkpoint:
     """The states of one run in a folder, as `step-<step>-<digest>.pt`.
 
     These are the newest two, or the last one of a finished run. A file's name holds the digest of its bytes,
-    so one atomic rename completes both, and damage is noticed. Files of other names are not touched. Inside
-    `with` the folder is locked against other runs. Raises ValueError if the folder cannot be written, is in
-    use, or holds a run and `resume` is False.
+    so one atomic rename completes both, and damage is noticed. Files of other names are not touched. The
+    folder is locked against other runs until the end of a block `with checkpoint.lock`. Raises ValueError if
+    the folder cannot be written, is in use, or holds a run and `resume` is False.
     """
 
     def __init__(self, model, settings, data):
@@ -74,27 +74,18 @@ class Checkpoint:
         self.run = json.loads(json.dumps(run, default=str))  # what a run must share with the one it resumes
         self.budget = "steps" if settings.flops is None else "flops"
         self.folder = as_path(settings.checkpoint_dir)
-        self.lock = FileLock(self.folder / ".matgpt-lock")
+        self.saved, self.cost = time.monotonic(), 0.0
         name = f"checkpoint_dir={str(settings.checkpoint_dir)!r}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock.acquire(timeout=0)
+            if self.files() and not settings.resume:
+                holds = f"{name} already holds a run"
+                raise ValueError(f"{holds}: resume it, remove its states, or name another folder")
+            self.lock = FileLock(self.folder / ".matgpt-lock").acquire(timeout=0)
         except Timeout:
             raise ValueError(f"{name} is in use by another run") from None
         except OSError as error:
             raise ValueError(f"{name} cannot be written: {error.strerror}") from None
-        if self.files() and not settings.resume:
-            self.lock.release()
-            raise ValueError(
-                f"{name} already holds a run: resume it, remove its states, or name another folder"
-            )
-        self.saved, self.cost = time.monotonic(), 0.0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.lock.release()
 
     def files(self, name=NAME):
         """List the run's own files, by step."""

@@ -30,9 +30,7 @@ THREADS_FROM = 256  # width from which on a second thread pays (LOG.md, "Threads
 class DivergedError(FloatingPointError):
     """A loss was not finite; `history` holds what was measured until then."""
 
-    def __init__(self, message, history=None):  # unpickling passes the message alone
-        super().__init__(message)
-        self.history = history
+    history = None
 
 
 @dataclass(frozen=True)
@@ -103,10 +101,9 @@ class Settings:
         for name, interval in intervals.items():
             if getattr(self, name) is not None or name not in ("lr", "flops", "share"):
                 put(name, number(name, getattr(self, name), interval))
-        for name, allowed in dict(optimizer=("muon", "adamw"), dtype=("float32", "bfloat16")).items():
-            value = getattr(self, name)
-            if value not in allowed and (name, value) != ("dtype", None):
-                raise ValueError(f'{name}={value!r} must be "{allowed[0]}" or "{allowed[1]}"')
+        for name, allowed in dict(optimizer=("muon", "adamw"), dtype=("float32", "bfloat16", None)).items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f'{name}={getattr(self, name)!r} must be "{allowed[0]}" or "{allowed[1]}"')
         if self.on_evaluation is not None and not callable(self.on_evaluation):
             raise ValueError(f"on_evaluation={self.on_evaluation!r} must be a function of the history")
         if self.resume and self.checkpoint_dir is None:
@@ -174,7 +171,8 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
     bar = Progress(settings, rank)
     modes, gpus = model.mode(training=True), [device] if device.type == "cuda" else []
     threads = using_threads(settings.threads, model)
-    with checkpoint or nullcontext(), bar, torch.random.fork_rng(gpus), modes, threads:
+    lock = checkpoint.lock if checkpoint else nullcontext()
+    with lock, bar, torch.random.fork_rng(gpus), modes, threads:
         if settings.resume:
             history = restore(checkpoint, model, optimizers, world) or history
         elif world > 1:
@@ -258,7 +256,9 @@ def sum_gradients(model):
 
 def diverged(history):
     what = f"the loss is not finite with lr={history.lr:g}; try a smaller one"
-    return DivergedError(f"step {history.done}: {what}", history)
+    error = DivergedError(f"step {history.done}: {what}")
+    error.history = history
+    return error
 
 
 @torch.inference_mode(False)
