@@ -141,6 +141,7 @@ class NestedGPT(nn.Module):
 class MatryoshkaGPT(NestedGPT):
     """Fully nested: a doll reads a corner of every weight and costs what a GPT of its size costs."""
 
+    @torch.inference_mode(False)  # weights made in inference mode could not be trained outside it
     @torch.no_grad()
     def slice(self, size=None):
         """Return the doll as a MatryoshkaGPT of its own, with a single size and memory of its own.
@@ -149,9 +150,9 @@ class MatryoshkaGPT(NestedGPT):
         narrower stay so. Warns if `size` lies outside the nesting, since no step trained it.
         Raises ValueError for a size that does not fit.
         """
-        size = self.config.resolve(size)
-        if not isinstance(self.config.nesting, Between) and size not in self.sizes:
-            warnings.warn(f"no step trained {size!r}: it is outside the nesting", stacklevel=3)
+        size, nesting = self.config.resolve(size), self.config.nesting
+        if size not in self.sizes and not (isinstance(nesting, Between) and nesting.holds(size)):
+            warnings.warn(f"no step trained {size!r}: it is outside the nesting", stacklevel=4)
         # the first weights are drawn only to be overwritten: the first use of the "meta" device, which would
         # not draw any, takes seconds of imports
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):

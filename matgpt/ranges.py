@@ -44,6 +44,12 @@ class Between:
         ratios = [size.n_inner / size.n_embd for size in (self.smallest, self.largest)]
         return min(2, *ratios), max(4, *ratios)
 
+    def holds(self, size):
+        """Say whether width, heads and layers of `size` lie between those of the two."""
+        axes = ("n_embd", "n_head", "n_layer")
+        low, high, own = ([getattr(x, axis) for axis in axes] for x in (self.smallest, self.largest, size))
+        return all(a <= b <= c for a, b, c in zip(low, own, high))
+
     def at(self, head_size, width, heads, layers, inner_ratio):
         """Return the Size at these shares, each from 0 to 1, of the way from the smallest to the largest."""
         low, high, step = self.smallest, self.largest, self.multiple_of

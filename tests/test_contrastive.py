@@ -115,6 +115,8 @@ def test_a_run_resumes_where_it_stopped(tmp_path):
     assert history == expected
     assert all(map(torch.equal, model.parameters(), whole.parameters()))
     assert_refused("another run", run, resume=True, checkpoint_dir=tmp_path, temperature=0.1)
+    assert run(resume=True, checkpoint_dir=tmp_path, steps=300)[0].done == 300
+    assert run(steps=None, flops=2 * history.spent)[0].done > 8
 
 
 @pytest.mark.parametrize(
@@ -127,3 +129,4 @@ def test_bad_arguments_are_named(name, value):
         train_embeddings(model, PAIRS, TOKENIZER, **settings | {name: value})
     with pytest.raises(ValueError, match="the tokenizer has 257 tokens"):
         train_embeddings(model, PAIRS, BPETokenizer([*TOKENIZER.tokens, b" q"]), **settings)
+    assert_refused("share=0.5 cannot", train_embeddings, model, PAIRS, TOKENIZER, share=0.5)

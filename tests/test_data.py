@@ -374,9 +374,11 @@ def test_token_files_that_do_not_fit_are_refused_by_name(prepared):
     for length, message in messages.items():
         (prepared / "train.bin").write_bytes(tokens[:length])
         assert_refused(f"{prepared}.*{message}", load_tokens, prepared)
-    for name in ("train.bin", "meta.json", "tokenizer.json"):
+    for name in ("train.bin", "tokenizer.json"):
         (prepared / name).unlink()
         assert_refused(f"No such file.*{name}", load_tokens, prepared)
+    (prepared / "meta.json").unlink()
+    assert_refused("holds no token files: python -m matgpt data", load_tokens, prepared)
 
 
 # ---- the program

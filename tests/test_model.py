@@ -132,6 +132,8 @@ def test_slice_keeps_mode_and_precision_and_draws_no_random_numbers():
     doll = model.slice(4)
     assert torch.equal(torch.get_rng_state(), state)
     assert not doll.training and {p.dtype for p in doll.parameters()} == {torch.bfloat16}
+    with torch.inference_mode():
+        assert not model.slice(4).embedding.token.is_inference(), "it can be trained"
     assert model.train().slice(4).training and all(p.requires_grad for p in doll.parameters())
 
 

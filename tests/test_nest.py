@@ -126,9 +126,19 @@ def test_errors_name_what_is_wrong(plain):
     output_only = MatryoshkaEmbeddingsGPT(plain.config)
     assert_refused("no axis may be larger", matgpt.nest, plain, [Size(64, 1, 1)], IDS, IDS)
     assert_refused("MatryoshkaEmbeddingsGPT", matgpt.nest, output_only, NESTING, IDS, IDS)
+    assert_refused("loss_weights=1 cannot", matgpt.nest, plain, NESTING, IDS, IDS, loss_weights=1)
     assert_refused("share=2", matgpt.nest, plain, NESTING, IDS, IDS, share=2)
     assert_refused("val_ids", matgpt.nest, plain, NESTING, IDS, IDS[:5])
     assert_refused("train_ids", matgpt.nest, plain, NESTING, IDS[:5], IDS)
+
+
+def test_a_run_resumes_with_its_own_teacher_and_texts(plain, tmp_path):
+    settings = dict(QUICK, checkpoint_dir=tmp_path, resume=True)
+    matgpt.nest(plain, NESTING, IDS, IDS, 2, **settings)
+    other = MatryoshkaGPT(plain.config)
+    assert_refused("another run: teacher was", matgpt.nest, other, NESTING, IDS, IDS, 4, **settings)
+    assert_refused("another run: val_ids was", matgpt.nest, plain, NESTING, IDS, IDS[:200], 4, **settings)
+    assert matgpt.nest(plain, NESTING, IDS, IDS, 4, **settings).history.done == 4
 
 
 # ---- the command

@@ -206,6 +206,12 @@ def test_a_state_runs_no_code(tmp_path):
 
 
 # ---- another run, another folder
+def with_a_frozen_norm(config):
+    model = MatryoshkaGPT(config)
+    model.norm.requires_grad_(False)
+    return model
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -219,6 +225,7 @@ def test_a_state_runs_no_code(tmp_path):
         (dict(config=GPTConfig(11, 7, 12, 2, 2, nesting=(6,))), "nesting was .*; dropout was 0.1, is 0.0"),
         (dict(variant=MatryoshkaEmbeddingsGPT), "model was MatryoshkaGPT, is MatryoshkaEmbeddingsGPT$"),
         (dict(dtype=torch.float64), "weights was torch.float32, is torch.float64$"),
+        (dict(variant=with_a_frozen_norm), "frozen was"),
     ],
 )
 def test_another_run_is_refused(change, message, tmp_path):

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import matgpt
-from matgpt import GPTConfig, History, MatryoshkaGPT, Size, load, save, split
+from matgpt import BPETokenizer, GPTConfig, History, MatryoshkaGPT, Size, load, save, split
 from matgpt.__main__ import main
 from matgpt.commands import run
-from matgpt.text.token_files import prepare, read_corpus
+from matgpt.text.token_files import prepare
 from matgpt.training import nesting
 from matgpt.training.loop import Settings
 from matgpt.training.schedule import READOUTS, SHARE
 
-from .conftest import contents
+from .conftest import assert_refused, contents
 
 TEXT = "".join("the dolls stand one inside another, "[i % 36] + " \n"[i % 7 == 0] for i in range(2500))
 SHAPE = "--nesting 4 8,1,1,9 8 --n-head 1 --n-layer 2 --block-size 8"
@@ -104,6 +104,8 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
     error = refused(capsys, "train", *options)
     assert "already holds" in error and "--resume" in error and "--force" in error
     assert not [*out.glob("step-*")], "a finished run leaves its model and history"
+    model, ids = load(out)[0], list(range(9))
+    assert_refused("already holds a run", matgpt.train, model, ids, ids, checkpoint_dir=out)
     program(*options, "--resume")
     assert "another run: lr was None, is 0.1\n" in refused(capsys, "train", *options, "--resume", "--lr", 0.1)
     assert contents(out) == before
@@ -116,16 +118,15 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
 @pytest.mark.slow
 def test_resume_does_not_replace_another_model(options, out, capsys):
     program(*options)
-    corpus, short = options[:2], "--nesting 6 --steps 1 --batch-size 4 --force --out"
-    main(["nest", str(out), *corpus, *short.split(), str(out)])
-    assert "did not write" in refused(capsys, "train", *options, "--resume", "--steps", 40)
-    tokenizer = load(out)[1]
-    save(MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 4, 6, 1, 1)), out, tokenizer, overwrite=True)
+    save(MatryoshkaGPT(load(out)[0].config), out, overwrite=True)
     before = contents(out)
     assert "did not write" in refused(capsys, "train", *options, "--resume", "--steps", 40)
     assert contents(out) == before
     program(*options, "--resume", "--steps", 40, "--force")
-    assert load(out)[0].sizes[0] == Size(4, 1, 2)
+    assert History.load(out / "history.json").start == 0, "it began anew"
+    corpus, short = options[:2], "--nesting 6 --steps 1 --batch-size 4 --force --out"
+    main(["nest", str(out), *corpus, *short.split(), str(out)])
+    assert "did not write" in refused(capsys, "train", *options, "--resume", "--steps", 80)
 
 
 @pytest.mark.parametrize("name", ["config.json", "history.json", "losses.png", "step-500.pt"])
@@ -145,10 +146,11 @@ def test_files_of_the_user_stay(name, resume, options, out, capsys):
     "bad, message",
     [
         (["--steps", "0"], "--steps=0 must"),
-        (["--nesting", "4,3"], "argument --nesting: invalid doll value: '4,3'"),
+        (["--nesting", "4,3"], "argument --nesting: '4,3' must be width,heads,layers"),
         (["--nesting", "8,3,1"], "8,3,1,32 does not fit"),
         (["--lr", "1e30"], "--lr=1e+30"),
-        (["--corpus", "."], "tokenizer.json"),
+        (["--corpus", "."], "holds no token files"),
+        (["--vocab", "300"], "--vocab=300: only bpe"),
         (["--device", "mps"], "--device mps: PyTorch has no such device on this machine\n"),
         (["--device", "meta"], "--device meta: PyTorch has no such device on this machine\n"),
         (["--threads", "x"], "x: allowed are 1 to 1024"),
@@ -170,7 +172,7 @@ def test_the_help_names_the_defaults_of_the_functions(capsys):
         texts[command] = " ".join(capsys.readouterr().out.split())
     batch_size = re.search(r"batch_size \((\d+)\)", matgpt.nest.__doc__)[1]
     shares = f"{SHARE}, readouts {READOUTS}; nest: {nesting.SHARE}"
-    vocab = [inspect.signature(f).parameters["vocab_size"].default for f in (read_corpus, prepare)]
+    vocab = [inspect.signature(f).parameters["vocab_size"].default for f in (BPETokenizer.train, prepare)]
     defaults = [f"{Settings.batch_size}; nest: {batch_size}", shares, "{}; data: {}".format(*vocab)]
     defaults += [Settings.optimizer, GPTConfig.block_size, Settings().steps]
     assert all(f"(default: {default})" in texts["train"] for default in defaults)

@@ -24,6 +24,8 @@ from matgpt.training.loss import matryoshka_loss, step_losses
 from matgpt.training.optimizer import learning_rate
 from matgpt.training.schedule import Schedule
 
+from .conftest import assert_refused
+
 TEXT = [0, 1, 2, 3, 4, 5, 6, 3] * 40  # after a 3 comes a 4 or a 0: only the context tells
 VAL = [0, 1, 2, 3, 4, 5, 6, 3, 0, 1, 2, 3] * 9  # the same, in another order
 CONFIG = GPTConfig(7, 8, 16, 2, 2, nesting=(8, Size(8, 1, 1)))
@@ -414,6 +416,12 @@ def test_steps_multiply_in_the_dtype_and_evaluations_and_weights_are_float32(var
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     with torch.autocast("cpu", torch.bfloat16), precision(torch.device("cpu"), "float32"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32, "whatever was chosen around it"
+
+
+def test_weights_of_inference_mode_are_refused():
+    with torch.inference_mode():
+        model = make()
+    assert_refused(r"made inside torch.inference_mode\(\)", run, model)
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])

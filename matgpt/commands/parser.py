@@ -6,7 +6,7 @@ An option that is not given is not passed on, so its default is that of the func
 import argparse
 import re
 
-from ..sizes import Size
+from ..sizes import Size, positive
 
 MODEL = "--nesting --variant --n-embd --n-head --n-layer --block-size --dropout --tokenizer --vocab"
 TRAIN = "--compile --optimizer --loss-weights --resume"
@@ -28,7 +28,10 @@ OTHER_NAMES = {"out": "checkpoint_dir", "eval_blocks": "max_blocks", "force": "o
 
 def doll(text):
     """Read a doll as command lines name it: a width, or what `Size.parse` reads."""
-    return int(text) if text.isdecimal() else Size.parse(text)
+    try:
+        return positive("a width", int(text)) if text.isdecimal() else Size.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(error) from None
 
 
 def thread_count(text):

@@ -7,7 +7,6 @@ import os
 import sys
 from contextlib import suppress
 from functools import partial
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
@@ -18,14 +17,14 @@ from tqdm import tqdm
 from .. import GPTConfig, Size, frontier, load, load_text, nest, plot, save, split, stream, train, write
 from ..files.atomic import as_path, parsed
 from ..files.atomic import write as write_file
-from ..files.checkpoint import check_vocabulary, read_weights
+from ..files.checkpoint import check_vocabulary
 from ..files.gpt2 import export_gpt2, import_gpt2, is_gpt2
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
 from ..sizes import positive
 from ..text.batches import loss_unit
 from ..text.token_files import load_tokens, prepare, read_corpus
 from ..text.tokenizer import load_tokenizer
-from ..training.checkpoint import NAME, uninterrupted, write_state
+from ..training.checkpoint import NAME, ended, model_digest, uninterrupted
 from ..training.loop import Settings, processes
 from .parser import Parser, thread_count
 
@@ -52,19 +51,14 @@ def run_train(args):
     if first:
         print(f"{model.num_params():,} parameters, {len(train_ids):,} training tokens, on {device}")
         print(f"losses in {loss_unit(tokenizer, val_ids)}")
-    replaced = states(args.out) if first and args.force and not args.resume else []
-    old = [path.rename(path.with_suffix(".old")) for path in replaced]
-    rebuilt = [rebuild(args.out)] if first and args.resume and is_finished(args.out) else []
+    replaced = [*states(args.out), *args.out.glob("history.json")]
+    old = [path.rename(f"{path}.old") for path in replaced if first and args.force and not args.resume]
     try:
         history = train(model, train_ids, val_ids, **given(Settings, args))
-    except ValueError:  # its settings are not those of the finished run
-        for path in rebuilt:
-            path.unlink(missing_ok=True)
-        raise
     finally:  # a run that did not begin replaces nothing
         began = bool(states(args.out))
         for path in old:
-            path.unlink() if began else path.rename(path.with_suffix(".pt"))
+            path.unlink() if began else path.rename(path.with_suffix(""))
     if first:
         finish(args, model, tokenizer, history, val_ids)
 
@@ -84,8 +78,8 @@ def start(args, source):
     args.out, resume = as_path(args.out), getattr(args, "resume", False)
     there = [name for name in WRITTEN if (args.out / name).exists()]
     there += [path.name for path in states(args.out) if not resume]
-    can_resume = states(args.out) or is_finished(args.out)
-    own = resume and can_resume and read_record(args.out).get("train_wrote", "") == digest(args.out)
+    same = read_record(args.out).get("train_wrote", "") == model_digest(args.out)
+    own = resume and (ended(args.out) or states(args.out) and same)
     if there and not args.force and not own:
         hint = "the run to resume did not write that" if resume else "train --resume continues a run"
         raise ValueError(f"--out {args.out} already holds {', '.join(there)}: {hint}; --force replaces it")
@@ -100,23 +94,6 @@ def states(folder):
     return [path for path in sorted(folder.glob("step-*")) if NAME.fullmatch(path.name)]
 
 
-def is_finished(folder):
-    """Say whether a run has ended here: it leaves its model and history, from which it can be extended."""
-    return "run" in read_record(folder) and not states(folder)
-
-
-def rebuild(folder):
-    """Write the last state of a finished run anew; returns its path. The optimizers begin afresh."""
-    record, (weights, _) = read_record(folder), read_weights(folder / "model.safetensors")
-    return write_state(folder, dict(run=record["run"], model=weights, optimizer=[], history=record))
-
-
-def digest(folder):
-    """Return the SHA-256 of the model in a folder, or None if there is none."""
-    path = folder / "model.safetensors"
-    return sha256(path.read_bytes()).hexdigest() if path.exists() else None
-
-
 def log(args, history):
     """Print the step of an evaluation, and the losses of every doll."""
     of_all = f"/{args.steps}" if args.steps else ""
@@ -127,17 +104,14 @@ def log(args, history):
 
 def finish(args, model, tokenizer, history, val_ids):
     """Save model, plot and history in --out; print what each doll writes after the same prompt."""
-    finished = history.done >= args.steps if args.steps else history.spent >= args.flops
-    last = states(args.out) if finished and args.command == "train" else []
     with uninterrupted():  # history.json says which model is that of the run
         save(model, args.out, tokenizer, overwrite=True)
-        plot.losses(history).savefig(args.out / "losses.png", dpi=120)
-        record = history.as_dict() | {"corpus": args.corpus, f"{args.command}_wrote": digest(args.out)}
-        if last:
-            record["run"] = torch.load(last[-1], weights_only=True)["run"]
-        write_file(args.out / "history.json", json.dumps(record, indent=1).encode())
-        for path in last:  # model and history are all that extending the run needs
-            path.unlink()
+        wrote = {"corpus": args.corpus, "run": history.run, f"{args.command}_wrote": model_digest(args.out)}
+        write_file(args.out / "history.json", json.dumps(history.as_dict() | wrote, indent=1).encode())
+        finished = history.done >= args.steps if args.steps else history.spent >= args.flops
+        for path in states(args.out) if finished and args.command == "train" else ():
+            path.unlink()  # model and history are all that extending the run needs
+    plot.losses(history).savefig(args.out / "losses.png", dpi=120)
     if not finished:
         resume = "; --resume continues" if args.command == "train" else ""
         print(f"interrupted: saved in {args.out}{resume}")
@@ -220,7 +194,7 @@ def read_model(folder):
 def read_all(args):
     """Load args.folder and encode args.corpus with its tokenizer: (model, train_ids, val_ids, tokenizer)."""
     model, tokenizer = read_model(args.folder)
-    if not Path(args.corpus).is_dir():
+    if not as_path(args.corpus).is_dir():
         return model, *split(tokenizer.encode(load_text(args.corpus))), tokenizer
     *ids, theirs = load_tokens(args.corpus)
     if theirs != tokenizer:

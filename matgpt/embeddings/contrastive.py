@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ..measure.shapes import flops_per_token
 from ..sizes import number, positive
 from ..training.checkpoint import digest
-from ..training.loop import Settings, loop, processes
+from ..training.loop import Settings, loop, processes, without
 from .pairs import as_pairs
 from .pooling import pooled, token_rows
 
@@ -70,7 +70,7 @@ def batch_of(pairs, rows, positions, block_size, rng=None):
 @torch.inference_mode(False)
 @torch.enable_grad()
 def train_embeddings(
-    model, pairs, tokenizer, steps=300, batch_size=256, lr=None, seed=0, *, val_pairs=None, temperature=0.05,
+    model, pairs, tokenizer, steps=None, batch_size=256, lr=None, seed=0, *, val_pairs=None, temperature=0.05,
     micro_batch=None, **options,
 ):  # fmt: skip
     """Teach every size which document answers which question; returns a `History` of losses in nats.
@@ -83,10 +83,12 @@ def train_embeddings(
     val_pairs: pairs to measure on, a batch of them; None: a batch of `pairs` (at most a tenth) is set aside.
     temperature: divides the cosines. micro_batch: texts that are differentiated at once, for batches that do
         not fit into memory; None: all.
-    options: those of `Settings`, such as optimizer, progress, checkpoint_dir and resume.
+    steps: None: 300, unless there is a budget of flops.
+    options: those of `Settings` but share and loss_weights, such as optimizer, checkpoint_dir and resume.
     Raises ValueError for bad arguments, and under torchrun; DivergedError when a loss is not finite.
     """
-    options = dict(dtype="float32", warmup=min(0.1, 20 / positive("steps", steps))) | options
+    options = dict(dtype="float32", warmup=0.1) | without(options, "share", "loss_weights")
+    steps = 300 if steps is None and options.get("flops") is None else steps
     settings = Settings(steps, batch_size, lr, seed, **options)
     if micro_batch is not None:
         micro_batch = positive("micro_batch", micro_batch)

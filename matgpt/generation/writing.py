@@ -80,7 +80,7 @@ def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **opti
     seed: repeats the text; None: another one at each call. `options` and errors are those of `stream`.
     """
     if seed is not None:
-        if "generator" in options:
+        if options.get("generator") is not None:
             raise ValueError(f"seed={seed!r} and a generator: give one of them")
         generator = torch.Generator(model.embedding.token.device)
         options["generator"] = generator.manual_seed(positive("seed", seed, 0))

@@ -89,13 +89,23 @@ def encode(sources, tokenizer, dtype, folder):
         return train.tell() // size, val.tell() // size
 
 
-def read_corpus(name, tokenizer="char", vocab_size=1024):
-    """Return (train_ids, val_ids, tokenizer) of a text that `load_text` reads or a folder of token files."""
-    if as_path(name).is_dir():
+def read_corpus(name, tokenizer=None, vocab_size=None):
+    """Return (train_ids, val_ids, tokenizer) of a text that `load_text` reads or a folder of token files.
+
+    tokenizer: of a text, "char" or "bpe"; None: "char". vocab_size: that bpe learns; None: 1,024.
+    Raises ValueError for an empty text, or where tokenizer or vocab_size would change nothing.
+    """
+    is_folder = as_path(name).is_dir()
+    if is_folder and tokenizer:
+        raise ValueError(f"tokenizer={tokenizer!r}: token files have their own")
+    if vocab_size and tokenizer != "bpe":
+        raise ValueError(f"vocab_size={vocab_size}: only bpe learns so many tokens from a text")
+    if is_folder:
         return load_tokens(name)
-    text = load_text(name)
+    if not (text := load_text(name)):
+        raise ValueError(f"{name} is empty")
     bpe = tokenizer == "bpe"
-    tokenizer = BPETokenizer.train(text, vocab_size) if bpe else CharTokenizer.from_text(text)
+    tokenizer = BPETokenizer.train(text, vocab_size or 1024) if bpe else CharTokenizer.from_text(text)
     return *split(tokenizer.encode(text)), tokenizer
 
 
@@ -105,6 +115,10 @@ def load_tokens(folder):
     Raises ValueError, naming the file, if one is missing, damaged or of another length.
     """
     folder = as_path(folder)
+    if not (folder / "meta.json").exists():
+        raise ValueError(
+            f"{folder} holds no token files: python -m matgpt data {folder} --out OTHER makes them"
+        )
     tokenizer = load_tokenizer(folder)
     with parsed(folder / "meta.json") as meta:
         dtype = dtype_of(tokenizer)

@@ -9,13 +9,15 @@ import signal
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 import torch
 from filelock import FileLock, Timeout
 
-from ..files.atomic import as_path, write
+from ..files.atomic import as_path, parsed, write
+from ..files.checkpoint import read_weights
+from .history import History
 
 FORMAT = 2
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of its bytes
@@ -48,28 +50,36 @@ def uninterrupted():
         handler(*pressed[0])
 
 
-def write_state(folder, state):
-    """Write {"run", "model", "optimizer", "history"} to a folder; returns the path."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getbuffer()
-    path = folder / f"step-{state['history']['done']:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
-    write(path, data)
-    return path
+def model_digest(folder):
+    """Return the SHA-256 of the model that `save` wrote to a folder, or None if there is none."""
+    path = folder / "model.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def ended(folder):
+    """Return the history.json of a run of the command that ended in a folder, with its model; else None."""
+    with suppress(ValueError), parsed(folder / "history.json") as record:
+        history, run = History.from_dict(record), record["run"]
+        finished = history.done >= run["steps"] if run["steps"] else history.spent >= run["flops"]
+        if finished and record["train_wrote"] == model_digest(folder):
+            return record
+    return None
 
 
 class Checkpoint:
     """The states of one run in a folder, as `step-<step>-<digest>.pt`.
 
-    These are the newest two, or the last one of a finished run. A file's name holds the digest of its bytes,
-    so one atomic rename completes both, and damage is noticed. Files of other names are not touched. The
-    folder is locked against other runs until the end of a block `with checkpoint.lock`. Raises ValueError if
-    the folder cannot be written, is in use, or holds a run and `resume` is False.
+    These are the newest two, or the last one of a finished run, in place of which the command leaves model
+    and history.json. A file's name holds the digest of its bytes, so one atomic rename completes both, and
+    damage is noticed. Files of other names are not touched. The folder is locked against other runs until the
+    end of a block `with checkpoint.lock`. Raises ValueError if the folder cannot be written, is in use, or
+    holds a run and `resume` is False.
     """
 
     def __init__(self, model, settings, data):
         told = {name: value for name, value in vars(settings).items() if name not in FREE}
         kind = dict(format=FORMAT, model=type(model).__name__, weights=str(model.embedding.token.dtype))
+        kind["frozen"] = [name for name, p in model.named_parameters() if not p.requires_grad]
         run = {**kind, **asdict(model.config), **told, **data}
         self.run = json.loads(json.dumps(run, default=str))  # what a run must share with the one it resumes
         self.budget = "steps" if settings.flops is None else "flops"
@@ -78,7 +88,7 @@ class Checkpoint:
         name = f"checkpoint_dir={str(settings.checkpoint_dir)!r}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.files() and not settings.resume:
+            if not settings.resume and (self.files() or ended(self.folder)):
                 holds = f"{name} already holds a run"
                 raise ValueError(f"{holds}: resume it, remove its states, or name another folder")
             self.lock = FileLock(self.folder / ".matgpt-lock").acquire(timeout=0)
@@ -101,10 +111,13 @@ class Checkpoint:
 
         finished: only this state stays, from which the run can be extended.
         """
-        started, optimizer = time.monotonic(), [each.state_dict() for each in optimizers]
+        started, buffer = time.monotonic(), io.BytesIO()
+        optimizer = [each.state_dict() for each in optimizers]
         state = {"model": model.state_dict(), "optimizer": optimizer, "history": history.as_dict()}
+        torch.save({"run": self.run, **state}, buffer)
+        data = buffer.getbuffer()
         try:
-            write_state(self.folder, {"run": self.run, **state})
+            write(self.folder / f"step-{history.done:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
         except OSError as error:
             intact = [f"; {path.name} is intact: make room and resume" for path in self.files()][-1:]
             problem = f"the state of step {history.done} could not be written to {self.folder}"
@@ -139,6 +152,10 @@ class Checkpoint:
             return state
         if damaged:
             raise ValueError(f"no state in {self.folder} is intact: {', '.join(p.name for p in damaged)}")
+        if record := ended(self.folder):
+            self._compare(record["run"], record)
+            weights, _ = read_weights(self.folder / "model.safetensors")
+            return {"model": weights, "optimizer": [], "history": record}  # optimizers begin afresh
         return None
 
     def _compare(self, was, history):

@@ -16,7 +16,8 @@ class History:
     Losses are mean cross-entropies in nats per token, by Size (or by a width that names one). `flops` are
     those of the steps until then: forward and backward passes and the optimizer's own. `done` and `spent` are
     the steps and FLOPs until now, `start` how much of the budget was spent before the run was extended.
-    `seconds` is the time spent in steps, evaluation left out; it is not saved, since no two runs agree.
+    `seconds` is the time spent in steps, evaluation left out, and `run` describes a run that leaves states.
+    These two are not saved.
     """
 
     sizes: tuple[Size, ...]
@@ -29,6 +30,7 @@ class History:
     spent: int = 0
     start: float = 0
     seconds: float = field(default=0.0, compare=False)
+    run: dict = field(default=None, compare=False)
 
     def __post_init__(self):
         for name in ("train", "val"):

@@ -53,7 +53,7 @@ class Settings:
     weight_decay: of matrices and embeddings. grad_clip: largest norm of the gradient; 0 does not clip.
     eval_interval: steps between evaluations. None: a tenth of the budget.
     eval_blocks: blocks of training and validation text that each evaluation reads, always the same ones.
-        None: as many as take about a tenth of the run, from 16 to 256.
+        None: as many as take about a tenth of the run, from 16 to 256; so more once a run is extended.
     progress: show a bar, and in a notebook a plot.
     on_evaluation: called with the history after each evaluation.
     checkpoint_dir: folder for the state of the run, written at evaluations, about once a minute between them,
@@ -125,6 +125,14 @@ class Settings:
         return int(10 * now + 1e-6) > int(10 * last + 1e-6)
 
 
+def without(options, *names):
+    """Return options for `Settings`. Raises ValueError for one that the calling function does not take."""
+    for name in names:
+        if name in options:
+            raise ValueError(f"{name}={options[name]!r} cannot be set here")
+    return options
+
+
 def processes():
     """Return (number of this process, number of processes) under torchrun, else (0, 1)."""
     if dist.is_available() and dist.is_initialized():
@@ -178,13 +186,14 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
         elif world > 1:
             for p in model.state_dict().values():
                 dist.broadcast(p, 0)
+        history.run = checkpoint and checkpoint.run
         try:
             while True:
                 due = settings.evaluation_due(history)
                 if due:
                     losses = evaluate()
                     if not np.isfinite([loss for part in losses for loss in part.values()]).all():
-                        raise diverged(history)
+                        raise diverged(model, settings, history)
                     with uninterrupted():
                         history.add(*losses)
                     bar.evaluated(history)
@@ -212,7 +221,7 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
                     sum_gradients(model)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
                 if not torch.stack([norm, *losses]).isfinite().all():
-                    raise diverged(history)
+                    raise diverged(model, settings, history)
                 with uninterrupted(), precision(device, settings.dtype):
                     for optimizer in optimizers:
                         for group in optimizer.param_groups:
@@ -238,7 +247,7 @@ def restore(checkpoint, model, optimizers, world):
     if state is None:
         return None
     model.load_state_dict(state["model"])
-    for optimizer, own in zip(optimizers, state["optimizer"]):  # [] where a command stored the finished run
+    for optimizer, own in zip(optimizers, state["optimizer"]):
         optimizer.load_state_dict(own)
     return History.from_dict(state["history"])
 
@@ -254,8 +263,9 @@ def sum_gradients(model):
         p.grad.copy_(grad.view_as(p))
 
 
-def diverged(history):
-    what = f"the loss is not finite with lr={history.lr:g}; try a smaller one"
+def diverged(model, settings, history):
+    weights = f"weight_decay={settings.weight_decay:g} and {model.embedding.token.dtype} weights"
+    what = f"the loss is not finite with lr={history.lr:g}, {weights}: try smaller numbers, or float32"
     error = DivergedError(f"step {history.done}: {what}")
     error.history = history
     return error

@@ -11,7 +11,8 @@ from ..measure.evaluation import cross_entropy, evaluate_sizes, precision
 from ..measure.shapes import flops_per_token
 from ..model import MatryoshkaGPT
 from ..text.batches import as_ids, batch
-from .loop import Settings, loop, processes
+from .checkpoint import digest
+from .loop import Settings, loop, processes, without
 from .loss import step_losses
 from .optimizer import default_lr
 from .schedule import Schedule
@@ -88,8 +89,8 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     model_or_path: a MatryoshkaGPT, which is not changed; or a folder that `save` or transformers wrote.
     nesting: the dolls, as in `GPTConfig`. train_ids, val_ids: token ids (N,), int.
     lr: peak learning rate. None: a quarter of that of `train`.
-    options: those of `Settings`, such as flops (the teacher and measuring importance count), batch_size (2),
-        eval_blocks (256), seed, progress.
+    options: those of `Settings` but optimizer, weight_decay and loss_weights, such as flops (the teacher and
+        measuring importance count), batch_size (2), eval_blocks (256), seed, progress.
     Raises ValueError for bad arguments, a budget that measuring importance alone exceeds, or a model without
     dolls; DivergedError when a loss is not finite.
     """
@@ -101,9 +102,9 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
         raise ValueError(f"model_or_path is a {type(teacher).__name__}: only a MatryoshkaGPT holds dolls")
     config, (rank, world) = dataclasses.replace(teacher.config, nesting=nesting, dropout=0.0), processes()
     T, V = config.block_size, config.vocab_size
-    fixed = dict(optimizer="adamw", weight_decay=0.0, share=share)
-    lr = default_lr(config) / 4 if lr is None else lr
-    settings = Settings(steps, lr=lr, **{"batch_size": 2, "eval_blocks": 256} | options, **fixed)
+    fixed, lr = dict(optimizer="adamw", weight_decay=0.0), default_lr(config) / 4 if lr is None else lr
+    options = dict(batch_size=2, eval_blocks=256) | without(options, *fixed, "loss_weights")
+    settings = Settings(steps, lr=lr, share=share, **fixed, **options)
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
     importance_flops = 3 * flops_per_token(config) * BATCHES * max(256 // T, 1) * T
     if settings.flops and settings.flops <= importance_flops:
@@ -138,6 +139,8 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     def evaluate():
         return [evaluate_sizes(model, ids, max_blocks=settings.eval_blocks) for ids in (train_ids, val_ids)]
 
+    data = dict(train_ids=digest(train_ids), val_ids=digest(val_ids))
+    data["teacher"] = [p.double().norm().item() for p in trained.values()]
     with teacher.mode(training=False):
-        model.history = loop(model, settings, batch_loss, evaluate, {}, importance_flops)
+        model.history = loop(model, settings, batch_loss, evaluate, data, importance_flops)
     return model.eval()

@@ -108,11 +108,13 @@ def muon_layers(model):
 def make_optimizers(kind, model, lr, weight_decay):
     """Return a list: Muon for the matrices of the blocks and AdamW for the rest, or ("adamw") AdamW for all.
 
-    Matrices and embeddings decay, biases and norms do not. Raises ValueError if all parameters are frozen
-    or on the meta device.
+    Matrices and embeddings decay, biases and norms do not. Raises ValueError if all parameters are frozen,
+    on the meta device or made in inference mode.
     """
-    if next(model.parameters()).is_meta:
-        raise ValueError("the model is on the meta device, without weights to train")
+    weight = next(model.parameters())
+    if weight.is_meta or weight.is_inference():
+        made = "on the meta device" if weight.is_meta else "inside torch.inference_mode()"
+        raise ValueError(f"the model was made {made}, so it has no weights that can be trained")
     layers = muon_layers(model) if kind == "muon" else []
     optimizers = [Muon(layers, lr, weight_decay)] if layers else []
     taken, decaying, others = {layer.weight for layer in layers}, [], []
