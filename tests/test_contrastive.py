@@ -125,8 +125,9 @@ def test_a_run_resumes_where_it_stopped(tmp_path):
 )
 def test_bad_arguments_are_named(name, value):
     model, settings = model_of(MatryoshkaEmbeddingsGPT), dict(steps=1, batch_size=8)
-    with pytest.raises(ValueError, match=f"{name}={value} must be"):
-        train_embeddings(model, PAIRS, TOKENIZER, **settings | {name: value})
-    with pytest.raises(ValueError, match="the tokenizer has 257 tokens"):
-        train_embeddings(model, PAIRS, BPETokenizer([*TOKENIZER.tokens, b" q"]), **settings)
+    other = BPETokenizer([*TOKENIZER.tokens, b" q"])
+    assert_refused(
+        f"{name}={value} must be", train_embeddings, model, PAIRS, TOKENIZER, **settings | {name: value}
+    )
+    assert_refused("the tokenizer has 257 tokens", train_embeddings, model, PAIRS, other, **settings)
     assert_refused("share=0.5 cannot", train_embeddings, model, PAIRS, TOKENIZER, share=0.5)

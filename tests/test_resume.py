@@ -21,6 +21,7 @@ from matgpt.files import atomic
 from matgpt.training import checkpoint
 from matgpt.training.checkpoint import uninterrupted
 
+from .conftest import assert_refused
 from .test_checkpoint import Touch
 
 ROOT = Path(__file__).parent.parent
@@ -120,11 +121,9 @@ def test_a_finished_run_is_extended(budget, tmp_path):
     last = finished.steps[-1]
     assert work("b", more, on_step=press(1))[1].done == last + 2
     assert same(work("b", more), whole)
-    with pytest.raises(ValueError, match="holds another run: (steps|flops) was"):
-        work("b", less)
+    assert_refused("holds another run: (steps|flops) was", work, "b", less)
     work("c", less, on_evaluation=stop(0))
-    with pytest.raises(ValueError, match="holds another run: (steps|flops) was"):
-        work("c", more)  # not finished
+    assert_refused("holds another run: (steps|flops) was", work, "c", more)
 
 
 def test_an_interrupt_comes_after_the_block():
@@ -177,8 +176,7 @@ def test_damaged_states(damage, whole, tmp_path):
     for path in (older, newest):
         path.write_bytes(damage(path.read_bytes()))
     for _ in range(2):  # nor does the second try begin anew
-        with pytest.raises(ValueError, match="intact: step-00000009-.*, step-00000006-"):
-            run(checkpoint_dir=tmp_path, resume=True)
+        assert_refused("intact: step-00000009-.*, step-00000006-", run, checkpoint_dir=tmp_path, resume=True)
     older.write_bytes(intact)
     with pytest.warns(UserWarning, match="step-00000009-.* is damaged"):
         assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
@@ -231,12 +229,9 @@ def with_a_frozen_norm(config):
 def test_another_run_is_refused(change, message, tmp_path):
     run(checkpoint_dir=tmp_path, on_evaluation=stop(0))
     before = [path.read_bytes() for path in states(tmp_path)]
-    with pytest.raises(ValueError, match="holds another run.*" + message):
-        run(checkpoint_dir=tmp_path, resume=True, **change)
-    with pytest.raises(ValueError, match="already holds a run"):
-        run(checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"\.pt/folder' cannot be written"):
-        run(checkpoint_dir=states(tmp_path)[0] / "folder")
+    assert_refused("holds another run.*" + message, run, checkpoint_dir=tmp_path, resume=True, **change)
+    assert_refused("already holds a run", run, checkpoint_dir=tmp_path)
+    assert_refused(r"\.pt/folder' cannot be written", run, checkpoint_dir=states(tmp_path)[0] / "folder")
     assert [path.read_bytes() for path in states(tmp_path)] == before
 
 

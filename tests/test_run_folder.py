@@ -5,11 +5,8 @@ import sys
 
 import pytest
 
-from matgpt import MatryoshkaGPT
-from matgpt.training.checkpoint import Checkpoint
-from matgpt.training.loop import Settings
-
-from .test_resume import CONFIG, STEPS, run, stop
+from .conftest import assert_refused
+from .test_resume import STEPS, run, stop
 
 STATE = "step-00000003-0123456789abcdef.pt"
 NOT_OURS = ("step-3.pt", STATE.replace("f.", "g."), STATE.replace("step", "STEP"), f"{STATE}.tmp", "lock")
@@ -36,21 +33,12 @@ def test_only_names_of_our_own_are_touched(tmp_path):
     assert len(ours) == 2  # the last state, and the folder of such a name
 
 
-def test_states_of_many_steps_are_in_order(tmp_path):
-    for step in (99_999_999, 100_000_000, 5):
-        (tmp_path / f"step-{step:08}-0123456789abcdef.pt").touch()
-    checkpoint = Checkpoint(MatryoshkaGPT(CONFIG), Settings(checkpoint_dir=tmp_path, resume=True), {})
-    steps = [path.name.split("-")[1] for path in checkpoint.files()]
-    assert steps == ["00000005", "99999999", "100000000"]
-
-
 @pytest.mark.slow
 def test_a_second_run_is_refused_and_takes_no_lock_away(tmp_path):
     """As from another thread, or another notebook's cell that still runs."""
 
     def meanwhile(history):
-        with pytest.raises(ValueError, match=f"{tmp_path}.* is in use by another run$"):
-            run(checkpoint_dir=tmp_path, resume=True)
+        assert_refused(f"{tmp_path}.* is in use by another run$", run, checkpoint_dir=tmp_path, resume=True)
         assert not can_lock(tmp_path)
         raise KeyboardInterrupt
 
