@@ -104,12 +104,14 @@ def test_training_finds_answers_at_every_size(variant):
 
 
 def test_a_run_resumes_where_it_stopped(tmp_path):
-    def run(seed=0, **options):
-        model = model_of(MatryoshkaEmbeddingsGPT, seed, dropout=0.1)
+    def run(seed=0, dropout=0.1, **options):
+        model = model_of(MatryoshkaEmbeddingsGPT, seed, dropout=dropout)
         settings = dict(steps=8, batch_size=8, eval_interval=2, progress=False, seed=3)
         return train_embeddings(model, PAIRS, TOKENIZER, **settings | options), model
 
     expected, whole = run()
+    first, without = ([losses[0] for losses in h.val.values()] for h in (expected, run(dropout=0.0)[0]))
+    assert first == without, "evaluations drop nothing"
     assert run(on_evaluation=stop(4), checkpoint_dir=tmp_path)[0].steps == [0, 2, 4]
     history, model = run(seed=9, resume=True, checkpoint_dir=tmp_path)
     assert history == expected

@@ -228,6 +228,7 @@ def test_a_stream_equals_each_text_encoded_whole(kind, small_pieces, tmp_path, m
         assert ids.tolist() == torch.cat(expected).tolist()
     assert (meta["n_train"], meta["n_val"]) == (len(train_ids), len(val_ids))
     assert meta["sources"] == list(map(str, paths)) and f"encoding {paths[1]}" in capsys.readouterr().err
+    assert read_corpus("python-docs", "bpe")[2].vocab_size == 1024
     again = read_corpus(tmp_path / "out")
     assert again[0].tolist() == train_ids.tolist() and again[2] == tokenizer
 
@@ -383,7 +384,7 @@ def test_token_files_that_do_not_fit_are_refused_by_name(prepared):
 
 # ---- the program
 def test_the_program_makes_token_files(prepared, tmp_path, capsys):
-    text, second = str(tmp_path / "text.txt"), tmp_path / "second"
+    text, second = str(tmp_path / "text.txt"), tmp_path / "new" / "second"
     assert "no corpus or file 'none.txt'" in refused(capsys, "data", "none.txt", "--out", second)
     assert "'' is not a path" in refused(capsys, "data", text, "--out", "") and not second.exists()
     main(["data", text, "--tokenizer", "char", "--out", str(second)])
