@@ -378,6 +378,9 @@ def test_token_files_that_do_not_fit_are_refused_by_name(prepared):
     for name in ("train.bin", "tokenizer.json"):
         (prepared / name).unlink()
         assert_refused(f"No such file.*{name}", load_tokens, prepared)
+    assert_refused("tokenizer='char': token files have their own", read_corpus, prepared, "char")
+    (prepared / "meta.json").write_text("")
+    assert_refused("meta.json is empty", read_corpus, prepared / "meta.json")
     (prepared / "meta.json").unlink()
     assert_refused("holds no token files: python -m matgpt data", load_tokens, prepared)
 

@@ -151,10 +151,13 @@ def test_slicing_what_no_step_trained_warns():
     with pytest.warns(UserWarning, match="no step trained Size") as warned:
         model.slice(Size(4, 1, 1))
     assert warned[0].filename == __file__  # the line of the caller
-    anywhere = GPTConfig(11, 8, 16, 2, 2, nesting=matgpt.between(Size(8, 1, 1), Size(16, 2, 2)))
+    nesting = matgpt.between(Size(8, 1, 1), Size(16, 2, 2))
+    anywhere = MatryoshkaGPT(GPTConfig(11, 8, 16, 2, 2, nesting=nesting))
+    with pytest.warns(UserWarning, match="no step trained Size"):
+        anywhere.slice(Size(4, 1, 1))
     with warnings.catch_warnings(action="error"):
         model.slice(8)
-        MatryoshkaGPT(anywhere).slice(Size(8, 2, 1))
+        anywhere.slice(Size(8, 2, 1))
 
 
 def test_output_only_model_has_no_slice():
