@@ -116,6 +116,17 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
 
 
 @pytest.mark.slow
+def test_a_run_that_replaces_another_is_killed_and_resumed(options, out):
+    program(*options)
+    killed = "run.log = lambda args, history: history.steps[-1] == 10 and os._exit(9)"
+    code = f"import os; from matgpt.commands import run; from matgpt.__main__ import main; {killed}; main"
+    command = [sys.executable, "-c", f"{code}({['train', *options, '--force', '--seed', '1']})"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 9
+    program(*options, "--seed", 1, "--resume")
+    assert History.load(out / "history.json").steps == [0, 10, 20] and not [*out.glob("step-*.pt")]
+
+
+@pytest.mark.slow
 def test_resume_does_not_replace_another_model(options, out, capsys):
     program(*options)
     save(MatryoshkaGPT(load(out)[0].config), out, overwrite=True)

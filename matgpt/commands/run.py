@@ -51,8 +51,9 @@ def run_train(args):
     if first:
         print(f"{model.num_params():,} parameters, {len(train_ids):,} training tokens, on {device}")
         print(f"losses in {loss_unit(tokenizer, val_ids)}")
-    replaced = [*states(args.out), *args.out.glob("history.json")]
-    old = [path.rename(f"{path}.old") for path in replaced if first and args.force and not args.resume]
+    begins_anew = first and args.force and not args.resume
+    replaced = [*states(args.out), *args.out.glob("history.json")] if begins_anew else []
+    old = [path.rename(f"{path}.old") for path in replaced]
     try:
         history = train(model, train_ids, val_ids, **given(Settings, args))
     finally:  # a run that did not begin replaces nothing
@@ -78,9 +79,7 @@ def start(args, source):
     args.out, resume = as_path(args.out), getattr(args, "resume", False)
     there = [name for name in WRITTEN if (args.out / name).exists()]
     there += [path.name for path in states(args.out) if not resume]
-    same = read_record(args.out).get("train_wrote", "") == model_digest(args.out)
-    own = resume and (ended(args.out) or states(args.out) and same)
-    if there and not args.force and not own:
+    if there and not args.force and not (resume and is_own(args.out)):
         hint = "the run to resume did not write that" if resume else "train --resume continues a run"
         raise ValueError(f"--out {args.out} already holds {', '.join(there)}: {hint}; --force replaces it")
     args.checkpoint_dir = args.out if args.command == "train" else None
@@ -92,6 +91,12 @@ def start(args, source):
 def states(folder):
     """List the state files of a run."""
     return [path for path in sorted(folder.glob("step-*")) if NAME.fullmatch(path.name)]
+
+
+def is_own(folder):
+    """Say whether the model in a folder is that of the run that can be resumed there, or that it replaces."""
+    wrote = read_record(folder).get("train_wrote", "")
+    return wrote == model_digest(folder) and bool(states(folder) or ended(folder))
 
 
 def log(args, history):
@@ -204,6 +209,7 @@ def read_all(args):
 
 def read_record(folder):
     """Read what a run noted in history.json; {} if there is none."""
-    with suppress(ValueError), parsed(as_path(folder) / "history.json") as record:
-        return dict(record)
+    for name in ("history.json", "history.json.old"):  # the latter where a run that replaces it was killed
+        with suppress(ValueError), parsed(as_path(folder) / name) as record:
+            return dict(record)
     return {}

@@ -140,7 +140,7 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
         return [evaluate_sizes(model, ids, max_blocks=settings.eval_blocks) for ids in (train_ids, val_ids)]
 
     data = dict(train_ids=digest(train_ids), val_ids=digest(val_ids))
-    data["teacher"] = [p.double().norm().item() for p in trained.values()]
+    data["teacher"] = f"of norm {sum(p.double().norm().item() for p in trained.values())}"
     with teacher.mode(training=False):
         model.history = loop(model, settings, batch_loss, evaluate, data, importance_flops)
     return model.eval()
