@@ -101,10 +101,12 @@ class GPTConfig:
         """Width S of one head of the full model."""
         return self.n_embd // self.n_head if self.head_size is None else self.head_size
 
-    @property
+    @functools.cached_property
     def sizes(self):
         """Every doll of the nesting, or a few of a range, smallest first; the last is the full size."""
-        return sizes_of(self)
+        if isinstance(self.nesting, Between):
+            return self.in_order(self.nesting.landmarks(self.full_head_size, self.num_params))
+        return self.in_order(map(self._named, self.nesting or ()))
 
     def draw(self, rng):
         """Draw a Size of the range with a numpy Generator. ValueError unless the nesting is a range."""
@@ -170,11 +172,3 @@ class GPTConfig:
         for f in inner_sizes(size.n_inner, size.n_layer):
             total += 4 * d * a + 2 * d * f + 2 * norm + self.bias * (3 * a + f + 2 * d)
         return total
-
-
-@functools.cache
-def sizes_of(config):
-    """Return `GPTConfig.sizes`, computed once."""
-    if isinstance(config.nesting, Between):
-        return config.in_order(config.nesting.landmarks(config.full_head_size, config.num_params))
-    return config.in_order(map(config._named, config.nesting or ()))

@@ -236,6 +236,17 @@ def test_another_run_is_refused(change, message, tmp_path):
 
 
 @pytest.mark.slow
+def test_another_run_is_replaced_if_asked(tmp_path):
+    run(checkpoint_dir=tmp_path)
+    (old,) = states(tmp_path)
+    state = dict(checkpoint_dir=tmp_path, seed=1)
+    assert_refused("loss_weights", run, overwrite=True, loss_weights=[1], **state)
+    assert states(tmp_path) == [old], "what did not begin replaces nothing"
+    run(overwrite=True, on_evaluation=stop(3), **state)
+    assert old not in states(tmp_path) and same(run(resume=True, **state), run(seed=1))
+
+
+@pytest.mark.slow
 def test_numbers_of_numpy_and_memory_maps_are_the_same_run(whole, tmp_path):
     run(checkpoint_dir=tmp_path, on_evaluation=stop(6), lr=np.float64(0.02), warmup=np.float32(0.125))
     np.save(tmp_path / "ids.npy", IDS.astype(np.uint16))

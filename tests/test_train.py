@@ -84,7 +84,7 @@ def test_every_option_reaches_the_run(options, tmp_path, monkeypatch, capsys):
     (model, *_), taken = run.train.call_args
     given |= dict(loss_weights=[1, 0, 2], resume=True, steps=20, batch_size=4, eval_interval=10)
     given |= dict(checkpoint_dir=Path("runs/text-4-8,1,1,9-8"))
-    assert {*taken} == {*given, "progress", "on_evaluation"} and taken == taken | given
+    assert {*taken} == {*given, "progress", "on_evaluation", "overwrite"} and taken == taken | given
     assert type(model) is matgpt.MatryoshkaEmbeddingsGPT and model.config.dropout == 0.1
     assert 256 < model.config.vocab_size <= 300
 
@@ -112,7 +112,7 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
     program(*options, "--resume", "--steps", 40)
     assert History.load(out / "history.json").steps == [0, 10, 20, 30, 40]
     program(*options, "--force", "--n-head", 2)
-    assert load(out)[0].config.n_head == 2 and not [*out.glob("step-*"), *out.glob("*.old")]
+    assert load(out)[0].config.n_head == 2 and not [*out.glob("step-*")]
 
 
 @pytest.mark.slow

@@ -55,11 +55,11 @@ def measure(args, seed, state):
         options = dict(seed=seed, progress=sys.stderr.isatty(), checkpoint_dir=state / name, resume=True)
         if name == "language model":
             few = dict(eval_interval=args.lm_steps, eval_blocks=16)
-            whole(train(model, *ids, args.lm_steps, **few, **options), args.lm_steps)
+            whole(train(model, *ids, args.lm_steps, **few, **options))
         else:
             model.embedding.token.data *= SPREAD / model.embedding.token.std()
             few = dict(steps=args.steps, batch_size=args.batch_size)
-            whole(train_embeddings(model, pairs, tokenizer, **few, **options), args.steps)
+            whole(train_embeddings(model, pairs, tokenizer, **few, **options))
         both = test.documents, test.queries
         vectors[name] = [embed(model, texts, tokenizer=tokenizer).cpu() for texts in both]
     drawn = torch.randperm(max(args.nesting), generator=torch.Generator().manual_seed(seed))

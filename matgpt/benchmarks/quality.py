@@ -114,8 +114,8 @@ class Bench:
             torch.manual_seed(seed)
             model = MatryoshkaGPT(config).to(DEVICE)
             few = dict(eval_interval=10**9, eval_blocks=1, progress=sys.stderr.isatty())
-            history = train(model, *self.ids, **settings, **few, checkpoint_dir=folder, resume=True)
-            whole(history, settings.get("steps"), settings.get("flops"))
+            state = dict(checkpoint_dir=folder, resume=True)
+            history = whole(train(model, *self.ids, **settings, **few, **state))
             losses = evaluate_sizes(model, self.ids[1], [*config.sizes, *also])
             return {
                 "losses": {str(size): loss for size, loss in losses.items()},

@@ -23,7 +23,7 @@ COMMANDS = {  # name: what it does, what it needs, what it takes
     "benchmark": ("repeat the figures of the README and the log", "name", "options"),
 }
 DEFAULTS = {"train": dict(nesting=[32, 64, 128], corpus="python-docs"), "generate": dict(threads=1)}
-OTHER_NAMES = {"out": "checkpoint_dir", "eval_blocks": "max_blocks", "force": "overwrite"}  # in the API
+OTHER_NAMES = {"out": "checkpoint_dir", "eval_blocks": "max_blocks"}  # in the API
 
 
 def doll(text):
@@ -61,7 +61,7 @@ OPTIONS = {
     "--compile": dict(action="store_true", help="slow at first, faster steps on a GPU"),
     "--size": dict(type=doll, help="a doll: width, or width,heads,layers[,inner] (generate: the full one)"),
     "--out": dict(help="folder to write (default: runs/NAME-NESTING)"),
-    "--force": dict(action="store_true", help="replace what --out holds"),
+    "--force": dict(action="store_true", dest="overwrite", help="replace what --out holds"),
     "--gpt2": dict(action="store_true", help="write a GPT-2 of transformers"),
     "--steps": dict(type=int, help="the budget in steps (default: 2000)"),
     "--flops": dict(type=float, help="the budget in FLOPs instead, the optimizer's included"),

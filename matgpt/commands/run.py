@@ -51,15 +51,7 @@ def run_train(args):
     if first:
         print(f"{model.num_params():,} parameters, {len(train_ids):,} training tokens, on {device}")
         print(f"losses in {loss_unit(tokenizer, val_ids)}")
-    begins_anew = first and args.force and not args.resume
-    replaced = [*states(args.out), *args.out.glob("history.json")] if begins_anew else []
-    old = [path.rename(f"{path}.old") for path in replaced]
-    try:
-        history = train(model, train_ids, val_ids, **given(Settings, args))
-    finally:  # a run that did not begin replaces nothing
-        began = bool(states(args.out))
-        for path in old:
-            path.unlink() if began else path.rename(path.with_suffix(""))
+    history = train(model, train_ids, val_ids, **given(Settings, args))
     if first:
         finish(args, model, tokenizer, history, val_ids)
 
@@ -79,7 +71,7 @@ def start(args, source):
     args.out, resume = as_path(args.out), getattr(args, "resume", False)
     there = [name for name in WRITTEN if (args.out / name).exists()]
     there += [path.name for path in states(args.out) if not resume]
-    if there and not args.force and not (resume and is_own(args.out)):
+    if there and not args.overwrite and not (resume and is_own(args.out)):
         hint = "the run to resume did not write that" if resume else "train --resume continues a run"
         raise ValueError(f"--out {args.out} already holds {', '.join(there)}: {hint}; --force replaces it")
     args.checkpoint_dir = args.out if args.command == "train" else None
@@ -113,11 +105,10 @@ def finish(args, model, tokenizer, history, val_ids):
         save(model, args.out, tokenizer, overwrite=True)
         wrote = {"corpus": args.corpus, "run": history.run, f"{args.command}_wrote": model_digest(args.out)}
         write_file(args.out / "history.json", json.dumps(history.as_dict() | wrote, indent=1).encode())
-        finished = history.done >= args.steps if args.steps else history.spent >= args.flops
-        for path in states(args.out) if finished and args.command == "train" else ():
+        for path in states(args.out) if history.finished and args.command == "train" else ():
             path.unlink()  # model and history are all that extending the run needs
     plot.losses(history).savefig(args.out / "losses.png", dpi=120)
-    if not finished:
+    if not history.finished:
         resume = "; --resume continues" if args.command == "train" else ""
         print(f"interrupted: saved in {args.out}{resume}")
         return
@@ -143,7 +134,7 @@ def run_generate(args):
 def run_slice(args):
     model, tokenizer = load(args.folder)
     doll, write_doll = model.slice(args.size), export_gpt2 if args.gpt2 else save
-    write_doll(doll, args.out, tokenizer=tokenizer, overwrite=args.force)
+    write_doll(doll, args.out, tokenizer=tokenizer, overwrite=args.overwrite)
     print(f"the doll {doll.config.full} with {doll.num_params():,} parameters: saved in {args.out}")
 
 
@@ -209,7 +200,6 @@ def read_all(args):
 
 def read_record(folder):
     """Read what a run noted in history.json; {} if there is none."""
-    for name in ("history.json", "history.json.old"):  # the latter where a run that replaces it was killed
-        with suppress(ValueError), parsed(as_path(folder) / name) as record:
-            return dict(record)
+    with suppress(ValueError), parsed(as_path(folder) / "history.json") as record:
+        return dict(record)
     return {}

@@ -22,7 +22,14 @@ from .history import History
 FORMAT = 2
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of its bytes
 TEMPORARY = re.compile(NAME.pattern + r"\.matgpt-\d+\.tmp")  # left by a process that was killed
-FREE = ("progress", "on_evaluation", "checkpoint_dir", "resume", "threads")  # may differ when a run resumes
+FREE = (
+    "progress",
+    "on_evaluation",
+    "checkpoint_dir",
+    "resume",
+    "overwrite",
+    "threads",
+)  # may differ when a run resumes
 
 
 def digest(ids):
@@ -59,9 +66,11 @@ def model_digest(folder):
 def ended(folder):
     """Return the history.json of a run of the command that ended in a folder, with its model; else None."""
     with suppress(ValueError), parsed(folder / "history.json") as record:
-        history, run = History.from_dict(record), record["run"]
-        finished = history.done >= run["steps"] if run["steps"] else history.spent >= run["flops"]
-        if finished and record["train_wrote"] == model_digest(folder):
+        if (
+            History.from_dict(record).finished
+            and record["run"]
+            and record["train_wrote"] == model_digest(folder)
+        ):
             return record
     return None
 
@@ -84,11 +93,11 @@ class Checkpoint:
         self.run = json.loads(json.dumps(run, default=str))  # what a run must share with the one it resumes
         self.budget = "steps" if settings.flops is None else "flops"
         self.folder = as_path(settings.checkpoint_dir)
-        self.saved, self.cost = time.monotonic(), 0.0
+        self.saved, self.cost, self.states = time.monotonic(), 0.0, []  # the states of this run, newest last
         name = f"checkpoint_dir={str(settings.checkpoint_dir)!r}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not settings.resume and (self.files() or ended(self.folder)):
+            if not (settings.resume or settings.overwrite) and (self.files() or ended(self.folder)):
                 holds = f"{name} already holds a run"
                 raise ValueError(f"{holds}: resume it, remove its states, or name another folder")
             self.lock = FileLock(self.folder / ".matgpt-lock").acquire(timeout=0)
@@ -106,24 +115,26 @@ class Checkpoint:
         """Say whether a minute of work could be lost, and saving costs less than a hundredth of the time."""
         return time.monotonic() - self.saved > max(60, 100 * self.cost)
 
-    def save(self, model, optimizers, history, finished=False):
-        """Write the state. OSError, with the last state intact, if there is no room.
+    def save(self, model, optimizers, history):
+        """Write the state, and remove others: a finished run keeps its last one, from which it is extended.
 
-        finished: only this state stays, from which the run can be extended.
+        Raises OSError, with the last state intact, if there is no room.
         """
         started, buffer = time.monotonic(), io.BytesIO()
         optimizer = [each.state_dict() for each in optimizers]
         state = {"model": model.state_dict(), "optimizer": optimizer, "history": history.as_dict()}
         torch.save({"run": self.run, **state}, buffer)
         data = buffer.getbuffer()
+        path = self.folder / f"step-{history.done:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
         try:
-            write(self.folder / f"step-{history.done:08}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
+            write(path, data)
         except OSError as error:
             intact = [f"; {path.name} is intact: make room and resume" for path in self.files()][-1:]
             problem = f"the state of step {history.done} could not be written to {self.folder}"
             raise OSError(error.errno, f"{error.strerror}: {problem}{''.join(intact)}") from None
-        for path in self.files()[: -1 if finished else -2] + self.files(TEMPORARY):
-            path.unlink()
+        self.states = [path] if history.finished else [*self.states[-1:], path]
+        for old in {*self.files(), *self.files(TEMPORARY)} - {*self.states}:
+            old.unlink()
         self.saved = time.monotonic()
         self.cost = self.saved - started
 
@@ -147,8 +158,9 @@ class Checkpoint:
                 damaged.append(path)
                 continue
             self._compare(was, history)
-            for path in damaged:
-                path.rename(f"{path}.damaged")
+            for each in damaged:
+                each.rename(f"{each}.damaged")
+            self.states = [path]
             return state
         if damaged:
             raise ValueError(f"no state in {self.folder} is intact: {', '.join(p.name for p in damaged)}")

@@ -8,6 +8,8 @@ from ..files.atomic import as_path, parsed, write
 from ..measure.evaluation import BySize
 from ..sizes import Size
 
+NUMBERS = "lr", "done", "spent", "start", "finished"
+
 
 @dataclass
 class History:
@@ -15,9 +17,9 @@ class History:
 
     Losses are mean cross-entropies in nats per token, by Size (or by a width that names one). `flops` are
     those of the steps until then: forward and backward passes and the optimizer's own. `done` and `spent` are
-    the steps and FLOPs until now, `start` how much of the budget was spent before the run was extended.
-    `seconds` is the time spent in steps, evaluation left out, and `run` describes a run that leaves states.
-    These two are not saved.
+    the steps and FLOPs until now, `start` how much of the budget was spent before the run was extended, and
+    `finished` says whether all of it is. `seconds` is the time spent in steps, evaluation left out, and `run`
+    describes a run that leaves states. These two are not saved.
     """
 
     sizes: tuple[Size, ...]
@@ -29,6 +31,7 @@ class History:
     done: int = 0
     spent: int = 0
     start: float = 0
+    finished: bool = False
     seconds: float = field(default=0.0, compare=False)
     run: dict = field(default=None, compare=False)
 
@@ -61,7 +64,7 @@ class History:
 
     def as_dict(self):
         """Return plain lists and numbers; a size is the text that `Size.parse` reads."""
-        record = {name: getattr(self, name) for name in ("lr", "steps", "flops", "done", "spent", "start")}
+        record = {name: getattr(self, name) for name in ("steps", "flops", *NUMBERS)}
         for name in ("train", "val"):
             record[name] = {str(size): losses for size, losses in getattr(self, name).items()}
         return {"sizes": [str(size) for size in self.sizes], **record}
@@ -75,8 +78,7 @@ class History:
         for column in (steps, flops, *train.values(), *val.values()):
             if len(column) != len(steps) or not all(isinstance(x, (int, float)) for x in column):
                 raise ValueError("its lists must hold as many numbers as there are steps")
-        numbers = (record[name] for name in ("lr", "done", "spent", "start"))
-        return cls(sizes, steps, flops, train, val, *numbers)
+        return cls(sizes, steps, flops, train, val, *(record[name] for name in NUMBERS))
 
     def save(self, path):
         """Write the history to `path` as JSON."""

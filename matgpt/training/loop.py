@@ -61,6 +61,7 @@ class Settings:
     resume: continue from the newest state in checkpoint_dir, if there is one; the run ends as if it had never
         stopped. A finished run that is given more steps or FLOPs is extended: the rate rises again over the
         share `warmup` of what was added, and falls to zero.
+    overwrite: begin anew where checkpoint_dir holds another run, which stays until the first state is written.
     threads: of the CPU. None: one for models under 256 wide, as many as PyTorch uses for others.
     """
 
@@ -82,6 +83,7 @@ class Settings:
     on_evaluation: Callable | None = None
     checkpoint_dir: str | Path | None = None
     resume: bool = False
+    overwrite: bool = False
     threads: int | None = None
 
     def __post_init__(self):
@@ -200,9 +202,10 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
                     if settings.on_evaluation and rank == 0:
                         settings.on_evaluation(history)
                 progress = settings.progress_of(history.done, history.spent, history.start)
+                history.finished = progress == 1
                 if checkpoint and (due or checkpoint.due()):
-                    checkpoint.save(model, optimizers, history, finished=progress == 1)
-                if progress == 1:
+                    checkpoint.save(model, optimizers, history)
+                if history.finished:
                     break
                 started = time.monotonic()
                 # everything random in a step follows from the seed and the step alone
@@ -282,7 +285,7 @@ def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0,
 
     train_ids, val_ids: token ids (N,), int. All other arguments, and their defaults, are those of `Settings`:
     flops, share, loss_weights, optimizer, dtype, warmup, weight_decay, grad_clip, eval_interval, eval_blocks,
-    progress, on_evaluation, checkpoint_dir, resume, threads.
+    progress, on_evaluation, checkpoint_dir, resume, overwrite, threads.
     Raises ValueError for bad arguments before any work (also for a checkpoint_dir that holds another run),
     DivergedError when a loss is not finite, OSError when there is no room for the state.
     """
