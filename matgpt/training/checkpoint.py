@@ -22,14 +22,8 @@ from .history import History
 FORMAT = 2
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of its bytes
 TEMPORARY = re.compile(NAME.pattern + r"\.matgpt-\d+\.tmp")  # left by a process that was killed
-FREE = (
-    "progress",
-    "on_evaluation",
-    "checkpoint_dir",
-    "resume",
-    "overwrite",
-    "threads",
-)  # may differ when a run resumes
+# settings that may differ when a run resumes
+FREE = ("progress", "on_evaluation", "checkpoint_dir", "resume", "overwrite", "threads")
 
 
 def digest(ids):
@@ -66,11 +60,8 @@ def model_digest(folder):
 def ended(folder):
     """Return the history.json of a run of the command that ended in a folder, with its model; else None."""
     with suppress(ValueError), parsed(folder / "history.json") as record:
-        if (
-            History.from_dict(record).finished
-            and record["run"]
-            and record["train_wrote"] == model_digest(folder)
-        ):
+        finished = History.from_dict(record).finished
+        if finished and record["train_wrote"] == model_digest(folder):
             return record
     return None
 

@@ -61,7 +61,7 @@ class Settings:
     resume: continue from the newest state in checkpoint_dir, if there is one; the run ends as if it had never
         stopped. A finished run that is given more steps or FLOPs is extended: the rate rises again over the
         share `warmup` of what was added, and falls to zero.
-    overwrite: begin anew where checkpoint_dir holds another run, which stays until the first state is written.
+    overwrite: begin anew where checkpoint_dir holds another run; its states stay until the first new one.
     threads: of the CPU. None: one for models under 256 wide, as many as PyTorch uses for others.
     """
 
