@@ -228,6 +228,6 @@ def test_history(tmp_path):
     history.save(tmp_path / "history.json")
     loaded = matgpt.History.load(tmp_path / "history.json")
     assert loaded.val[CONFIG.sizes[1]] == [2 / 3 + 1] and loaded == history
-    for steps in ([0, 10], 5):  # more than there are losses, and no list
+    for steps in ([0, 10], [2.5], 5):  # more than there are losses, half a step, and no list
         (tmp_path / "other.json").write_text(json.dumps(history.as_dict() | {"steps": steps}))
         assert_refused("other.json", matgpt.History.load, tmp_path / "other.json")

@@ -390,6 +390,8 @@ def test_the_program_makes_token_files(prepared, tmp_path, capsys):
     text, second = str(tmp_path / "text.txt"), tmp_path / "new" / "second"
     assert "no corpus or file 'none.txt'" in refused(capsys, "data", "none.txt", "--out", second)
     assert "'' is not a path" in refused(capsys, "data", text, "--out", "") and not second.exists()
-    main(["data", text, "--tokenizer", "char", "--out", str(second)])
+    char = "data", text, "--tokenizer", "char", "--out", second
+    assert "--vocab=99: only bpe" in refused(capsys, *char, "--vocab", 99) and not second.exists()
+    main([*map(str, char)])
     assert "second: a vocabulary of 10, 1,890 tokens for training and 210 for" in capsys.readouterr().out
     assert (second / "train.bin").read_bytes() == (prepared / "train.bin").read_bytes()

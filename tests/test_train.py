@@ -162,6 +162,7 @@ def test_files_of_the_user_stay(name, resume, options, out, capsys):
         (["--lr", "1e30"], "--lr=1e+30"),
         (["--corpus", "."], "holds no token files"),
         (["--vocab", "300"], "--vocab=300: only bpe"),
+        (["--tokenizer", "bpe", "--vocab", "0"], "--vocab=0"),
         (["--device", "mps"], "--device mps: PyTorch has no such device on this machine\n"),
         (["--device", "meta"], "--device meta: PyTorch has no such device on this machine\n"),
         (["--threads", "x"], "x: allowed are 1 to 1024"),
@@ -219,6 +220,7 @@ def test_a_doll_is_sliced_out(tmp_path, capsys):
         assert "pass --force" in refused(capsys, *arguments, 8)
         main(["generate", str(tmp_path / name), "--tokens", "5", "--prompt", "a"])
         assert re.fullmatch("a[a-e]{5}\n", capsys.readouterr().out)
+        assert "without --draft-size" in refused(capsys, "generate", tmp_path / name, "--draft-tokens", 2)
     error = refused(capsys, *arguments, 3)
     assert error.endswith("--size=3 names no doll: the nesting is 4,2,2,16, 8,2,2,32\n")
     main([*arguments, "4,1,1", "--force"])

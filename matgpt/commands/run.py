@@ -124,6 +124,8 @@ def run_generate(args):
     model, tokenizer = read_model(args.folder)
     if args.prompt is None:  # a newline, or the first character of a text that has none
         args.prompt = "\n" if "\n" in getattr(tokenizer, "characters", "\n") else tokenizer.characters[0]
+    if args.draft_tokens and not args.draft_size:
+        raise ValueError("--draft-tokens proposes nothing without --draft-size, the doll that drafts")
     pieces = stream(model, tokenizer, args.prompt, **given(model.generate, args))
     print(args.prompt, end="", flush=True)
     for piece in pieces:
@@ -149,6 +151,8 @@ def run_eval(args):
 
 
 def run_data(args):
+    if args.tokenizer == "char" and args.vocab_size is not None:
+        raise ValueError(f"--vocab={args.vocab_size}: only bpe learns so many tokens from a text")
     meta = prepare(**given(prepare, args))
     counts = f"{meta['n_train']:,} tokens for training and {meta['n_val']:,} for validation"
     print(f"{args.out}: a vocabulary of {meta['vocab_size']:,}, {counts}")

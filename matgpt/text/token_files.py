@@ -98,14 +98,15 @@ def read_corpus(name, tokenizer=None, vocab_size=None):
     is_folder = as_path(name).is_dir()
     if is_folder and tokenizer:
         raise ValueError(f"tokenizer={tokenizer!r}: token files have their own")
-    if vocab_size and tokenizer != "bpe":
+    if vocab_size is not None and tokenizer != "bpe":
         raise ValueError(f"vocab_size={vocab_size}: only bpe learns so many tokens from a text")
     if is_folder:
         return load_tokens(name)
     if not (text := load_text(name)):
         raise ValueError(f"{name} is empty")
     bpe = tokenizer == "bpe"
-    tokenizer = BPETokenizer.train(text, vocab_size or 1024) if bpe else CharTokenizer.from_text(text)
+    size = 1024 if vocab_size is None else vocab_size
+    tokenizer = BPETokenizer.train(text, size) if bpe else CharTokenizer.from_text(text)
     return *split(tokenizer.encode(text)), tokenizer
 
 

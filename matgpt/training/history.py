@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from .. import plot
 from ..files.atomic import as_path, parsed, write
 from ..measure.evaluation import BySize
-from ..sizes import Size
+from ..sizes import Size, positive
 
 NUMBERS = "lr", "done", "spent", "start", "finished"
 
@@ -78,6 +78,8 @@ class History:
         for column in (steps, flops, *train.values(), *val.values()):
             if len(column) != len(steps) or not all(isinstance(x, (int, float)) for x in column):
                 raise ValueError("its lists must hold as many numbers as there are steps")
+        for step in (*steps, record["done"]):
+            positive("a step", step, 0)
         return cls(sizes, steps, flops, train, val, *(record[name] for name in NUMBERS))
 
     def save(self, path):
