@@ -101,7 +101,8 @@ class GPTConfig:
         """Width S of one head of the full model."""
         return self.n_embd // self.n_head if self.head_size is None else self.head_size
 
-    @functools.cached_property
+    @property
+    @functools.cache  # noqa: B019, since configurations are few and small
     def sizes(self):
         """Every doll of the nesting, or a few of a range, smallest first; the last is the full size."""
         if isinstance(self.nesting, Between):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import pickle
+import signal
 from unittest.mock import Mock
 
 import pytest
@@ -129,6 +131,18 @@ def test_files_of_two_models_are_not_mixed(name, tmp_path):
     assert_refused("is not the file that was saved with model.safetensors", load, tmp_path / "a")
 
 
+def test_ctrl_c_between_two_files_waits_for_the_second(tmp_path, monkeypatch):
+    new, replace = dataclasses.replace(CONFIG, n_layer=4, n_inner=8, nesting=None), os.replace
+    save(MatryoshkaGPT(CONFIG), tmp_path)
+    pressed = lambda *paths: signal.raise_signal(signal.SIGINT) or replace(*paths)  # noqa: E731
+    monkeypatch.setattr(atomic.os, "replace", pressed)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        save(MatryoshkaGPT(new), tmp_path, overwrite=True)
+    signal.signal(signal.SIGINT, handler)
+    assert load(tmp_path)[0].config == new
+
+
 def test_nothing_is_replaced_without_permission(tmp_path):
     model, other = MatryoshkaGPT(CONFIG), MatryoshkaEmbeddingsGPT(CONFIG)
     mine = "config.json.tmp", "notes.txt", "vocab.json", "step-00000001-0123456789abcdef.pt"
@@ -144,6 +158,9 @@ def test_nothing_is_replaced_without_permission(tmp_path):
     assert_refused("notes.txt is a file: name a folder", export_gpt2, model, tmp_path / "notes.txt")
     assert_refused("config.json: .*matgpt.load", import_gpt2, tmp_path)
     assert contents(tmp_path) == before
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.json").symlink_to(tmp_path / "nowhere")
+    assert_refused("already holds config.json", save, model, tmp_path / "new")
     save(model, tmp_path)  # the same content may be written again
     save(other, tmp_path, overwrite=True)
     loaded, tokenizer = load(tmp_path)
@@ -228,6 +245,7 @@ def test_history(tmp_path):
     history.save(tmp_path / "history.json")
     loaded = matgpt.History.load(tmp_path / "history.json")
     assert loaded.val[CONFIG.sizes[1]] == [2 / 3 + 1] and loaded == history
-    for steps in ([0, 10], [2.5], 5):  # more than there are losses, half a step, and no list
-        (tmp_path / "other.json").write_text(json.dumps(history.as_dict() | {"steps": steps}))
+    more, half, text, no_list = ({"steps": steps} for steps in ([0, 10], [2.5], ["10"], 5))
+    for wrong in (more, half, text, no_list, {"spent": "3"}, {"done": 0.5}):
+        (tmp_path / "other.json").write_text(json.dumps(history.as_dict() | wrong))
         assert_refused("other.json", matgpt.History.load, tmp_path / "other.json")

@@ -174,7 +174,7 @@ def test_the_last_tenth_is_validation_and_tensors_and_arrays_are_cut_without_cop
 
 def test_ids_that_cannot_be_split_are_named():
     assert_refused("1 tokens is too short", split, [1])
-    assert_refused(r"ids has shape \(0,\) .* must be one row of at least 1 whole numbers", split, [])
+    assert_refused("ids is empty: it must be one row of at least 1 whole numbers", split, [])
     assert_refused(r"ids has shape \(2, 3\)", split, torch.zeros(2, 3).long())
     assert_refused("ids has .* dtype float64", split, [0.5, 1.7])
     assert_refused("ids has .* dtype bool", split, [True] * 30)
@@ -380,7 +380,7 @@ def test_token_files_that_do_not_fit_are_refused_by_name(prepared):
         assert_refused(f"No such file.*{name}", load_tokens, prepared)
     assert_refused("tokenizer='char': token files have their own", read_corpus, prepared, "char")
     (prepared / "meta.json").write_text("")
-    assert_refused("meta.json is empty", read_corpus, prepared / "meta.json")
+    assert_refused("meta.json holds no text", read_corpus, prepared / "meta.json")
     (prepared / "meta.json").unlink()
     assert_refused("holds no token files: python -m matgpt data", load_tokens, prepared)
 

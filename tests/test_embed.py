@@ -67,8 +67,8 @@ def test_bad_texts_are_named(model):
 
     for texts in ([], None, 5, torch.tensor(3)):
         refused("ids_or_texts=.* must be a text", texts)
-    refused("text 1", ["a", ""])
-    refused("text 0 has shape", [[]])
+    refused("text 1 is empty", ["a", ""])
+    refused("text 0 is empty", [[]])
     refused("text 0 has shape", torch.zeros(2, 2, 2).long())
     refused("text 0 has .* dtype float64", [[0.5]])
     refused("text 0 has .* dtype object", [None])

@@ -1,5 +1,6 @@
 """A trained GPT-2 becomes nested: what matters goes to the front, and the dolls learn from the whole."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -120,6 +121,15 @@ def test_teacher_and_dolls_multiply_in_bfloat16_where_that_is_asked_for(plain, m
         matgpt.nest(plain, NESTING, IDS, IDS, 2, dtype="bfloat16", **QUICK)
     half, whole = {torch.bfloat16}, {torch.float32}
     assert seen == {"importance": whole, "evaluated": whole, "teacher": half, "learning": half}
+
+
+def test_the_teacher_has_no_dropout_whatever_on_evaluation_leaves(plain):
+    teacher = MatryoshkaGPT(dataclasses.replace(plain.config, dropout=0.5)).eval()
+    runs = [
+        matgpt.nest(teacher, NESTING, IDS, IDS, 4, eval_interval=1, on_evaluation=leave, **QUICK).history
+        for leave in (None, lambda history: teacher.train())
+    ]
+    assert runs[0] == runs[1] and not teacher.training
 
 
 def test_errors_name_what_is_wrong(plain):

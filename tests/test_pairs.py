@@ -42,7 +42,7 @@ def folder(tmp_path):
     files["b/inner.py"] = FILE.replace("Read the file", "Open the file").replace("x", "z")
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).write_bytes(text.encode("latin-1"))
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" * (name == "a.py") + text.encode("latin-1"))
     return tmp_path
 
 

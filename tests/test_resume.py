@@ -18,8 +18,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from matgpt import DivergedError, GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, between, train
 from matgpt.files import atomic
+from matgpt.files.atomic import uninterrupted
 from matgpt.training import checkpoint
-from matgpt.training.checkpoint import uninterrupted
 
 from .conftest import assert_refused
 from .test_checkpoint import Touch

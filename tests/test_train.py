@@ -53,7 +53,7 @@ def options(tmp_path, out):
 
 
 @pytest.mark.slow
-def test_a_run(options, out, capsys):
+def test_a_run(options, out, tmp_path, capsys):
     program(*options)
     *_, first, middle, last, smallest, _, largest, end = capsys.readouterr().out.splitlines()
     losses = "".join(rf"  {size}: \d\.\d{{4}} \(\d\.\d{{4}}\)" for size in ("4,1,2", "8,1,1,9", "8,1,2"))
@@ -70,16 +70,22 @@ def test_a_run(options, out, capsys):
     unit, *rows = capsys.readouterr().out.splitlines()
     assert "nats per token" in unit and [row.split()[0] for row in rows] == ["4,1,2", "8,1,1,9", "8,1,2"]
     assert f"loss {history.val[4][-1]:.3f}" in rows[0]
+    (tmp_path / "text").write_text(TEXT[::-1])
+    main(["eval", str(out)])
+    assert "is not any more the text" in capsys.readouterr().err
 
 
 def test_every_option_reaches_the_run(options, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "train", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(matgpt.MatryoshkaEmbeddingsGPT, "compile", compiled := Mock())
     given = dict(lr=1e-3, share=0.1, seed=3, optimizer="adamw", dtype="bfloat16", threads=1, eval_blocks=5)
     more = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     more += ["--variant=embeddings", "--dropout=0.1", "--tokenizer=bpe", "--vocab=300", "--resume"]
-    with pytest.raises(SystemExit, match="interrupted"):
-        program(*options[:-2], *more, "--loss-weights", 1, 0, 2)
+    with torch._dynamo.config.patch(recompile_limit=8):
+        with pytest.raises(SystemExit, match="interrupted"):
+            program(*options[:-2], *more, "--compile", "--loss-weights", 1, 0, 2)
+        assert compiled.called and torch._dynamo.config.recompile_limit == 3 * 8, "a graph for each doll"
     assert "bits per byte" in capsys.readouterr().out
     (model, *_), taken = run.train.call_args
     given |= dict(loss_weights=[1, 0, 2], resume=True, steps=20, batch_size=4, eval_interval=10)
@@ -95,6 +101,10 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
         context.setattr(run, "log", Mock(side_effect=KeyboardInterrupt))
         program(*options)
     assert "interrupted: saved in" in capsys.readouterr().out and History.load(out / "history.json").done == 0
+    own = load(out)
+    save(MatryoshkaGPT(own[0].config), out, overwrite=True)
+    assert "did not write" in refused(capsys, "train", *options, "--resume")
+    save(own[0], out, overwrite=True)
     program(*options, "--resume")  # the model that an interrupted run left is its own to replace
     before = contents(out)
     for more in ([], ["--force", "--loss-weights", 1]):  # forced or not, what begins nothing replaces nothing
@@ -159,6 +169,7 @@ def test_files_of_the_user_stay(name, resume, options, out, capsys):
         (["--steps", "0"], "--steps=0 must"),
         (["--nesting", "4,3"], "argument --nesting: '4,3' must be width,heads,layers"),
         (["--nesting", "8,3,1"], "8,3,1,32 does not fit"),
+        (["--nesting", "8,3,2,9/8"], "8,3,2,9/8 does not fit"),
         (["--lr", "1e30"], "--lr=1e+30"),
         (["--corpus", "."], "holds no token files"),
         (["--vocab", "300"], "--vocab=300: only bpe"),
@@ -169,6 +180,7 @@ def test_files_of_the_user_stay(name, resume, options, out, capsys):
         (["--tokenizer", "bpe", "--vocab", "3"], "--vocab=3"),
         (["--block-size", "999999"], "--block-size=999999"),
         (["--out", "/dev/null/x"], "--out='/dev/null/x'"),
+        (["--out", ""], "'' is not a path"),
     ],
 )
 def test_bad_option_is_one_line(bad, message, options, capsys):

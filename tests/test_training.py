@@ -1,5 +1,6 @@
 """The Matryoshka loss, what a step trains and costs, and the loop that lowers the loss."""
 
+import dataclasses
 import math
 import pickle
 import weakref
@@ -21,7 +22,7 @@ from matgpt.nested import NestedLinear
 from matgpt.training import loop, nesting
 from matgpt.training.cost import step_flops, training_flops
 from matgpt.training.loss import matryoshka_loss, step_losses
-from matgpt.training.optimizer import learning_rate
+from matgpt.training.optimizer import learning_rate, make_optimizers
 from matgpt.training.schedule import Schedule
 
 from .conftest import assert_refused
@@ -38,7 +39,7 @@ RANGE = between(Size(4, 1, 1), Size(16, 2, 2), 4)
 
 def make(variant=MatryoshkaGPT, seed=0, **changes):
     torch.manual_seed(seed)
-    return variant(GPTConfig(**{**vars(CONFIG), **changes}))
+    return variant(dataclasses.replace(CONFIG, **changes))
 
 
 def run(model, **settings):
@@ -213,11 +214,14 @@ def test_the_smaller_dolls_get_their_share_of_the_flops(kind, nesting, share):
 
 
 def test_the_constants_that_figures_decided():
-    """LOG.md: the shares of the smaller dolls."""
+    """LOG.md: the shares of the smaller dolls, rates, momenta and what measures importance."""
     nested, depths = make(nesting=WIDTHS), make(nesting=DEPTHS, n_layer=3)
     readouts = make(MatryoshkaEmbeddingsGPT, nesting=WIDTHS)
     assert [Schedule(model).share for model in (nested, depths, readouts)] == [0.2, 0.02, 0.02]
-    assert nesting.SHARE == 0.5
+    assert (nesting.SHARE, nesting.BATCHES) == (0.5, 16)
+    assert (loop.Settings.warmup, loop.Settings.weight_decay) == (0.05, 0.1)
+    assert make_optimizers("adamw", nested, 1.0, 0.1)[0].defaults["betas"] == (0.9, 0.99)
+    assert matgpt.nest(nested, (4,), TEXT, VAL, 1, progress=False).history.lr == 1.024 / 16 / 4
 
 
 @pytest.fixture
@@ -509,7 +513,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(model):
         if history.steps[-1] == 10:
             model.norm.weight.data[0] = math.nan
 
-    with pytest.raises(DivergedError, match="step 10: .*not finite.*lr=0.01") as error:
+    message = "step 10: .*not finite.*lr=0.01, weight_decay=0.1 and torch.float32"
+    with pytest.raises(DivergedError, match=message) as error:
         run(model, eval_interval=5, on_evaluation=on_evaluation)
     assert error.value.history.steps == [0, 5, 10]
     assert_equal_lengths(error.value.history)

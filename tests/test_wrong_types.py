@@ -9,6 +9,7 @@ import torch
 import matgpt
 from matgpt import BPETokenizer, CharTokenizer, GPTConfig, MatryoshkaGPT, Size
 from matgpt.embeddings.pairs import Pairs
+from matgpt.training.loop import Settings
 
 from .conftest import assert_refused
 
@@ -16,6 +17,7 @@ IDS = list(range(97, 107)) * 6
 MODEL = MatryoshkaGPT(GPTConfig(256, 8, 8, 2, 1, nesting=(4,)))
 LETTERS = list("abcd")
 PAIRS = Pairs([f"q {a}" for a in LETTERS], [f"doc {a}" for a in LETTERS], LETTERS, LETTERS)
+ONE = Pairs(*([column[0]] * 2 for column in vars(PAIRS).values()))
 BPE = BPETokenizer([bytes([b]) for b in range(256)])
 POINTS = matgpt.frontier(MODEL, IDS)
 
@@ -39,12 +41,16 @@ WRONG = [("5 is not a path", call) for call in PATHS] + [
     ("sizes=4 must be several", lambda: matgpt.frontier(MODEL, IDS, 4)),
     ("max_params='9' must be a number", lambda: matgpt.best_size(POINTS, max_params="9")),
     ("model=.* must be a model, not a list", lambda: matgpt.train(IDS, MODEL, IDS)),
-    ("1, the pairs to learn from", lambda: matgpt.train_embeddings(MODEL, (["a", "b"], ["c", "d"]), BPE, 1)),
+    ("pairs to learn from, 0", lambda: matgpt.train_embeddings(MODEL, (["a", "b"], ["c", "d"]), BPE, 1)),
     ("must be arrays of numbers", lambda: matgpt.search("abc", torch.eye(2))),
     ("meta device", lambda: MatryoshkaGPT(MODEL.config).to("meta").generate([[1]], 2)),
     ("the model: .* is on the meta device", lambda: matgpt.save(MatryoshkaGPT(MODEL.config).to("meta"), "a")),
     ("seed='a' must be", lambda: PAIRS.split(0.5, "a")),
     ("pairs=.* must be Pairs", lambda: matgpt.train_embeddings(MODEL, [("a", "b")], BPE, 1)),
+    ("val_pairs asks one question", lambda: matgpt.train_embeddings(MODEL, PAIRS, BPE, 1, 2, val_pairs=ONE)),
+    ("'the ' must be what `load` returns", lambda: matgpt.write(MODEL, "the ", BPE, 5)),
+    ("overwrite='no' must be True or False", lambda: matgpt.train(MODEL, IDS, IDS, 1, 1, overwrite="no")),
+    ("special token 'é' is written", lambda: BPETokenizer(BPE.tokens, ["é"])),
     ("val_pairs=.* must be Pairs", lambda: matgpt.train_embeddings(MODEL, PAIRS, BPE, 1, 2, val_pairs=[1])),
 ]
 
@@ -60,6 +66,7 @@ def test_the_wrong_kind_is_named(message, call, tmp_path, monkeypatch):
 
 WITHOUT_A_NUMBER = {"History", "DivergedError", "MatryoshkaGPT", "MatryoshkaEmbeddingsGPT", "slider"}
 CALLS = {  # name: function of a model that returns (what is called, arguments, keywords); it runs in a folder
+    "Settings": lambda m: (Settings, (), {}),
     "train": lambda m: (matgpt.train, (m, IDS, IDS, 1, 2), dict(progress=False)),
     "nest": lambda m: (matgpt.nest, (m, (4,), IDS, IDS, 1), dict(batch_size=1, progress=False)),
     "train_embeddings": lambda m: (matgpt.train_embeddings, (m, PAIRS, BPE, 1, 2), dict(progress=False)),

@@ -63,7 +63,7 @@ def drafts(model, draft_model, val_ids, args):
             model.generate(idx, T - idx.size(1), **options)
         return stats
 
-    for draft in draft_model.sizes if draft_model else model.sizes[:-1]:
+    for draft in model.sizes[:-1] if draft_model is None else draft_model.sizes:
         drafted = partial(write, draft_size=draft, draft_model=draft_model)
         for temperature, text in ((0, "greedy"), (0.8, "sampled at 0.8")):
             calls = {k: partial(drafted, temperature, draft_tokens=k) for k in args.draft_tokens}

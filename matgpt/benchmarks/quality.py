@@ -69,7 +69,7 @@ class Bench:
     """Runs on one corpus with one optimizer; results stay in the folder --out."""
 
     def __init__(self, args, *ids):
-        self.args, self.ids, self.corpus = args, ids, [digest(np.asarray(part)) for part in ids]
+        self.args, self.ids, self.corpus = args, ids, [digest(part) for part in ids]
 
     def compare(self, config):
         """Train one family and its baselines at one price; returns {name: runs}, the smallest model first."""

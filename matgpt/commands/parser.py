@@ -113,7 +113,8 @@ class Parser(argparse.ArgumentParser):
         """Write sizes and arguments of the API as a command line does: 32,4,4,128 and --batch-size=0."""
         message = " ".join(message.split()).replace("model_or_path", "FOLDER")
         message = re.sub(r" \(config\.\w+\([^)]*\)[^)]*\)", "", message)  # a call of the API as advice
-        message = re.sub(r"Size\(\w+=(\d+), \w+=(\d+), \w+=(\d+), \w+=([^)]+)\)", r"\1,\2,\3,\4", message)
+        size = r"Size\(\w+=(\d+), \w+=(\d+), \w+=(\d+), \w+=\(?([\d, ]+)\)?\)"
+        message = re.sub(size, lambda m: f"{m[1]},{m[2]},{m[3]},{m[4].replace(', ', '/')}", message)
         for action in self._actions:
             if action.option_strings:
                 names = f"{action.dest}|{OTHER_NAMES.get(action.dest, action.dest)}"

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import sys
+import warnings
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from .. import GPTConfig, Size, frontier, load, load_text, nest, plot, save, split, stream, train, write
-from ..files.atomic import as_path, parsed
+from ..files.atomic import as_path, parsed, uninterrupted
 from ..files.atomic import write as write_file
 from ..files.checkpoint import check_vocabulary
 from ..files.gpt2 import export_gpt2, import_gpt2, is_gpt2
@@ -24,7 +25,7 @@ from ..sizes import positive
 from ..text.batches import loss_unit
 from ..text.token_files import load_tokens, prepare, read_corpus
 from ..text.tokenizer import load_tokenizer
-from ..training.checkpoint import NAME, ended, model_digest, uninterrupted
+from ..training.checkpoint import NAME, digest, ended, model_digest
 from ..training.loop import Settings, processes
 from .parser import Parser, thread_count
 
@@ -67,7 +68,8 @@ def start(args, source):
     """Complete the options of a run; returns its device. ValueError if --out holds what it would replace."""
     if args.out is None:
         sizes = [str(size).replace("/", "_") for size in args.nesting]
-        args.out = Path("runs", "-".join([Path(source).resolve().stem, *sizes]))
+        path = Path(source).resolve()
+        args.out = Path("runs", "-".join([path.name if path.is_dir() else path.stem, *sizes]))
     args.out, resume = as_path(args.out), getattr(args, "resume", False)
     there = [name for name in WRITTEN if (args.out / name).exists()]
     there += [path.name for path in states(args.out) if not resume]
@@ -103,7 +105,8 @@ def finish(args, model, tokenizer, history, val_ids):
     """Save model, plot and history in --out; print what each doll writes after the same prompt."""
     with uninterrupted():  # history.json says which model is that of the run
         save(model, args.out, tokenizer, overwrite=True)
-        wrote = {"corpus": args.corpus, "run": history.run, f"{args.command}_wrote": model_digest(args.out)}
+        corpus = os.path.abspath(args.corpus) if os.path.exists(args.corpus) else args.corpus
+        wrote = {"corpus": corpus, "run": history.run, f"{args.command}_wrote": model_digest(args.out)}
         write_file(args.out / "history.json", json.dumps(history.as_dict() | wrote, indent=1).encode())
         for path in states(args.out) if history.finished and args.command == "train" else ():
             path.unlink()  # model and history are all that extending the run needs
@@ -141,10 +144,13 @@ def run_slice(args):
 
 
 def run_eval(args):
-    args.corpus = args.corpus or read_record(args.folder).get("corpus")
+    record = read_record(args.folder) if args.corpus is None else {}
+    args.corpus = args.corpus or record.get("corpus")
     if args.corpus is None:
         raise ValueError(f"no history.json in {args.folder} says what it was trained on: give --corpus")
     model, _, val_ids, tokenizer = read_all(args)
+    if (record.get("run") or {}).get("val_ids", digest(val_ids)) != digest(val_ids):
+        warnings.warn(f"{args.corpus} is not any more the text that was trained on", stacklevel=1)
     model.to(make_device(args.device))
     print(f"validation part of {args.corpus}; losses in {loss_unit(tokenizer, val_ids)}")
     print(frontier(model, val_ids, max_blocks=args.eval_blocks))

@@ -80,7 +80,7 @@ def train_embeddings(
     random, anew each time (2112.09118).
 
     pairs: two lists of texts, (queries, documents), or what `load_pairs` returns; a step reads batch_size.
-    val_pairs: pairs to measure on, a batch of them; None: a batch of `pairs` (at most a tenth) is set aside.
+    val_pairs: pairs to measure on, a batch of them; None: a batch of `pairs` (a tenth, or two) is set aside.
     temperature: divides the cosines. micro_batch: texts that are differentiated at once, for batches that do
         not fit into memory; None: all.
     steps: None: 300, unless there is a budget of flops.
@@ -98,11 +98,14 @@ def train_embeddings(
     pairs = as_pairs("pairs", pairs)
     if val_pairs is None:
         order = np.random.default_rng(seed).permutation(len(pairs))
-        n = max(1, min(batch_size, len(pairs) // 10))
+        n = max(2, min(batch_size, len(pairs) // 10))
         pairs, val_pairs = pairs.take(order[n:]), pairs.take(order[:n])
     val_pairs = as_pairs("val_pairs", val_pairs)
+    if len({*val_pairs.queries}) < 2:
+        raise ValueError("val_pairs asks one question: beside no other its loss is always 0")
     if not 2 <= batch_size <= len(pairs):
-        raise ValueError(f"batch_size={batch_size} must be from 2 to {len(pairs)}, the pairs to learn from")
+        most = f"the number of pairs to learn from, {len(pairs)}"
+        raise ValueError(f"batch_size={batch_size} must be from 2 to {most}")
     rows, val_rows = (token_rows(model, p.queries + p.documents, tokenizer) for p in (pairs, val_pairs))
     config, trunks = model.config, {model.trunk_size(size) for size in model.sizes}
     blocks = sum(flops_per_token(config, trunk) for trunk in trunks)
@@ -129,5 +132,5 @@ def train_embeddings(
         return losses_of(pairs, rows), losses_of(val_pairs, val_rows)
 
     data = dict(temperature=temperature, micro_batch=micro_batch)
-    data |= dict(pairs=digest(torch.cat(rows).numpy()), val_pairs=digest(torch.cat(val_rows).numpy()))
+    data |= dict(pairs=digest(torch.cat(rows)), val_pairs=digest(torch.cat(val_rows)))
     return loop(model, settings, batch_loss, evaluate, data)

@@ -130,7 +130,7 @@ def load_pairs(source=STDLIB, queries="docstrings"):
             continue
         module = ".".join(part for part in parts if part != "__init__")
         try:
-            text = path.read_text("utf-8")  # splits lines as `ast` counts them
+            text = path.read_text("utf-8-sig")  # splits lines as `ast` counts them
             with warnings.catch_warnings(action="ignore"):
                 functions = list(_functions(ast.parse(text), module))
         except (ValueError, SyntaxError, RecursionError, MemoryError, OSError):

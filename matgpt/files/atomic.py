@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,19 +24,38 @@ def write(path, data):
 
 
 def write_all(files):
-    """Write {path: bytes}. No file is replaced until all of them are on the disk."""
+    """Write {path: bytes}, making folders. No file is replaced until all of them are on the disk."""
     new = {path: path.with_name(f"{path.name}.matgpt-{os.getpid()}.tmp") for path in files}
     try:
         for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(new[path], "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        for path, temporary in new.items():
-            os.replace(temporary, path)
+        with uninterrupted():
+            for path, temporary in new.items():
+                os.replace(temporary, path)
     finally:
         for temporary in new.values():
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def uninterrupted():
+    """Delay Ctrl-C until the block is done, so that what changes together is never left half changed."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield  # nothing here would raise KeyboardInterrupt
+        return
+    pressed = []
+    signal.signal(signal.SIGINT, lambda *press: pressed.append(press))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        handler(*pressed[0])
 
 
 @contextmanager

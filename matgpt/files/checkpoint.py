@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from hashlib import sha256
 
 import safetensors.torch
@@ -114,7 +115,10 @@ def on_meta(kind, config):
 def read_weights(path):
     """Return {name: tensor} of a safetensors file, and what `save` noted of the files beside it."""
     if not path.exists():
-        hint = f'.from_pretrained("gpt2").save_pretrained({str(path.parent)!r}, max_shard_size="99GB")'
+        folder = str(path.parent)
+        in_several_files = path.with_name("config.json").exists()
+        source = folder if in_several_files else "gpt2"
+        hint = f'.from_pretrained({source!r}).save_pretrained({folder!r}, max_shard_size="99GB")'
         raise ValueError(f"{path} is missing; for a GPT-2, transformers writes it: GPT2LMHeadModel{hint}")
     try:
         with safetensors.safe_open(path, "pt") as file:  # a clone does not depend on the file
@@ -129,6 +133,10 @@ def read_nesting(nesting):
     if isinstance(nesting, dict):
         return Between(Size(**nesting["smallest"]), Size(**nesting["largest"]), nesting["multiple_of"])
     return nesting and [Size(**doll) if isinstance(doll, dict) else doll for doll in nesting]
+
+
+def holds(path, data):
+    return path.exists() and path.read_bytes() == data
 
 
 def as_json(content):
@@ -147,9 +155,7 @@ def replace(folder, files, overwrite, companions=()):
     for name in companions:
         if name not in files and (folder / name).exists():
             raise ValueError(f"{folder} holds {name} of another model: remove it, or name another folder")
-    other = [path.name for path, data in paths.items() if path.exists() and path.read_bytes() != data]
+    other = [path.name for path, data in paths.items() if os.path.lexists(path) and not holds(path, data)]
     if other and not overwrite:
         raise ValueError(f"{folder} already holds {', '.join(other)}: pass overwrite=True to replace it")
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
     write_all(paths)

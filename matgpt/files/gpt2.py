@@ -93,7 +93,9 @@ def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     a folder with other files that transformers would read with this model.
     """
     path = as_path(path)
-    checkpoint.replace(path, gpt2_files(model, path, size, tokenizer), overwrite, COMPANIONS)
+    has_tokenizer = tokenizer is not None or (path / "tokenizer.json").exists()
+    companions = COMPANIONS if has_tokenizer else (*COMPANIONS, "vocab.json")
+    checkpoint.replace(path, gpt2_files(model, path, size, tokenizer), overwrite, companions)
 
 
 def gpt2_files(model, path, size=None, tokenizer=None):

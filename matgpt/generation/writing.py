@@ -56,7 +56,7 @@ def stream(model, tokenizer, prompt, max_new_tokens, **options):
     Characters of several bytes are never cut. Raises ValueError at the call, as `generate` does, and for a
     tokenizer of another vocabulary.
     """
-    if not hasattr(model, "config") or not hasattr(tokenizer, "encode"):
+    if not hasattr(model, "config") or not hasattr(tokenizer, "decode_bytes"):
         raise ValueError(f"model={model!r:.60} and tokenizer={tokenizer!r:.60} must be what `load` returns")
     check_vocabulary(model.config, tokenizer)
     steps = write_steps(model, [tokenizer.encode(prompt)], max_new_tokens, **options)

@@ -21,7 +21,7 @@ def as_ids(ids, block_size, vocab_size=None, name="ids"):
         raise ValueError(f"{name}={ids!r:.60} must be token ids") from None
     if ids.ndim != 1 or len(ids) <= block_size or ids.dtype.kind not in "iu":
         least = f"more than {block_size=}" if block_size else "at least 1"
-        shape = f"{name} has shape {ids.shape} and dtype {ids.dtype}"
+        shape = f"{name} has shape {ids.shape} and dtype {ids.dtype}" if ids.size else f"{name} is empty"
         raise ValueError(f"{shape}: it must be one row of {least} whole numbers")
     if vocab_size is None:
         return ids

@@ -41,7 +41,9 @@ def load_text(name_or_path, data_dir=None):
     data_dir: folder of the downloads; None: data/ of this repository.
     """
     is_text, texts = read_source(name_or_path, data_dir=data_dir)
-    return ("" if is_text else END).join(texts)
+    if not (text := ("" if is_text else END).join(texts)):
+        raise ValueError(f"{name_or_path} holds no text")
+    return text
 
 
 def read_source(name_or_path, pattern="*", column="text", data_dir=None):

@@ -36,7 +36,8 @@ def prepare(paths, out, tokenizer="bpe", vocab_size=4096, pattern="*", column="t
         dtype = dtype_of(tokenizer)
         n_train, n_val = encode(read(paths, pattern, column, "encoding"), tokenizer, dtype, partial)
         if not n_train or not n_val:
-            raise ValueError(f"{n_train} tokens for training and {n_val} for validation are too few")
+            counts = f"{n_train} tokens for training and {n_val} for validation are too few"
+            raise ValueError(f"{counts}: of a text that is named itself, the last tenth is for validation")
         meta = {"format": FORMAT, "vocab_size": tokenizer.vocab_size, "dtype": dtype}
         meta |= {"n_train": n_train, "n_val": n_val, "sources": list(map(str, paths))}
         tokenizer.save(partial)
@@ -93,7 +94,7 @@ def read_corpus(name, tokenizer=None, vocab_size=None):
     """Return (train_ids, val_ids, tokenizer) of a text that `load_text` reads or a folder of token files.
 
     tokenizer: of a text, "char" or "bpe"; None: "char". vocab_size: that bpe learns; None: 1,024.
-    Raises ValueError for an empty text, or where tokenizer or vocab_size would change nothing.
+    Raises ValueError where tokenizer or vocab_size would change nothing.
     """
     is_folder = as_path(name).is_dir()
     if is_folder and tokenizer:
@@ -102,9 +103,7 @@ def read_corpus(name, tokenizer=None, vocab_size=None):
         raise ValueError(f"vocab_size={vocab_size}: only bpe learns so many tokens from a text")
     if is_folder:
         return load_tokens(name)
-    if not (text := load_text(name)):
-        raise ValueError(f"{name} is empty")
-    bpe = tokenizer == "bpe"
+    text, bpe = load_text(name), tokenizer == "bpe"
     size = 1024 if vocab_size is None else vocab_size
     tokenizer = BPETokenizer.train(text, size) if bpe else CharTokenizer.from_text(text)
     return *split(tokenizer.encode(text)), tokenizer

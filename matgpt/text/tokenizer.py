@@ -59,9 +59,7 @@ class Tokenizer:
 
     def save(self, folder):
         """Write `folder`/tokenizer.json atomically. Raises OSError if it cannot be written."""
-        folder = as_path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / FILE, self.to_json())
+        write(as_path(folder) / FILE, self.to_json())
 
 
 class CharTokenizer(Tokenizer):
@@ -107,6 +105,9 @@ class BPETokenizer(Tokenizer):
         ranks = {token: i for i, token in enumerate(self.tokens)}
         if any(bytes([byte]) not in ranks for byte in range(256)):  # tiktoken would panic, past any `except`
             raise ValueError("BPE needs all 256 single bytes among its tokens")
+        for token in special_tokens:  # in tokenizer.json it would be the other token
+            if {*token} <= {*BYTES} and to_bytes(token) in ranks:
+                raise ValueError(f"special token {token!r} is written as the bytes {to_bytes(token)!r} are")
         self._encoding = tiktoken.Encoding(
             "matgpt", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={}
         )

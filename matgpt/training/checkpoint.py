@@ -5,13 +5,12 @@ import io
 import json
 import pickle
 import re
-import signal
-import threading
 import time
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
@@ -28,27 +27,10 @@ FREE = ("progress", "on_evaluation", "checkpoint_dir", "resume", "overwrite", "t
 
 def digest(ids):
     """Describe a corpus by the number of its tokens and a SHA-256, read in pieces."""
-    sha = hashlib.sha256()
+    ids, sha = np.asarray(ids), hashlib.sha256()
     for start in range(0, len(ids), 2**20):
         sha.update(ids[start : start + 2**20].astype("<u4").tobytes())
     return f"{len(ids)} tokens with SHA-256 {sha.hexdigest()[:16]}"
-
-
-@contextmanager
-def uninterrupted():
-    """Delay Ctrl-C until the block is done, so that what changes together is never left half changed."""
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield  # nothing here would raise KeyboardInterrupt
-        return
-    pressed = []
-    signal.signal(signal.SIGINT, lambda *press: pressed.append(press))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if pressed:
-        handler(*pressed[0])
 
 
 def model_digest(folder):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from .. import plot
 from ..files.atomic import as_path, parsed, write
 from ..measure.evaluation import BySize
-from ..sizes import Size, positive
+from ..sizes import Size
 
 NUMBERS = "lr", "done", "spent", "start", "finished"
 
@@ -74,13 +74,14 @@ class History:
         """Return the history that `as_dict` wrote. Raises ValueError where its lists do not fit together."""
         sizes = tuple(Size.parse(text) for text in record["sizes"])
         train, val = (BySize((size, record[name][str(size)]) for size in sizes) for name in ("train", "val"))
-        steps, flops = record["steps"], record["flops"]
-        for column in (steps, flops, *train.values(), *val.values()):
-            if len(column) != len(steps) or not all(isinstance(x, (int, float)) for x in column):
-                raise ValueError("its lists must hold as many numbers as there are steps")
-        for step in (*steps, record["done"]):
-            positive("a step", step, 0)
-        return cls(sizes, steps, flops, train, val, *(record[name] for name in NUMBERS))
+        steps, flops, numbers = record["steps"], record["flops"], [record[name] for name in NUMBERS]
+        columns = [steps, flops, *train.values(), *val.values()]
+        if not all(isinstance(x, (int, float)) for column in (numbers, *columns) for x in column):
+            raise ValueError("it must hold numbers")
+        whole = all(isinstance(n, int) for n in (*steps, record["done"]))
+        if not whole or {*map(len, columns)} != {len(steps)}:
+            raise ValueError("its lists must be as long as that of its steps, which are whole numbers")
+        return cls(sizes, steps, flops, train, val, *numbers)
 
     def save(self, path):
         """Write the history to `path` as JSON."""

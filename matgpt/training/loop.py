@@ -12,11 +12,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ..files.atomic import uninterrupted
 from ..files.checkpoint import unwrapped
 from ..measure.evaluation import evaluate_sizes, precision
 from ..sizes import number, positive
 from ..text.batches import as_ids, batch
-from .checkpoint import Checkpoint, digest, uninterrupted
+from .checkpoint import Checkpoint, digest
 from .cost import optimizer_flops, training_flops
 from .history import History
 from .loss import check_weights, step_losses
@@ -106,6 +107,9 @@ class Settings:
         for name, allowed in dict(optimizer=("muon", "adamw"), dtype=("float32", "bfloat16", None)).items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f'{name}={getattr(self, name)!r} must be "{allowed[0]}" or "{allowed[1]}"')
+        for name in ("progress", "resume", "overwrite"):
+            if getattr(self, name) not in (True, False):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False")
         if self.on_evaluation is not None and not callable(self.on_evaluation):
             raise ValueError(f"on_evaluation={self.on_evaluation!r} must be a function of the history")
         if self.resume and self.checkpoint_dir is None:
@@ -268,7 +272,7 @@ def sum_gradients(model):
 
 def diverged(model, settings, history):
     weights = f"weight_decay={settings.weight_decay:g} and {model.embedding.token.dtype} weights"
-    what = f"the loss is not finite with lr={history.lr:g}, {weights}: try smaller numbers, or float32"
+    what = f"the loss is not finite with lr={history.lr:g}, {weights}: try smaller or more precise numbers"
     error = DivergedError(f"step {history.done}: {what}")
     error.history = history
     return error

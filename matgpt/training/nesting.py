@@ -120,6 +120,7 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
         passes = schedule.draw(settings.batch_size, rng)
         n_most = max(n for _, rows in passes for n in rows)
         x, _ = batch(train_ids, rng.integers(len(train_ids) - T, size=n_most)[rank::world], T, device)
+        teacher.eval()  # on_evaluation may have changed it
         with torch.no_grad(), precision(device, settings.dtype):
             y = teacher(x).float().softmax(-1)
         yield torch.zeros((), device=device), flops_per_token(config) * n_most * T
