@@ -1,6 +1,6 @@
 """Does a test notice? Changes one place of a file at a time and runs the tests of its room.
 
-    python tests/mutants.py matgpt/training/loop.py training resume -n 20 --seed 0
+    python .ci/mutants.py matgpt/training/loop.py training resume -n 20 --seed 0
 
 Places are found in the syntax tree and drawn by the seed; mutants are written into a copy of the package and
 its tests. Prints those that survive: each equals the original, or shows a behaviour that no test asserts.
