@@ -26,7 +26,7 @@ LETTERS = CharTokenizer("abcde")
 
 @pytest.mark.parametrize("config", [CONFIG, RANGE, GPTConfig(5, 7, 12, 2, 1)])
 def test_round_trip(variant, config, tmp_path):
-    model = random_model(variant, config)
+    model = random_model(variant, config).to(memory_format=torch.channels_last)  # of weights with four axes
     save(model, tmp_path / "a" / "b")
     loaded, tokenizer = load(tmp_path / "a" / "b")
     assert type(loaded) is variant and loaded.config == config and tokenizer is None and not loaded.training

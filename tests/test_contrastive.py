@@ -56,6 +56,14 @@ def test_gradient_caching_gives_the_gradient_of_the_whole_batch(variant, dropout
         torch.testing.assert_close(other, gradients[0], atol=1e-5, rtol=1e-4)
 
 
+def test_parts_of_a_batch_drop_different_numbers(monkeypatch):
+    monkeypatch.setattr(contrastive, "info_nce", lambda queries, documents, *_: (queries, documents))
+    model = model_of(MatryoshkaEmbeddingsGPT, dropout=0.3).train()
+    same = rows_of(model, PAIRS)[:1] * 4
+    for queries, documents in contrastive_losses(model, same, None, 1.0, micro_batch=2).values():
+        assert not torch.equal(queries, documents)
+
+
 @torch.no_grad()
 def test_the_losses_are_those_of_embed_at_each_size(variant):
     model = model_of(variant).eval()

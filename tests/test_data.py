@@ -239,6 +239,7 @@ def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path):
     prepare([tmp_path / "wide.txt"], tmp_path / "out", "char")
     train_ids, val_ids, tokenizer = load_tokens(tmp_path / "out")
     assert train_ids.dtype == np.uint32 and tokenizer.vocab_size == 70_000
+    assert token_files.dtype_of(CharTokenizer(text[: 2**16])) == "uint16"
     assert tokenizer.decode(train_ids) + tokenizer.decode(val_ids) == text
 
 

@@ -35,12 +35,12 @@ def test_an_output_only_model_always_pays_for_its_trunk():
 
 
 def test_frontier_measures_what_evaluate_does():
-    model = tiny((Size(8, 1, 1), Size(16, 2, 2)))
+    model = tiny((Size(8, 1, 1), Size(16, 2, 2))).double()
     points = matgpt.frontier(model, IDS)
     assert [p.size for p in points] == list(model.sizes)
     for point in points:
         assert point.loss == pytest.approx(matgpt.evaluate(model, IDS, point.size))
-        assert point.params == model.num_params(point.size)
+        assert point.params == model.num_params(point.size) == point.bytes / 8
         assert point.flops == flops_per_token(model.config, point.size)
     lines = str(points).splitlines()
     assert len(lines) == 3 and lines[0].startswith("8,1,1 ") and "1,040 parameters" in lines[0]

@@ -183,6 +183,7 @@ def test_autotokenizer_encodes_as_the_bpe_tokenizer(tmp_path, special):
     export_gpt2(model, tmp_path, 12, tokenizer)
     auto = tokenizer_at(tmp_path, tokenizer, [text])
     assert auto.eos_token_id == (tokenizer.vocab_size - 2 if special else None)
+    assert auto.model_max_length == model.config.block_size
     export_gpt2(model, tmp_path, 12)  # without one it stays
     # but not beside a model that it does not fit
     message = f"has {tokenizer.vocab_size} tokens.*vocab_size=13"

@@ -84,7 +84,9 @@ def test_output_only_doll_is_a_cut_readout(drawn):
     logits = model(drawn.idx, drawn.size)
     expected = residuals[0][..., :d] @ model.embedding.token[:, :d].T * math.sqrt(drawn.config.n_embd / d)
     torch.testing.assert_close(logits, expected, **same)
-    torch.testing.assert_close(model.token_embeddings(drawn.size), model.embedding.token[:, :d].detach())
+    embeddings, weight = model.token_embeddings(drawn.size), model.embedding.token.detach()
+    torch.testing.assert_close(embeddings, weight[:, :d])
+    assert embeddings.data_ptr() != weight.data_ptr(), "a copy"
 
 
 def test_variants_agree_at_full_size_and_share_weights(drawn):

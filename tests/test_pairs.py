@@ -67,7 +67,9 @@ def test_a_pair_needs_20_characters_of_docstring_and_80_of_code(tmp_path):
         (tmp_path / "a.py").write_text(f'def f():\n    """{doc}"""\n    return {value}\n')
         if (docstring, code) != (20, 80):
             assert_refused("holds no Python source", load_pairs, tmp_path)
-    assert len(load_pairs(tmp_path).documents[0]) == 80
+    (tmp_path / "b.py").write_text((tmp_path / "a.py").read_text().replace(doc, "e" * 20))
+    pairs = load_pairs(tmp_path)
+    assert len(pairs.documents[0]) == 80 and pairs.queries == [doc], "the same code again makes no pair"
 
 
 def test_lines_are_those_of_the_parser(tmp_path):
@@ -112,6 +114,8 @@ def test_copies_share_half_of_their_runs_of_five_words():
     assert pairs.without(as_pairs("test", (["x"], [original]))).queries == ["c", "d"]
     assert pairs.without(as_pairs("test", (["c"], ["new"]))).queries == ["a", "b", "d"]
     assert pairs.without(pairs.take([])).queries == list("abcd")
+    one_of_two_runs = as_pairs("pairs", (["e"], ["1 2 3 4 5 6"]))
+    assert not len(one_of_two_runs.without(as_pairs("test", (["x"], ["1 2 3 4 5 7"]))))
     assert pairs.digest() == pairs.take(range(4)).digest() != pairs.take([1, 0, 2, 3]).digest()
 
 

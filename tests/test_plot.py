@@ -64,7 +64,7 @@ def test_slices_show_every_doll_coloured_by_its_width():
 
 
 def test_baselines_show_every_family_and_no_number_covers_another():
-    losses = {size: [9 - i, 9.2 - i] for i, size in enumerate(PARAMS)}
+    losses = {size: [9 - i, 9 - i, 9.3 - i] for i, size in enumerate(PARAMS)}
     close = {size: [loss + 0.01 for loss in seeds] for size, seeds in losses.items()}
     single = dict(alone={CONFIG.full: [4.4]}, lost={CONFIG.full: [math.nan]})
     figure = plot.baselines(PARAMS, dict(nested=losses, apart=close) | single)
@@ -74,7 +74,7 @@ def test_baselines_show_every_family_and_no_number_covers_another():
     assert ax.containers[0].lines[0].get_xydata() == pytest.approx(np.array(means))
     assert [bars.lines[0].get_marker() for bars in ax.containers] == ["o", "s", "*", "*"]
     ends = ax.containers[0].lines[2][0].get_segments()[0][:, 1]
-    assert ends.tolist() == pytest.approx([9, 9.2]), "bars reach from the lowest to the highest seed"
+    assert ends.tolist() == pytest.approx([9, 9.3]), "bars reach from the lowest to the highest seed"
     figure.canvas.draw()
     assert len(ax.texts) == 2 * len(PARAMS) + 1 and not overlap(ax.texts)
     assert ax.get_xticklabels()[0].get_text() == f"{min(PARAMS.values()):,}\n8 wide\n1 head\n1 layer"
@@ -94,7 +94,7 @@ def test_a_name_that_looks_like_a_formula_is_shown_as_it_is():
 
 
 def test_which_corner_each_doll_reads_is_drawn_to_scale():
-    size, full = Size(8, 2, 1, 32), CONFIG.full
+    size, full = Size(8, 2, 2, (16, 32)), CONFIG.full
 
     def area(ax):
         return [p.get_width() * p.get_height() for p in ax.patches]
@@ -102,7 +102,7 @@ def test_which_corner_each_doll_reads_is_drawn_to_scale():
     axes = plot.nesting(CONFIG, [size, full]).axes
     assert [p.get_width() for p in axes[2].patches] == [1, 1, 1, 1, 0.25, 0.25], "two of four heads"
     assert area(axes[0]) == [1, 0.25] and area(axes[4]) == [1, 0.25 * 0.25]
-    assert [len(ax.patches) for ax in axes] == [2, 2, 6, 6, 2, 2, 2, 4]
+    assert [len(ax.patches) for ax in axes] == [2, 2, 6, 6, 2, 2, 2, 5]
     trunk, residual, readout = plot.nesting(CONFIG, [size, full], output_only=True).axes
     assert area(residual) == area(readout) == [1, 0.25] and area(trunk) == [1]
 
@@ -147,6 +147,8 @@ def test_recall_is_drawn_in_percent_with_levels_across():
     levels = {"one": 0.05, "two": 0.35}
     (ax,) = plot.retrieval([2, 4, 8], {"a": [[0.1, 0.2, 0.3], [0.2, 0.2, 0.4]]}, levels).axes
     assert list(ax.lines[0].get_ydata()) == pytest.approx([15, 20, 35])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert max(band) == pytest.approx(35 + math.sqrt(50)), "the deviation of a sample"
     assert {line.get_label() for line in ax.lines} == {"a", "one, 5 %", "two, 35 %"}
 
 
@@ -162,11 +164,13 @@ def test_neighbours_are_written_at_each_size_and_long_ones_cut():
     assert [ax.get_title() for ax in axes] == ["nearest to  a", "nearest to  ␣b"]
 
 
-def test_labels_of_a_heat_map_do_not_overlap():
-    names = [f"word{i}" for i in range(30)]
-    figure = plot.heat_maps(torch.randn(30, 8), {"x": range(10), "y": range(10, 30)}, [2, 8], names)
+def test_heat_maps_show_cosines_at_each_size_and_no_label_covers_another():
+    embeddings, names = torch.randn(30, 8), [f"word{i}" for i in range(30)]
+    figure = plot.heat_maps(embeddings, {"x": range(10), "y": range(10, 30)}, [2, 8], names)
     figure.canvas.draw()
-    for ax in figure.axes[:2]:
+    for ax, d in zip(figure.axes, (2, 8)):
+        unit = torch.nn.functional.normalize(embeddings[:, :d])
+        np.testing.assert_allclose(ax.images[0].get_array(), unit @ unit.T, atol=1e-6)
         for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
             assert [label.get_text() for label in labels] == names and not overlap(labels)
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -303,3 +304,10 @@ def test_interrupted_while_weights_change(seconds, saved, whole, tmp_path, monke
     newest = torch.load(states(tmp_path)[-1], weights_only=True)["model"]
     assert all(torch.equal(newest[name], p) for name, p in model.state_dict().items())
     assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
+
+
+def test_states_are_in_the_order_of_their_steps(tmp_path):
+    states = [tmp_path / f"step-{step:08}-{'0' * 16}.pt" for step in (99_999_999, 100_000_000)]
+    for path in states:
+        path.touch()
+    assert checkpoint.Checkpoint.files(SimpleNamespace(folder=tmp_path)) == states

@@ -153,6 +153,7 @@ def test_gpt2_brings_its_special_token_along(monkeypatch, tmp_path):
     assert tokenizer.encode(text) == encoding.encode_ordinary(text) and 258 not in tokenizer.encode(text)
     tokenizer.save(tmp_path)
     assert load_tokenizer(tmp_path) == tokenizer != BPETokenizer(tokenizer.tokens)
+    assert tokenizer != BPETokenizer([*tokenizer.tokens, b"<|endoftext|>"])
     offline = Mock(side_effect=requests.exceptions.ConnectionError("no route"))
     monkeypatch.setattr(tiktoken, "get_encoding", offline)
     with pytest.raises(ConnectionError, match=r"BPETokenizer\.train"):
@@ -167,6 +168,10 @@ def test_a_saved_tokenizer_comes_back_in_place_of_another(tokenizer, tmp_path):
     assert loaded == tokenizer != CharTokenizer("ab") and type(loaded) is type(tokenizer)
     assert loaded.encode(EVERYTHING) == tokenizer.encode(EVERYTHING)
     assert [file.name for file in folder.iterdir()] == ["tokenizer.json"]
+    state = json.loads((folder / "tokenizer.json").read_bytes())
+    state["model"]["vocab"] = dict(sorted(state["model"]["vocab"].items(), reverse=True))
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    assert load_tokenizer(folder) == tokenizer, "in the order of the ids, not of the file"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -70,6 +71,8 @@ def test_a_run(options, out, tmp_path, capsys):
     unit, *rows = capsys.readouterr().out.splitlines()
     assert "nats per token" in unit and [row.split()[0] for row in rows] == ["4,1,2", "8,1,1,9", "8,1,2"]
     assert f"loss {history.val[4][-1]:.3f}" in rows[0]
+    main(["eval", str(out), "--eval-blocks", "1"])
+    assert f"loss {matgpt.evaluate(model, val_ids, 4, max_blocks=1):.3f}" in capsys.readouterr().out
     (tmp_path / "text").write_text(TEXT[::-1])
     main(["eval", str(out)])
     assert "is not any more the text" in capsys.readouterr().err
@@ -221,6 +224,12 @@ def test_only_too_little_memory_is_called_that(monkeypatch, capsys):
         main(["eval", "folder"])
 
 
+def test_a_run_without_out_is_named_after_its_text_and_dolls():
+    args = SimpleNamespace(command="nest", out=None, nesting=[8, Size(8, 1, 2, (9, 16))], device="cpu")
+    run.start(args, "data/some.txt")
+    assert args.out == Path("runs", "some-8-8,1,2,9_16")
+
+
 def test_a_doll_is_sliced_out(tmp_path, capsys):
     model, idx = MatryoshkaGPT(GPTConfig(5, 4, 8, 2, 2, nesting=(4,))).eval(), torch.tensor([[1, 2, 3]])
     save(model, tmp_path / "whole", matgpt.CharTokenizer("abcde"))
@@ -230,7 +239,7 @@ def test_a_doll_is_sliced_out(tmp_path, capsys):
         assert f"4,2,2 with {model.num_params(4)} parameters" in capsys.readouterr().out
         torch.testing.assert_close(read(tmp_path / name)(idx), model(idx, 4), rtol=1e-4, atol=1e-5)
         assert "pass --force" in refused(capsys, *arguments, 8)
-        main(["generate", str(tmp_path / name), "--tokens", "5", "--prompt", "a"])
+        main(["generate", str(tmp_path / name), "--tokens", "5"])  # after the first character
         assert re.fullmatch("a[a-e]{5}\n", capsys.readouterr().out)
         assert "without --draft-size" in refused(capsys, "generate", tmp_path / name, "--draft-tokens", 2)
     error = refused(capsys, *arguments, 3)
