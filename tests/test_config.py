@@ -170,7 +170,6 @@ def test_a_feedforward_has_a_hidden_unit_at_least():
     """Where that of the largest is so narrow that its ratio rounds to none at a small width."""
     nesting = matgpt.between(Size(8, 1, 1, 4), Size(128, 4, 4, 4))
     assert nesting.at(32, 0, 0, 0, nesting.inner_ratios[0]).n_inner == 1
-    assert GPTConfig(5, n_inner=4).width(8).n_inner == 1
 
 
 def test_landmarks_spread_in_cost_from_the_smallest_to_the_full_one(ranged):
