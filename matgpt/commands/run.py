@@ -113,8 +113,7 @@ def finish(args, model, tokenizer, history, val_ids):
     plot.losses(history).savefig(args.out / "losses.png", dpi=120)
     if not history.finished:
         resume = "; --resume continues" if args.command == "train" else ""
-        print(f"interrupted: saved in {args.out}{resume}")
-        return
+        sys.exit(f"interrupted: saved in {args.out}{resume}")
     prompt = tokenizer.decode(val_ids[:16].tolist())
     for size in model.sizes:
         text = write(model, tokenizer, prompt, 80, size, seed=0, temperature=0.8)
