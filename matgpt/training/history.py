@@ -74,14 +74,14 @@ class History:
         """Return the history that `as_dict` wrote. Raises ValueError where its lists do not fit together."""
         sizes = tuple(Size.parse(text) for text in record["sizes"])
         train, val = (BySize((size, record[name][str(size)]) for size in sizes) for name in ("train", "val"))
-        steps, flops, numbers = record["steps"], record["flops"], [record[name] for name in NUMBERS]
+        steps, flops, (lr, *numbers) = record["steps"], record["flops"], [record.get(n) for n in NUMBERS]
         columns = [steps, flops, *train.values(), *val.values()]
-        if not all(isinstance(x, (int, float)) for column in (numbers, *columns) for x in column):
+        if not all(isinstance(x, (int, float)) for column in (numbers[:3], *columns) for x in column):
             raise ValueError("it must hold numbers")
         whole = all(isinstance(n, int) for n in (*steps, record["done"]))
         if not whole or {*map(len, columns)} != {len(steps)}:
             raise ValueError("its lists must be as long as that of its steps, which are whole numbers")
-        return cls(sizes, steps, flops, train, val, *numbers)
+        return cls(sizes, steps, flops, train, val, lr, *numbers)
 
     def save(self, path):
         """Write the history to `path` as JSON."""
