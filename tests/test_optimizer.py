@@ -112,9 +112,10 @@ def test_every_weight_has_one_optimizer_and_moves(kind):
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_only_matrices_decay(kind, bias):
     model = make(GPTConfig(7, 8, 16, 2, 2, bias=bias))
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for p in model.parameters():
         p.grad.zero_()
+        p.data += 1  # biases begin at 0, where nothing would be seen
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for each in make_optimizers(kind, model, lr=0.5, weight_decay=0.1):
         each.step()
     for name, p in model.named_parameters():
