@@ -55,7 +55,9 @@ def test_the_order_of_sizes_does_not_depend_on_how_they_were_given():
     """loss_weights go by place, so a saved and loaded nesting must come back in the same order."""
     sizes = [Size(16, 4, 2, n) for n in [(1, 6), (6, 1), (2, 5), (5, 2), (3, 4)]]  # all of the same price
     sizes += [Size(16, 2, 2), Size(32, 4, 1), Size(8, 2, 1)]
+    sizes += [Size(12, 1, 1), Size(10, 1, 2)]  # the narrower one is larger
     expected = config(nesting=sizes).sizes
+    assert list(expected) == sorted(expected, key=config(nesting=sizes).num_params)
     for seed in range(10):
         assert config(nesting=random.Random(seed).sample(sizes, len(sizes))).sizes == expected
     assert config(nesting=expected).sizes == expected

@@ -70,9 +70,9 @@ def test_muon_takes_the_step_of_pytorchs_own_evened_out(monkeypatch):
 
 
 def test_queries_keys_and_values_of_each_head_are_a_matrix():
-    model = make()
+    model = make(GPTConfig(7, 8, 16, 8, 2))  # more matrices than any has rows
     grad = model.blocks[1].attention.qkv.weight.grad
-    expected = even(orthogonalize(grad.reshape(6, 8, 16))).view_as(grad) * 0.2 * 16**0.5
+    expected = even(orthogonalize(grad.reshape(24, 2, 16))).view_as(grad) * 0.2 * 16**0.5
     changes = change(model, [Muon(muon_layers(model), lr=1e-3, weight_decay=0.0)])
     torch.testing.assert_close(changes["blocks.1.attention.qkv.weight"], expected, atol=1e-5, rtol=0)
 

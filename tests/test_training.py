@@ -265,6 +265,18 @@ def test_the_texts_of_a_step_differ(variant):
     assert steps == texts(0) != texts(1)
 
 
+def test_a_size_drawn_from_a_range_counts_as_much_as_a_named_one(monkeypatch):
+    weights, model = {}, make(nesting=RANGE)
+
+    def spied(model, passes, read, weight, *more):
+        weights.update({size: weight(size) for trunk, _ in passes for size in trunk})
+        return step_losses(model, passes, read, weight, *more)
+
+    monkeypatch.setattr(loop, "step_losses", spied)
+    run(model, steps=3, share=0.5)
+    assert len({*weights} - {*model.sizes}) > 5 and {*weights.values()} == {1 / len(model.sizes)}
+
+
 def test_loss_weights_choose_what_learns():
     """A doll of weight 0 is never read."""
     for weights, size in (((1, 0, 0), CONFIG.sizes[0]), ((0, 1, 0), CONFIG.sizes[1])):
