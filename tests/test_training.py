@@ -543,6 +543,7 @@ WHOLE, NUMBER = "must be a whole number of at least", "must be a number in"
 BAD = [
     (dict(loss_weights=(1, 1)), rf"loss_weights=\(1, 1\) {WEIGHTS}"),
     (dict(loss_weights=(0, 0, 0)), rf"loss_weights=\(0, 0, 0\) {WEIGHTS}"),
+    (dict(loss_weights=(-1, 2, 2)), rf"loss_weights=\(-1, 2, 2\) {WEIGHTS}"),
     (dict(loss_weights=(1, math.nan, 1)), f"loss_weights=.*nan.* {WEIGHTS}"),
     (dict(steps=0), f"steps=0 {WHOLE} 1"),
     (dict(batch_size=1.5), f"batch_size=1.5 {WHOLE} 1"),
