@@ -1,6 +1,7 @@
 """The program: what it prints and leaves, what it refuses to replace, and what it says of bad options."""
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -54,8 +55,9 @@ def options(tmp_path, out):
 
 
 @pytest.mark.slow
-def test_a_run(options, out, tmp_path, capsys):
-    program(*options)
+def test_a_run(options, out, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program(*options, "--corpus", "text")
     *_, first, middle, last, smallest, _, largest, end = capsys.readouterr().out.splitlines()
     losses = "".join(rf"  {size}: \d\.\d{{4}} \(\d\.\d{{4}}\)" for size in ("4,1,2", "8,1,1,9", "8,1,2"))
     for step, line in ((0, first), (20, last)):
@@ -73,6 +75,7 @@ def test_a_run(options, out, tmp_path, capsys):
     assert f"loss {history.val[4][-1]:.3f}" in rows[0]
     main(["eval", str(out), "--eval-blocks", "1"])
     assert f"loss {matgpt.evaluate(model, val_ids, 4, max_blocks=1):.3f}" in capsys.readouterr().out
+    assert json.loads((out / "history.json").read_text())["corpus"] == str(tmp_path / "text")
     (tmp_path / "text").write_text(TEXT[::-1])
     main(["eval", str(out)])
     assert "is not any more the text" in capsys.readouterr().err
@@ -180,6 +183,7 @@ def test_files_of_the_user_stay(name, resume, options, out, capsys):
         (["--device", "mps"], "--device mps: PyTorch has no such device on this machine\n"),
         (["--device", "meta"], "--device meta: PyTorch has no such device on this machine\n"),
         (["--threads", "x"], "x: allowed are 1 to 1024"),
+        (["--threads", "0"], "0: allowed are 1 to 1024"),
         (["--tokenizer", "bpe", "--vocab", "3"], "--vocab=3"),
         (["--block-size", "999999"], "--block-size=999999"),
         (["--out", "/dev/null/x"], "--out='/dev/null/x'"),
@@ -224,10 +228,14 @@ def test_only_too_little_memory_is_called_that(monkeypatch, capsys):
         main(["eval", "folder"])
 
 
-def test_a_run_without_out_is_named_after_its_text_and_dolls():
+def test_a_run_without_out_is_named_after_its_text_and_dolls(tmp_path):
     args = SimpleNamespace(command="nest", out=None, nesting=[8, Size(8, 1, 2, (9, 16))], device="cpu")
     run.start(args, "data/some.txt")
     assert args.out == Path("runs", "some-8-8,1,2,9_16")
+    args.out = None
+    (tmp_path / "lr0.01").mkdir()
+    run.start(args, tmp_path / "lr0.01")
+    assert args.out == Path("runs", "lr0.01-8-8,1,2,9_16"), "a folder has no suffix"
 
 
 def test_a_doll_is_sliced_out(tmp_path, capsys):
