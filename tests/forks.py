@@ -84,6 +84,10 @@ def whole(folder, rank):
     torch.save((model.state_dict(), history.as_dict(), passes), folder / f"whole{rank}.pt")
 
 
+def nested(folder, rank):
+    torch.save(test_distributed.nested().as_dict(), folder / f"nested{rank}.pt")
+
+
 def dies(folder, rank):
     """The first process dies in the middle of the run, and with it the second."""
 
@@ -117,7 +121,7 @@ def share(folder, work, rank):
 
 
 def together(folder):
-    for work in (whole, dies, resumes, refused):
+    for work in (whole, nested, dies, resumes, refused):
         children = [fork(share, folder, work, rank) for rank in range(2)]
         print(work.__name__, *map(code, children))
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from matgpt import CharTokenizer, GPTConfig, History, MatryoshkaGPT, Size, train, train_embeddings
+from matgpt import CharTokenizer, GPTConfig, History, MatryoshkaGPT, Size, nest, train, train_embeddings
 from matgpt.__main__ import main
 from matgpt.embeddings.pairs import Pairs
 
@@ -32,6 +32,12 @@ def run(batch_size=4, seed=0, **settings):
     return model, history, passes
 
 
+def nested():
+    torch.manual_seed(0)
+    quick = dict(eval_interval=3, eval_blocks=4, progress=False)
+    return nest(MatryoshkaGPT(CONFIG), CONFIG.nesting, IDS[:1800], IDS[1800:], 12, **quick).history
+
+
 def embeddings():
     pairs = Pairs(["a"] * 4, ["b"] * 4, list("abcd"), list("abcd"))
     train_embeddings(MatryoshkaGPT(CONFIG), pairs, CharTokenizer("ab"), 1, 2)
@@ -53,7 +59,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     run(checkpoint_dir=folder / "alone", on_evaluation=stop(6))
     done = program("tests.forks", "together", folder)
-    ends = ["whole 0 0", "dies 3 1", "resumes 0 0", "refused 0 0"]
+    ends = ["whole 0 0", "nested 0 0", "dies 3 1", "resumes 0 0", "refused 0 0"]
     assert done.stdout.splitlines() == ends, done.stdout + done.stderr
     return folder
 
@@ -73,6 +79,11 @@ def test_same_losses(folder, alone):
     assert len(passes[1]) < len(passes[0]) and passes[0] == alone[2]
     assert not {*passes[0]} & {*passes[1]}, "each drops other activations"
     assert (folder / "state of 0").exists() and not (folder / "state of 1").exists()
+
+
+def test_a_trained_model_is_nested_by_two_processes(folder):
+    for rank in range(2):
+        assert_agree(History.from_dict(torch.load(folder / f"nested{rank}.pt")), nested())
 
 
 def test_resumed_by_another_number_of_processes(folder, alone):

@@ -52,6 +52,18 @@ def test_reordering_leaves_the_logits_as_they_were_and_puts_what_matters_first(o
     assert scores["0.h"].argmin() == 1 and scores["0.f"].argmin() == 5
 
 
+def test_importance_is_the_sum_over_all_weights_that_read_there(plain, monkeypatch):
+    monkeypatch.setattr(nesting, "BATCHES", 1)
+    scores, starts = importance(plain, IDS), np.random.default_rng(0).integers(len(IDS) - 16, size=256 // 16)
+    block = torch.from_numpy(IDS[starts[:, None] + np.arange(17)])
+    matgpt.measure.evaluation.cross_entropy(plain, block[:, :-1], block[:, 1:]).backward()
+    ends = "token", "qkv.weight", "expand.weight"
+    reads = [name for name, _ in plain.named_parameters() if name.endswith(ends)]
+    change = sum((p * p.grad).flatten(0, -2).sum(0) for p in map(plain.get_parameter, reads))
+    plain.zero_grad()
+    torch.testing.assert_close(scores["d"], change.detach() ** 2)
+
+
 @pytest.mark.slow
 def test_dolls_learn_and_the_full_one_and_the_teacher_stay(plain):
     weights = [p.clone() for p in plain.parameters()]
