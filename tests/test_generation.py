@@ -135,9 +135,11 @@ def test_any_grad_mode():
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("options", [dict(temperature=0), dict(), dict(use_cache=False), dict(draft_size=8)])
 def test_weights_that_are_not_finite_write_nothing(value, options):
-    model = make()
-    model.blocks[0].feedforward.expand.weight.data[0, 0] = value
-    assert_refused("logits of Size.* are not finite", model.generate, prompt(), 3, **options)
+    model, large = make(), make().half()
+    model.blocks[0].attention.qkv.bias.data[0] = value  # of queries, which attention hides
+    assert_refused("qkv.bias holds .* not finite", model.generate, prompt(), 3, **options)
+    large.embedding.token.data.uniform_(-6e4, 6e4)
+    assert_refused("logits of Size.* are not finite", large.generate, prompt(), 3, **options)
 
 
 def test_a_draft_that_agrees_is_accepted_whole():
