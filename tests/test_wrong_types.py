@@ -9,7 +9,6 @@ import torch
 import matgpt
 from matgpt import BPETokenizer, CharTokenizer, GPTConfig, MatryoshkaGPT, Size
 from matgpt.embeddings.pairs import Pairs
-from matgpt.training.loop import Settings
 
 from .conftest import assert_refused
 
@@ -66,7 +65,6 @@ def test_the_wrong_kind_is_named(message, call, tmp_path, monkeypatch):
 
 WITHOUT_A_NUMBER = {"History", "DivergedError", "MatryoshkaGPT", "MatryoshkaEmbeddingsGPT", "slider"}
 CALLS = {  # name: function of a model that returns (what is called, arguments, keywords); it runs in a folder
-    "Settings": lambda m: (Settings, (), {}),
     "train": lambda m: (matgpt.train, (m, IDS, IDS, 1, 2), dict(progress=False)),
     "nest": lambda m: (matgpt.nest, (m, (4,), IDS, IDS, 1), dict(batch_size=1, progress=False)),
     "train_embeddings": lambda m: (matgpt.train_embeddings, (m, PAIRS, BPE, 1, 2), dict(progress=False)),
