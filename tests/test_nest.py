@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, evaluate, export_gpt2, load, save
@@ -201,5 +202,8 @@ def test_the_command_names_what_is_wrong(plain, options, tmp_path, capsys, monke
     main(["data", str(tmp_path / "strange"), "--tokenizer", "char", "--out", str(tmp_path / "data")])
     assert "nowhere" in refused(capsys, "nest", tmp_path / "nowhere", *options)
     assert "tokenizer.json" in refused(capsys, "nest", tmp_path / "bare", *options)
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".matgpt-lock"):  # another command runs there
+        assert "matgpt-lock" in refused(capsys, "nest", tmp_path / "plain", *options)
     error = refused(capsys, "nest", tmp_path / "plain", *options, "--corpus", "~/data")
     assert "the tokens of ~/data are not those of" in error

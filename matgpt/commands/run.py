@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from tqdm import tqdm
 
 from .. import GPTConfig, Size, frontier, load, load_text, nest, plot, save, split, stream, train, write
@@ -25,7 +26,7 @@ from ..sizes import positive
 from ..text.batches import loss_unit
 from ..text.token_files import load_tokens, prepare, read_corpus
 from ..text.tokenizer import load_tokenizer
-from ..training.checkpoint import NAME, digest, ended, model_digest
+from ..training.checkpoint import LOCK, NAME, digest, ended, model_digest
 from ..training.loop import Settings, processes
 from .parser import Parser, thread_count
 
@@ -60,8 +61,10 @@ def run_train(args):
 def run_nest(args):
     device = start(args, args.folder)
     model, train_ids, val_ids, tokenizer = read_all(args)
-    model = nest(model.to(device), args.nesting, train_ids, val_ids, **given(Settings, args))
-    finish(args, model, tokenizer, model.history, val_ids)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with FileLock(args.out / LOCK, timeout=0):  # as `train` locks the folder of its run
+        model = nest(model.to(device), args.nesting, train_ids, val_ids, **given(Settings, args))
+        finish(args, model, tokenizer, model.history, val_ids)
 
 
 def start(args, source):

@@ -18,7 +18,7 @@ from ..files.atomic import as_path, parsed, write
 from ..files.checkpoint import read_weights
 from .history import History
 
-FORMAT = 2
+FORMAT, LOCK = 2, ".matgpt-lock"
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of its bytes
 TEMPORARY = re.compile(NAME.pattern + r"\.matgpt-\d+\.tmp")  # left by a process that was killed
 # settings that may differ when a run resumes
@@ -73,7 +73,7 @@ class Checkpoint:
             if not (settings.resume or settings.overwrite) and (self.files() or ended(self.folder)):
                 holds = f"{name} already holds a run"
                 raise ValueError(f"{holds}: resume it, remove its states, or name another folder")
-            self.lock = FileLock(self.folder / ".matgpt-lock").acquire(timeout=0)
+            self.lock = FileLock(self.folder / LOCK).acquire(timeout=0)
         except Timeout:
             raise ValueError(f"{name} is in use by another run") from None
         except OSError as error:
