@@ -126,12 +126,6 @@ class NestedGPT(nn.Module):
                 f"allowed are 0 to {self.config.vocab_size - 1}"
             )
 
-    def check_weights(self):
-        """Raise ValueError if a weight is NaN or infinite, which attention may hide."""
-        for name, p in self.named_parameters():
-            if not p.isfinite().all():
-                raise ValueError(f"{name} holds NaN or infinity: the weights are not finite")
-
     def num_params(self, size=None):
         """Count the parameters that the doll reads (the tied embedding counts once)."""
         return self.config.num_params(self.trunk_size(size))

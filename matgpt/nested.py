@@ -16,6 +16,13 @@ def corner(weight, *shape):
     return weight[tuple(slice(n) for n in shape)]
 
 
+def check_finite(weights, where="the model"):
+    """Raise ValueError, naming it, if one of {name: weight} is NaN or infinite, which attention may hide."""
+    for name, p in weights.items():
+        if not p.isfinite().all():
+            raise ValueError(f"{where}: {name} contains NaN or infinity: did the training diverge?")
+
+
 class NestedLinear(nn.Module):
     """Linear map from (..., *in_shape) to (..., *out_shape), stored as (*out_shape, *in_shape).
 

@@ -92,7 +92,7 @@ def test_other_bad_arguments_are_named(model):
 def test_damaged_weights_are_an_error(model, value):
     with torch.no_grad():
         model.blocks[0].attention.qkv.weight[0] = value  # of queries, which attention hides
-    assert_refused("qkv.weight holds NaN or infinity", embed, model, ids(3))
+    assert_refused("qkv.weight contains NaN or infinity", embed, model, ids(3))
     large = type(model)(model.config).half()
     torch.nn.init.constant_(large.norm.weight, 6e4)
     assert_refused("NaN or infinite", embed, large, ids(3))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ..generation.writing import check_vocabulary
+from ..nested import check_finite
 from ..sizes import positive
 from ..text.batches import as_ids
 
@@ -57,7 +58,7 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
     vocabulary, ids outside the vocabulary, a size that does not fit, or weights that are NaN or infinite.
     """
     d, batch_size = model.config.resolve(size).n_embd, positive("batch_size", batch_size)
-    model.check_weights()
+    check_finite(dict(model.named_parameters()))
     texts, device = token_rows(model, ids_or_texts, tokenizer), model.embedding.token.device
     windows = [(i, window) for i, text in enumerate(texts) for window in text.split(model.config.block_size)]
     total = torch.zeros(len(texts), d, dtype=torch.float32, device=device)

@@ -11,6 +11,7 @@ import torch
 from ..config import GPTConfig, Size
 from ..generation.writing import check_vocabulary
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..nested import check_finite
 from ..ranges import Between
 from ..text.tokenizer import Tokenizer, load_tokenizer
 from .atomic import as_path, parsed, write_all
@@ -102,8 +103,7 @@ def check_weights(weights, where):
     for name, p in weights.items():
         if p.is_meta:
             raise ValueError(f"{where}: {name} is on the meta device, without values")
-        if not p.isfinite().all():
-            raise ValueError(f"{where}: {name} contains NaN or infinity: did the training diverge?")
+    check_finite(weights, where)
 
 
 def on_meta(kind, config):
@@ -116,8 +116,7 @@ def read_weights(path):
     """Return {name: tensor} of a safetensors file, and what `save` noted of the files beside it."""
     if not path.exists():
         folder = str(path.parent)
-        in_several_files = path.with_name("config.json").exists()
-        source = folder if in_several_files else "gpt2"
+        source = folder if path.with_name("config.json").exists() else "gpt2"  # in several files, or not yet
         hint = f'.from_pretrained({source!r}).save_pretrained({folder!r}, max_shard_size="99GB")'
         raise ValueError(f"{path} is missing; for a GPT-2, transformers writes it: GPT2LMHeadModel{hint}")
     try:
@@ -133,10 +132,6 @@ def read_nesting(nesting):
     if isinstance(nesting, dict):
         return Between(Size(**nesting["smallest"]), Size(**nesting["largest"]), nesting["multiple_of"])
     return nesting and [Size(**doll) if isinstance(doll, dict) else doll for doll in nesting]
-
-
-def holds(path, data):
-    return path.exists() and path.read_bytes() == data
 
 
 def as_json(content):
@@ -155,7 +150,8 @@ def replace(folder, files, overwrite, companions=()):
     for name in companions:
         if name not in files and (folder / name).exists():
             raise ValueError(f"{folder} holds {name} of another model: remove it, or name another folder")
-    other = [path.name for path, data in paths.items() if os.path.lexists(path) and not holds(path, data)]
+    there = {path: data for path, data in paths.items() if os.path.lexists(path)}  # also a link to nowhere
+    other = [path.name for path, data in there.items() if not path.exists() or path.read_bytes() != data]
     if other and not overwrite:
         raise ValueError(f"{folder} already holds {', '.join(other)}: pass overwrite=True to replace it")
     write_all(paths)

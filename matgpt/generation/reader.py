@@ -23,7 +23,6 @@ class Reader:
         config = model.config
         self.model, self.size = model, config.resolve(size)
         trunk = model.trunk_size(self.size)
-        model.check_weights()
         self.shape = d, h, s = trunk.n_embd, trunk.n_head, config.head_size_of(trunk)
         self.use_cache, self.cache = use_cache, None  # keys and values (layers, 2, B, h, block_size, s)
         self.start = self.length = 0

@@ -5,6 +5,7 @@ import codecs
 import torch
 import torch.nn.functional as F
 
+from ..nested import check_finite
 from ..sizes import positive
 from .reader import Reader
 from .sampling import Sampling, verify
@@ -124,6 +125,8 @@ def write_steps(
         if getattr(drafter.config, name) != getattr(model.config, name):
             raise ValueError(f"draft_model must have the {name} of the model, {getattr(model.config, name)}")
     idx = prompt_ids(model, idx)
+    for each in {model, drafter}:
+        check_finite(dict(each.named_parameters()))
     try:
         out = F.pad(idx, (0, max_new_tokens))
     except (RuntimeError, TypeError):  # too large for memory, or for 64 bits
