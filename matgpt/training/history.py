@@ -8,7 +8,7 @@ from ..files.atomic import as_path, parsed, write
 from ..measure.evaluation import BySize
 from ..sizes import Size
 
-NUMBERS = "lr", "done", "spent", "start", "finished"
+NUMBERS = "done", "spent", "start"
 
 
 @dataclass
@@ -64,7 +64,7 @@ class History:
 
     def as_dict(self):
         """Return plain lists and numbers; a size is the text that `Size.parse` reads."""
-        record = {name: getattr(self, name) for name in ("steps", "flops", *NUMBERS)}
+        record = {name: getattr(self, name) for name in ("lr", "steps", "flops", *NUMBERS, "finished")}
         for name in ("train", "val"):
             record[name] = {str(size): losses for size, losses in getattr(self, name).items()}
         return {"sizes": [str(size) for size in self.sizes], **record}
@@ -74,14 +74,15 @@ class History:
         """Return the history that `as_dict` wrote. Raises ValueError where its lists do not fit together."""
         sizes = tuple(Size.parse(text) for text in record["sizes"])
         train, val = (BySize((size, record[name][str(size)]) for size in sizes) for name in ("train", "val"))
-        steps, flops, (lr, *numbers) = record["steps"], record["flops"], [record.get(n) for n in NUMBERS]
+        steps, flops, numbers = record["steps"], record["flops"], [record[name] for name in NUMBERS]
         columns = [steps, flops, *train.values(), *val.values()]
-        if not all(isinstance(x, (int, float)) for column in (numbers[:3], *columns) for x in column):
+        if not all(isinstance(x, (int, float)) for column in (numbers, *columns) for x in column):
             raise ValueError("it must hold numbers")
         whole = all(isinstance(n, int) for n in (*steps, record["done"]))
         if not whole or {*map(len, columns)} != {len(steps)}:
             raise ValueError("its lists must be as long as that of its steps, which are whole numbers")
-        return cls(sizes, steps, flops, train, val, lr, *numbers)
+        finished = record.get("finished", False)  # earlier versions do not say
+        return cls(sizes, steps, flops, train, val, record["lr"], *numbers, finished)
 
     def save(self, path):
         """Write the history to `path` as JSON."""
