@@ -204,6 +204,6 @@ def test_the_command_names_what_is_wrong(plain, options, tmp_path, capsys, monke
     assert "tokenizer.json" in refused(capsys, "nest", tmp_path / "bare", *options)
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / ".matgpt-lock"):  # another command runs there
-        assert "matgpt-lock" in refused(capsys, "nest", tmp_path / "plain", *options)
+        assert "out is in use by another run" in refused(capsys, "nest", tmp_path / "plain", *options)
     error = refused(capsys, "nest", tmp_path / "plain", *options, "--corpus", "~/data")
     assert "the tokens of ~/data are not those of" in error

@@ -78,7 +78,7 @@ def test_a_run(options, out, tmp_path, capsys, monkeypatch):
     assert json.loads((out / "history.json").read_text())["corpus"] == str(tmp_path / "text")
     (tmp_path / "text").write_text(TEXT[::-1])
     main(["eval", str(out)])
-    assert "is not any more the text" in capsys.readouterr().err
+    assert "is no longer the text" in capsys.readouterr().err
 
 
 def test_every_option_reaches_the_run(options, tmp_path, monkeypatch, capsys):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from filelock import FileLock
 from tqdm import tqdm
 
 from .. import GPTConfig, Size, frontier, load, load_text, nest, plot, save, split, stream, train, write
@@ -26,7 +25,7 @@ from ..sizes import positive
 from ..text.batches import loss_unit
 from ..text.token_files import load_tokens, prepare, read_corpus
 from ..text.tokenizer import load_tokenizer
-from ..training.checkpoint import LOCK, NAME, digest, ended, model_digest
+from ..training.checkpoint import NAME, digest, ended, lock, model_digest
 from ..training.loop import Settings, processes
 from .parser import Parser, thread_count
 
@@ -62,7 +61,7 @@ def run_nest(args):
     device = start(args, args.folder)
     model, train_ids, val_ids, tokenizer = read_all(args)
     args.out.mkdir(parents=True, exist_ok=True)
-    with FileLock(args.out / LOCK, timeout=0):  # as `train` locks the folder of its run
+    with lock(args.out, f"--out {args.out}"):
         model = nest(model.to(device), args.nesting, train_ids, val_ids, **given(Settings, args))
         finish(args, model, tokenizer, model.history, val_ids)
 
@@ -151,8 +150,9 @@ def run_eval(args):
     if args.corpus is None:
         raise ValueError(f"no history.json in {args.folder} says what it was trained on: give --corpus")
     model, _, val_ids, tokenizer = read_all(args)
-    if (record.get("run") or {}).get("val_ids", digest(val_ids)) != digest(val_ids):
-        warnings.warn(f"{args.corpus} is not any more the text that was trained on", stacklevel=1)
+    trained_on = (record.get("run") or {}).get("val_ids")
+    if trained_on and trained_on != digest(val_ids):
+        warnings.warn(f"{args.corpus} is no longer the text that the model was trained on", stacklevel=1)
     model.to(make_device(args.device))
     print(f"validation part of {args.corpus}; losses in {loss_unit(tokenizer, val_ids)}")
     print(frontier(model, val_ids, max_blocks=args.eval_blocks))

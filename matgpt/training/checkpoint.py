@@ -18,7 +18,7 @@ from ..files.atomic import as_path, parsed, write
 from ..files.checkpoint import read_weights
 from .history import History
 
-FORMAT, LOCK = 2, ".matgpt-lock"
+FORMAT = 2
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of its bytes
 TEMPORARY = re.compile(NAME.pattern + r"\.matgpt-\d+\.tmp")  # left by a process that was killed
 # settings that may differ when a run resumes
@@ -48,6 +48,14 @@ def ended(folder):
     return None
 
 
+def lock(folder, name):
+    """Lock a folder until the end of a `with` block. ValueError, with that name, if another run uses it."""
+    try:
+        return FileLock(folder / ".matgpt-lock").acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{name} is in use by another run") from None
+
+
 class Checkpoint:
     """The states of one run in a folder, as `step-<step>-<digest>.pt`.
 
@@ -73,9 +81,7 @@ class Checkpoint:
             if not (settings.resume or settings.overwrite) and (self.files() or ended(self.folder)):
                 holds = f"{name} already holds a run"
                 raise ValueError(f"{holds}: resume it, remove its states, or name another folder")
-            self.lock = FileLock(self.folder / LOCK).acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"{name} is in use by another run") from None
+            self.lock = lock(self.folder, name)
         except OSError as error:
             raise ValueError(f"{name} cannot be written: {error.strerror}") from None
 
