@@ -48,8 +48,7 @@ class Sampling:
             values, order = probs.sort(-1, descending=True)
             before = values.cumsum(-1) - values
             values[..., 1:][before[..., 1:] >= self.top_p] = 0  # the first token always stays
-            probs = torch.zeros_like(probs).scatter_(-1, order, values)
-            probs = probs / probs.sum(-1, keepdim=True)
+            probs = torch.zeros_like(probs).scatter_(-1, order, values / values.sum(-1, keepdim=True))
         return probs
 
 

@@ -3,7 +3,7 @@
 import codecs
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import pad
 
 from ..nested import check_finite
 from ..sizes import positive
@@ -36,10 +36,7 @@ def generate(
     """
     sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     draft = dict(draft_size=draft_size, draft_tokens=draft_tokens, draft_model=draft_model)
-    steps = write_steps(model, idx, max_new_tokens, size, use_cache, stats, **draft, **sampling)
-    out = next(steps)
-    for _ in steps:
-        pass
+    out, *_ = write_steps(model, idx, max_new_tokens, size, use_cache, stats, **draft, **sampling)
     return out
 
 
@@ -83,8 +80,8 @@ def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **opti
     if seed is not None:
         if options.get("generator") is not None:
             raise ValueError(f"seed={seed!r} and a generator: give one of them")
-        generator = torch.Generator(model.embedding.token.device)
-        options["generator"] = generator.manual_seed(positive("seed", seed, 0))
+        seed, device = positive("seed", seed, 0), model.embedding.token.device
+        options["generator"] = torch.Generator(device).manual_seed(seed)
     return prompt + "".join(stream(model, tokenizer, prompt, max_new_tokens, size=size, **options))
 
 
@@ -128,18 +125,16 @@ def write_steps(
     for each in {model, drafter}:
         check_finite(dict(each.named_parameters()))
     try:
-        out = F.pad(idx, (0, max_new_tokens))
+        out = pad(idx, (0, max_new_tokens))
     except (RuntimeError, TypeError):  # too large for memory, or for 64 bits
         raise ValueError(f"max_new_tokens={max_new_tokens} does not fit into memory") from None
     yield out
-    target = draft = Reader(model, own, use_cache)
-    if draft_size is None and draft_model is None:
-        draft_tokens = 0
-    else:
-        draft = Reader(drafter, smaller, use_cache)
+    drafting = draft_size is not None or draft_model is not None
+    target = Reader(model, own, use_cache)
+    draft = Reader(drafter, smaller, use_cache) if drafting else target
     t, end, block_size = out.size(1) - max_new_tokens, out.size(1), model.config.block_size
     while t < end:
-        g = max(0, min(draft_tokens, block_size - t, end - t - 1))  # proposals
+        g = max(0, min(draft_tokens * drafting, block_size - t, end - t - 1))  # proposals
         if g == 0:
             tokens = sampling.draw(sampling.probabilities(target(out, max(0, t - block_size), t)[:, -1]))
         else:
