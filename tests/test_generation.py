@@ -1,4 +1,4 @@
-"""Cached, streamed and drafted text, compared with the model that runs from the start each time."""
+"""Cached, streamed and drafted text, compared with the plain model; and what a token is drawn from."""
 
 import copy
 import itertools
@@ -170,16 +170,6 @@ def test_another_model_drafts(variant):
         assert_refused(f"draft_model must have the {name}", model.generate, prompt(), 3, draft_model=draft)
 
 
-def exact(model, start, length, **sampling):
-    """The probability of each continuation of `length` tokens, plainly sampled, in the order of `product`."""
-    probabilities = []
-    for tokens in itertools.product(range(model.config.vocab_size), repeat=length):
-        idx = torch.tensor([[*start, *tokens]])
-        probs = Sampling(**sampling).probabilities(model(idx[:, :-1]))[0, len(start) - 1 :]
-        probabilities.append(probs.gather(1, torch.tensor(tokens)[:, None]).prod().item())
-    return torch.tensor(probabilities)
-
-
 def chi2(measured, expected, n):
     """Pearson's statistic in standard deviations from what chance gives."""
     cells = expected * n > 3
@@ -196,7 +186,9 @@ def test_drafted_samples_have_the_exact_distribution(sampling):
     options, stats = dict(generator=seeded(1), draft_size=8, draft_tokens=2, **sampling), {}
     rows = [model.generate([[0, 1]] * 2, 3, stats=stats, **options) for _ in range(500)]
     codes = torch.stack(rows)[:, :, 2:] @ torch.tensor([9, 3, 1])  # (runs, 2)
-    expected = exact(model, (0, 1), 3, **sampling)
+    idx = torch.tensor([(0, 1, *tokens) for tokens in itertools.product(range(3), repeat=3)])
+    probs = Sampling(**sampling).probabilities(model(idx[:, :-1]))[:, 1:]  # of plain samples
+    expected = probs.gather(2, idx[:, 2:, None]).prod(1).flatten()
     assert abs(expected.sum() - 1) < 1e-5 and 0.1 < stats["acceptance"] < 0.9
     measured = torch.bincount(codes.flatten(), minlength=27) / codes.numel()
     assert (measured[expected == 0] == 0).all()
@@ -253,7 +245,6 @@ BAD = [
     (dict(draft_size=9), "size=9"),
     (dict(draft_model="m"), "draft_model='m'"),
     (dict(generator=5), "generator=5"),
-    (dict(size=17), "size=17"),
     *((dict(idx=torch.zeros(*shape, dtype=torch.long)), "prompt") for shape in ((1, 0), (0, 3), (3,))),
     *((dict(idx=torch.tensor([[value]])), "prompt") for value in (0.5, 1j, True)),
     (dict(idx=torch.tensor([[23] + [0] * 20])), "token id 23"),  # also where no window reads it
@@ -289,15 +280,12 @@ def folder(written, tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_the_program_writes_to_the_terminal(written, folder, capsys):
+def test_the_program_writes_to_the_terminal_and_names_what_is_wrong(written, folder, capsys):
     command = ["generate", folder, "--prompt", TEXT, "--tokens", str(REST), "--threads", "1"]
     main([*command, "--temperature", "0"])
     assert capsys.readouterr().out == TEXT * 3 + "\n"
     main([*command, "--seed", "3", "--temperature", "3", "--size", "16"])
     assert capsys.readouterr().out == write(*written, TEXT, REST, 16, seed=3, temperature=3) + "\n"
-
-
-def test_the_program_names_what_is_wrong(folder, capsys):
     command = "generate", folder
     assert "1,x" in refused(capsys, *command, "--size", "1,x")
     assert "--tokens=-1" in refused(capsys, *command, "--tokens", -1)
@@ -313,3 +301,42 @@ def test_the_program_stops_in_silence_where_nobody_reads_on(folder):
         assert len(child.stdout.read(20)) == 20
         child.stdout.close()
         assert child.stderr.read() == b"" and child.wait() == 1
+
+
+# ---- what a token is drawn from
+P = torch.tensor([0.5, 0.25, 0.15, 0.1]).double()
+
+
+@pytest.mark.parametrize(
+    "settings, weights",
+    [
+        (dict(), [0.5, 0.25, 0.15, 0.1]),
+        (dict(temperature=0.5), [0.25, 0.0625, 0.0225, 0.01]),
+        (dict(top_k=2), [2, 1, 0, 0]),
+        (dict(top_k=9), [0.5, 0.25, 0.15, 0.1]),
+        (dict(top_p=0.6), [2, 1, 0, 0]),  # the fewest that hold as much
+        (dict(top_p=0.4), [1, 0, 0, 0]),
+        (dict(top_p=0.8), [0.5, 0.25, 0.15, 0]),
+        (dict(top_p=1.0), [0.5, 0.25, 0.15, 0.1]),
+        (dict(top_k=3, top_p=0.5), [1, 0, 0, 0]),  # of what top_k leaves
+        (dict(temperature=0.5, top_p=0.9), [0.25, 0.0625, 0, 0]),  # of what the temperature makes
+    ],
+)
+def test_the_distribution_that_is_drawn_from(settings, weights):
+    weights = torch.tensor(weights).double()
+    order = torch.tensor([2, 0, 3, 1])  # in whatever order the tokens stand
+    probs = Sampling(**settings).probabilities((P.log() + 3.0)[order].repeat(2, 1))
+    torch.testing.assert_close(probs, (weights / weights.sum())[order].repeat(2, 1))
+
+
+def test_top_p_is_reached_by_equality():
+    probs = Sampling(top_p=0.5).probabilities(torch.tensor([0.0, 0.0, -torch.inf]))
+    assert probs.tolist() in ([1, 0, 0], [0, 1, 0])
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-38])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_tiny_temperature_is_greedy(temperature, dtype):
+    logits = torch.tensor([[-3.0, 5.0, 4.0, -torch.inf, -6e4]]).to(dtype)
+    assert Sampling(temperature, 2, 0.5).probabilities(logits).tolist() == [[0, 1, 0, 0, 0]]
+    assert Sampling(temperature).probabilities(logits).tolist() == [[0, 1, 0, 0, 0]]
