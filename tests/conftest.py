@@ -1,5 +1,6 @@
 """Small random models that the tests share."""
 
+import json
 import random
 from types import SimpleNamespace
 
@@ -39,6 +40,13 @@ def assert_refused(message, function, *args, **options):
 def contents(folder):
     """Return what each file of a folder holds: {name: bytes}."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".matgpt-lock"}
+
+
+def edit_json(path, change):
+    """Change what a JSON file holds, in place, by a function."""
+    content = json.loads(path.read_bytes())
+    change(content)
+    path.write_text(json.dumps(content))
 
 
 def draw_size(rng, full, head_size):

@@ -16,7 +16,7 @@ from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, export_gpt
 from matgpt.files import atomic
 from matgpt.text.tokenizer import CharTokenizer, load_tokenizer
 
-from .conftest import assert_refused, contents, random_model
+from .conftest import assert_refused, contents, edit_json, random_model
 
 NESTING = (6, matgpt.Size(6, 1, 2, (5, 7)), matgpt.Size(9, 1, 3, (5, 6, 7)))
 CONFIG = GPTConfig(5, 7, 12, 2, 3, NESTING, (20, 30, 10), head_size=5, dropout=0.1, bias=False)
@@ -37,7 +37,6 @@ def test_tokenizer(tmp_path):
     tokenizer = CharTokenizer("abcd\n")
     model = MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 4, 4, 1, 1))
     save(model, tmp_path, tokenizer)
-    assert load(tmp_path)[1] == tokenizer
     CharTokenizer("ab").save(tmp_path)
     assert_refused("has 2 tokens, the model vocab_size=", load, tmp_path)
     assert_refused("has 2 tokens, the model vocab_size=", save, model, tmp_path, overwrite=True)
@@ -232,9 +231,7 @@ def test_wrong_sizes_are_named_before_memory_is_taken(entry, value, tmp_path):
     save(MatryoshkaGPT(config), tmp_path / "own")
     export_gpt2(MatryoshkaGPT(config), tmp_path / "gpt2")
     for folder, reader in ((tmp_path / "own", load), (tmp_path / "gpt2", import_gpt2)):
-        content = json.loads((folder / "config.json").read_text())
-        content.get("config", content)[entry] = value
-        (folder / "config.json").write_text(json.dumps(content))
+        edit_json(folder / "config.json", lambda state: state.get("config", state).update({entry: value}))
         if not (entry == "nesting" and (reader is import_gpt2 or value in (None, [5]))):  # a nesting, or none
             assert_refused("config.json|gpt2|model.safetensors", reader, folder)
 

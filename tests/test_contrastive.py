@@ -1,5 +1,8 @@
 """The contrastive stage: its loss, gradient caching, and a run that can be stopped and repeated."""
 
+from functools import partial
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -85,15 +88,11 @@ def test_same_questions_are_known_and_long_texts_cropped():
 
 
 def test_each_pair_occurs_once_in_an_epoch_or_is_set_aside(monkeypatch):
-    calls = []
-
-    def recorded(*args):
-        calls.append(args)
-        return batch_of(*args)
-
+    recorded = Mock(side_effect=batch_of)
     monkeypatch.setattr(contrastive, "batch_of", recorded)
     model = model_of(MatryoshkaEmbeddingsGPT)
     train_embeddings(model, PAIRS, TOKENIZER, 4, 18, eval_interval=9, progress=False)
+    calls = [call.args for call in recorded.call_args_list]
     learned, aside = calls[0][0], calls[1][0]  # of the first evaluation
     first, second, third, fourth = ({*positions} for _, _, positions, *_ in calls[2:6])
     assert len(aside) == 4 and sorted(learned.names + aside.names) == sorted(PAIRS.names)
@@ -134,10 +133,8 @@ def test_a_run_resumes_where_it_stopped(tmp_path):
     [("steps", 0), ("batch_size", 1), ("batch_size", 41), ("micro_batch", 0), ("temperature", 0), ("lr", -1)],
 )
 def test_bad_arguments_are_named(name, value):
-    model, settings = model_of(MatryoshkaEmbeddingsGPT), dict(steps=1, batch_size=8)
-    other = BPETokenizer([*TOKENIZER.tokens, b" q"])
-    assert_refused(
-        f"{name}={value} must be", train_embeddings, model, PAIRS, TOKENIZER, **settings | {name: value}
-    )
-    assert_refused("the tokenizer has 257 tokens", train_embeddings, model, PAIRS, other, **settings)
-    assert_refused("share=0.5 cannot", train_embeddings, model, PAIRS, TOKENIZER, share=0.5)
+    other, settings = BPETokenizer([*TOKENIZER.tokens, b" q"]), dict(steps=1, batch_size=8)
+    learn = partial(train_embeddings, model_of(MatryoshkaEmbeddingsGPT), PAIRS)
+    assert_refused(f"{name}={value} must be", learn, TOKENIZER, **settings | {name: value})
+    assert_refused("the tokenizer has 257 tokens", learn, other, **settings)
+    assert_refused("share=0.5 cannot", learn, TOKENIZER, share=0.5)

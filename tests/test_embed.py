@@ -61,7 +61,7 @@ def test_texts_ids_and_lists_agree(model):
         assert torch.equal(embed(model, same, tokenizer=tokenizer), expected)
 
 
-def test_bad_texts_are_named(model):
+def test_bad_arguments_are_named(model):
     def refused(message, texts):
         assert_refused(message, embed, model, texts, tokenizer=CharTokenizer("abcdefghijk"))
 
@@ -77,9 +77,6 @@ def test_bad_texts_are_named(model):
     refused("'x'", ["ax"])
     refused("must be a str, not bytes", b"abc")
     refused("must be a str, not bytearray", [bytearray(b"abc")])
-
-
-def test_other_bad_arguments_are_named(model):
     assert_refused("size=5", embed, model, ids(3), size=5)
     assert_refused("batch_size=0", embed, model, ids(3), batch_size=0)
     few = CharTokenizer("abc")

@@ -1,6 +1,5 @@
 """Every doll as a GPT-2 of transformers, and GPT-2 as a nested model."""
 
-import json
 import random
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, export_gpt2, import_gpt2, load
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
-from .conftest import assert_refused, random_model
+from .conftest import assert_refused, edit_json, random_model
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.disable_progress_bar()
@@ -22,12 +21,6 @@ CLOSE = dict(rtol=1e-5, atol=1e-5)
 def make(kind=MatryoshkaGPT, seed=0, **options):
     shape = dict(vocab_size=13, block_size=7, n_embd=24, n_head=4, n_layer=3)
     return random_model(kind, GPTConfig(**shape | options), seed).float().eval()
-
-
-def settings(folder, change):
-    config = json.loads((folder / "config.json").read_text())
-    change(config)
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def gpt2_at(path):
@@ -80,7 +73,7 @@ def test_there_and_back(tmp_path):
     assert {size.n_embd for size in back.sizes} == {8, 12, 24}
     assert back.config.dropout == 0.25 and back.config.n_inner == 50
     assert_refused("^nesting=5", import_gpt2, tmp_path, nesting=5)  # not a fault of config.json
-    settings(tmp_path, lambda config: config.pop("resid_pdrop"))
+    edit_json(tmp_path / "config.json", lambda config: config.pop("resid_pdrop"))
     assert import_gpt2(tmp_path).config.dropout == transformers.GPT2Config().resid_pdrop == 0.1
 
 
@@ -129,7 +122,7 @@ UNSUPPORTED |= dict(add_cross_attention=True, tie_word_embeddings=False)
 )
 def test_other_configurations_are_named(tmp_path, change, names):
     export_gpt2(make(), tmp_path)
-    settings(tmp_path, lambda config: config.update(change))
+    edit_json(tmp_path / "config.json", lambda config: config.update(change))
     assert_refused(names, import_gpt2, tmp_path)
 
 
@@ -184,8 +177,8 @@ def test_autotokenizer_encodes_as_the_bpe_tokenizer(tmp_path, special):
     auto = tokenizer_at(tmp_path, tokenizer, [text])
     assert auto.eos_token_id == (tokenizer.vocab_size - 2 if special else None)
     assert auto.model_max_length == model.config.block_size
-    export_gpt2(model, tmp_path, 12)  # without one it stays
-    # but not beside a model that it does not fit
+    export_gpt2(model, tmp_path, 12)  # without one it stays, but not beside a model that it does not fit
+    assert load_tokenizer(tmp_path) == tokenizer
     message = f"has {tokenizer.vocab_size} tokens.*vocab_size=13"
     assert_refused(message, export_gpt2, make(), tmp_path, overwrite=True)
 
@@ -199,5 +192,3 @@ def test_autotokenizer_encodes_as_the_character_tokenizer(tmp_path):
     auto = tokenizer_at(tmp_path, tokenizer, texts)
     with pytest.raises(Exception, match="Missing"):
         auto("?")  # as CharTokenizer does, and not another character in its place
-    export_gpt2(model, tmp_path)  # without one, the tokenizer stays
-    assert load_tokenizer(tmp_path) == tokenizer

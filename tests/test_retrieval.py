@@ -114,9 +114,8 @@ def test_a_longer_shortlist_comes_nearer_to_the_exact_search():
 def test_bad_embeddings_are_named():
     shapes = r"\(200, 32\) and query \(12, 8\) must have shapes"
     assert_refused(shapes, matgpt.search, DOCUMENTS, QUERIES[:, :8])
-    assert_refused("must have shapes", matgpt.search, DOCUMENTS, 3.0)
-    assert_refused("must have shapes", matgpt.search, DOCUMENTS[0], QUERIES)
-    assert_refused("must have shapes", matgpt.search, DOCUMENTS[:0], QUERIES)
+    for documents, queries in ((DOCUMENTS, 3.0), (DOCUMENTS[0], QUERIES), (DOCUMENTS[:0], QUERIES)):
+        assert_refused("must have shapes", matgpt.search, documents, queries)
     assert_refused("must hold finite", matgpt.search, DOCUMENTS * float("nan"), QUERIES)
     assert_refused("must hold finite", matgpt.search, DOCUMENTS, QUERIES / 0)
     for name, value in (("k", 0), ("dims", 0), ("dims", 33), ("shortlist", 0)):
