@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from .conftest import assert_refused, random_model
 from .test_train import TEXT, refused
 
 TOKENIZER = CharTokenizer.from_text(TEXT)
+BPE = BPETokenizer.train(TEXT, 270)
 IDS = np.array(TOKENIZER.encode(TEXT))
 NESTING = [Size(8, 1, 1), Size(16, 2, 2)]
 QUICK = dict(batch_size=4, eval_blocks=8, progress=False)
@@ -83,21 +85,17 @@ def test_dolls_learn_and_the_full_one_and_the_teacher_stay(plain):
 @pytest.mark.parametrize("dolls", [NESTING, matgpt.between(Size(8, 1, 1), Size(32, 4, 2))])
 def test_all_dolls_read_the_same_text_and_weigh_alike(plain, monkeypatch, dolls):
     """Rarely read ones count more, so that a Size without a name is taught as much as the full doll."""
-    texts, totals, step_losses = [], [], nesting.step_losses
-
-    def spied(model, passes, read, weight, *more):
-        rows = {size: n for trunk, numbers in passes for size, n in zip(trunk, numbers)}
-        texts.append([read(n)[0].tolist() for n in rows.values()])
-        totals.append({size: n * weight(size) for size, n in rows.items()})
-        return step_losses(model, passes, read, weight, *more)
-
-    monkeypatch.setattr(nesting, "step_losses", spied)
+    spy, drawn = Mock(side_effect=nesting.step_losses), set()
+    monkeypatch.setattr(nesting, "step_losses", spy)
     matgpt.nest(plain, dolls, IDS, IDS, 3, **{**QUICK, "batch_size": 500, "eval_blocks": 1})
-    for step, weights in zip(texts, totals):
-        longest = max(step, key=len)
-        assert len(longest) == 500 and all(rows == longest[: len(rows)] for rows in step)
-        assert list(weights.values()) == pytest.approx([500] * len(weights), rel=0.05)
-    assert len(set().union(*totals)) > (2 if dolls is NESTING else 10)
+    for _, passes, read, weight, *_ in (call.args for call in spy.call_args_list):
+        rows = {size: n for trunk, numbers in passes for size, n in zip(trunk, numbers)}
+        texts = [read(n)[0].tolist() for n in rows.values()]
+        longest = max(texts, key=len)
+        assert len(longest) == 500 and all(text == longest[: len(text)] for text in texts)
+        assert [n * weight(size) for size, n in rows.items()] == pytest.approx([500] * len(rows), rel=0.05)
+        drawn |= {*rows}
+    assert len(drawn) > (2 if dolls is NESTING else 10)
 
 
 @pytest.mark.slow
@@ -173,24 +171,16 @@ def options(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_on_a_folder_of_matgpt(plain, options, tmp_path, capsys):
-    save(plain, tmp_path / "plain", TOKENIZER)
-    main(["nest", str(tmp_path / "plain"), *options])
-    model, tokenizer = load(tmp_path / "out")
-    assert model.sizes == (*NESTING, plain.config.full) and tokenizer.encode("the") == TOKENIZER.encode("the")
+@pytest.mark.parametrize("write, tokenizer", [(save, TOKENIZER), (export_gpt2, BPE)])
+def test_the_command_on_a_folder_of_matgpt_or_of_transformers(write, tokenizer, options, tmp_path, capsys):
+    torch.manual_seed(0)
+    trained = MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 16, 32, 4, 2))
+    write(trained, tmp_path / "trained", tokenizer=tokenizer)
+    main(["nest", str(tmp_path / "trained"), *options])
+    model, loaded = load(tmp_path / "out")
+    assert model.sizes == (*NESTING, trained.config.full) and loaded == tokenizer
     assert (tmp_path / "out" / "losses.png").exists() and (tmp_path / "out" / "history.json").exists()
     assert "step 4/4" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_the_command_on_a_gpt2_of_transformers(options, tmp_path):
-    tokenizer, folder = BPETokenizer.train(TEXT, 270), tmp_path / "gpt2"
-    torch.manual_seed(0)
-    gpt2 = MatryoshkaGPT(GPTConfig(tokenizer.vocab_size, 16, 32, 4, 2))
-    export_gpt2(gpt2, folder, tokenizer=tokenizer)
-    main(["nest", str(folder), *options])
-    model, loaded = load(tmp_path / "out")
-    assert model.sizes == (*NESTING, gpt2.config.full) and loaded == tokenizer
 
 
 def test_the_command_names_what_is_wrong(plain, options, tmp_path, capsys, monkeypatch):

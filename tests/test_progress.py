@@ -49,5 +49,4 @@ def test_a_notebook_shows_one_line_and_one_figure_that_are_drawn_anew(monkeypatc
     assert "2/2" in line.update.call_args.args[0]["text/plain"]
     figure.update.assert_called_once()  # shown at the second evaluation, drawn anew at the third
     curves = figure.update.call_args.args[0].axes[0].lines[:2]
-    drawn = {tuple(curve.get_ydata()): curve.get_linestyle() for curve in curves}
-    assert drawn == {(3.0, 2.0, 1.0): "-", (2.0, 1.0, 0.0): ":"}, "validation, and training dotted"
+    assert [[*curve.get_ydata()] for curve in curves] == [[3.0, 2.0, 1.0], [2.0, 1.0, 0.0]]

@@ -107,10 +107,10 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
         context.setattr(run, "log", Mock(side_effect=KeyboardInterrupt))
         program(*options)
     assert History.load(out / "history.json").done == 0
-    own = load(out)
-    save(MatryoshkaGPT(own[0].config), out, overwrite=True)
+    own = load(out)[0]
+    save(MatryoshkaGPT(own.config), out, overwrite=True)
     assert "did not write" in refused(capsys, "train", *options, "--resume")
-    save(own[0], out, overwrite=True)
+    save(own, out, overwrite=True)
     program(*options, "--resume")  # the model that an interrupted run left is its own to replace
     before = contents(out)
     for more in ([], ["--force", "--loss-weights", 1]):  # forced or not, what begins nothing replaces nothing
@@ -127,8 +127,16 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
     assert contents(out) == before
     program(*options, "--resume", "--steps", 40)
     assert History.load(out / "history.json").steps == [0, 10, 20, 30, 40]
-    program(*options, "--force", "--n-head", 2)
+    save(MatryoshkaGPT(model.config), out, overwrite=True)
+    before = contents(out)
+    assert "did not write" in refused(capsys, "train", *options, "--resume", "--steps", 60)
+    assert contents(out) == before
+    program(*options, "--resume", "--steps", 60, "--n-head", 2, "--force")
+    assert History.load(out / "history.json").start == 0, "it began anew"
     assert load(out)[0].config.n_head == 2 and not [*out.glob("step-*")]
+    corpus, short = options[:2], "--nesting 6 --steps 1 --batch-size 4 --force --out"
+    main(["nest", str(out), *corpus, *short.split(), str(out)])
+    assert "did not write" in refused(capsys, "train", *options, "--resume", "--steps", 80)
 
 
 @pytest.mark.slow
@@ -140,20 +148,6 @@ def test_a_run_that_replaces_another_is_killed_and_resumed(options, out):
     assert subprocess.run(command, cwd=ROOT).returncode == 9
     program(*options, "--seed", 1, "--resume")
     assert History.load(out / "history.json").steps == [0, 10, 20] and not [*out.glob("step-*.pt")]
-
-
-@pytest.mark.slow
-def test_resume_does_not_replace_another_model(options, out, capsys):
-    program(*options)
-    save(MatryoshkaGPT(load(out)[0].config), out, overwrite=True)
-    before = contents(out)
-    assert "did not write" in refused(capsys, "train", *options, "--resume", "--steps", 40)
-    assert contents(out) == before
-    program(*options, "--resume", "--steps", 40, "--force")
-    assert History.load(out / "history.json").start == 0, "it began anew"
-    corpus, short = options[:2], "--nesting 6 --steps 1 --batch-size 4 --force --out"
-    main(["nest", str(out), *corpus, *short.split(), str(out)])
-    assert "did not write" in refused(capsys, "train", *options, "--resume", "--steps", 80)
 
 
 @pytest.mark.parametrize("name", ["config.json", "history.json", "losses.png", "step-500.pt"])
@@ -229,13 +223,11 @@ def test_only_too_little_memory_is_called_that(monkeypatch, capsys):
 
 
 def test_a_run_without_out_is_named_after_its_text_and_dolls(tmp_path):
-    args = SimpleNamespace(command="nest", out=None, nesting=[8, Size(8, 1, 2, (9, 16))], device="cpu")
-    run.start(args, "data/some.txt")
-    assert args.out == Path("runs", "some-8-8,1,2,9_16")
-    args.out = None
-    (tmp_path / "lr0.01").mkdir()
-    run.start(args, tmp_path / "lr0.01")
-    assert args.out == Path("runs", "lr0.01-8-8,1,2,9_16"), "a folder has no suffix"
+    (tmp_path / "lr0.01").mkdir()  # a folder has no suffix
+    for source, name in (("data/some.txt", "some"), (tmp_path / "lr0.01", "lr0.01")):
+        args = SimpleNamespace(command="nest", out=None, nesting=[8, Size(8, 1, 2, (9, 16))], device="cpu")
+        run.start(args, source)
+        assert args.out == Path("runs", f"{name}-8-8,1,2,9_16")
 
 
 def test_a_doll_is_sliced_out(tmp_path, capsys):

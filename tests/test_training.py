@@ -5,12 +5,14 @@ import math
 import pickle
 import weakref
 from contextlib import contextmanager, nullcontext
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import get_total_norm
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -71,10 +73,6 @@ def recorded(model):
 
     with model.register_forward_pre_hook(forward), register_optimizer_step_pre_hook(step):
         yield steps
-
-
-def norm(gradients):
-    return torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
 
 
 @pytest.fixture
@@ -221,6 +219,7 @@ def test_the_constants_that_figures_decided():
     assert (nesting.SHARE, nesting.BATCHES) == (0.5, 16)
     assert (loop.Settings.warmup, loop.Settings.weight_decay) == (0.05, 0.1)
     assert make_optimizers("adamw", nested, 1.0, 0.1)[0].defaults["betas"] == (0.9, 0.99)
+    assert [run(make(n_embd=d), steps=1, lr=None).lr for d in (16, 32)] == [1.024 / 16, 1.024 / 32]
     assert matgpt.nest(nested, (4,), TEXT, VAL, 1, progress=False).history.lr == 1.024 / 16 / 4
 
 
@@ -237,10 +236,14 @@ def test_a_second_thread_is_for_models_of_256_dimensions(two_threads):
             assert torch.get_num_threads() == threads
 
 
-def test_each_step_draws_six_new_sizes_of_a_range():
-    model, draws, rng = make(nesting=RANGE), [], np.random.default_rng(0)
-    for _ in range(50):
-        draws.append({size for trunk, _ in Schedule(model, 0.5).draw(100, rng) for size in trunk})
+def test_each_step_draws_six_new_sizes_of_a_range_which_count_as_much_as_named_ones(monkeypatch):
+    model, spy = make(nesting=RANGE), Mock(side_effect=step_losses)
+    monkeypatch.setattr(loop, "step_losses", spy)
+    run(model, batch_size=100, share=0.5, eval_interval=40)
+    draws = []
+    for _, passes, _, weight, *_ in (call.args for call in spy.call_args_list):
+        draws.append({size for trunk, _ in passes for size in trunk})
+        assert {weight(size) for size in draws[-1]} == {1 / len(model.sizes)}
     assert all({model.sizes[0], model.config.full} <= sizes for sizes in draws)
     assert max(map(len, draws)) == 2 + 6 and len(set().union(*draws) - set(model.sizes)) > 20
 
@@ -263,18 +266,6 @@ def test_the_texts_of_a_step_differ(variant):
     assert {len(step) for step in steps} == {1 if variant is MatryoshkaEmbeddingsGPT else 3}
     assert len({*blocks}) > 0.9 * len(blocks) and {*blocks} <= set(map(tuple, ids.unfold(0, 8, 1).tolist()))
     assert steps == texts(0) != texts(1)
-
-
-def test_a_size_drawn_from_a_range_counts_as_much_as_a_named_one(monkeypatch):
-    weights, model = {}, make(nesting=RANGE)
-
-    def spied(model, passes, read, weight, *more):
-        weights.update({size: weight(size) for trunk, _ in passes for size in trunk})
-        return step_losses(model, passes, read, weight, *more)
-
-    monkeypatch.setattr(loop, "step_losses", spied)
-    run(model, steps=3, share=0.5)
-    assert len({*weights} - {*model.sizes}) > 5 and {*weights.values()} == {1 / len(model.sizes)}
 
 
 def test_loss_weights_choose_what_learns():
@@ -378,7 +369,6 @@ def test_a_budget_of_flops_ends_within_one_step(model):
 def test_every_size_learns(model):
     history = run(model, eval_interval=15)
     assert history.steps == [0, 15, 30, 40] and history.lr == 1e-2
-    assert_equal_lengths(history)
     for size in model.sizes:
         assert abs(history.val[size][0] - math.log(7)) < 0.1
         for ids, losses in ((TEXT, history.train), (VAL, history.val)):
@@ -411,14 +401,10 @@ def test_the_rate_follows_the_schedule_and_the_gradient_is_clipped(kind):
     assert len(steps) == 20
     for i, (_, rates, gradients) in enumerate(steps):
         assert rates == pytest.approx([learning_rate(i / 20, 0.02, 0.25)] * len(rates))
-        assert norm(gradients) == pytest.approx(1e-3, rel=1e-3)
+        assert get_total_norm(gradients.values()).item() == pytest.approx(1e-3, rel=1e-3)
     with recorded(model) as steps:
         run(model, steps=5, grad_clip=0, optimizer=kind)
-    assert all(norm(gradients) > 1e-2 for *_, gradients in steps), "0 does not clip"
-
-
-def test_the_default_rate_falls_with_the_width(variant):
-    assert [run(make(variant, n_embd=d), steps=1, lr=None).lr for d in (16, 32)] == [1.024 / 16, 1.024 / 32]
+    assert all(get_total_norm(gradients.values()) > 1e-2 for *_, gradients in steps), "0 does not clip"
 
 
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
@@ -432,12 +418,6 @@ def test_steps_multiply_in_the_dtype_and_evaluations_and_weights_are_float32(var
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     with torch.autocast("cpu", torch.bfloat16), precision(torch.device("cpu"), "float32"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32, "whatever was chosen around it"
-
-
-def test_weights_of_inference_mode_are_refused():
-    with torch.inference_mode():
-        model = make()
-    assert_refused(r"made inside torch.inference_mode\(\)", run, model)
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
@@ -461,8 +441,7 @@ def test_a_compiled_model_trains_as_it_would_uncompiled():
     plain, other = make(nesting=None), make(nesting=None)
     run(plain, steps=2)
     run(torch.compile(other, backend="eager"), steps=2)
-    for p, q in zip(plain.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(p, q)
+    torch.testing.assert_close(plain.state_dict(), other.state_dict())
 
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, nullcontext])
@@ -510,13 +489,7 @@ def test_a_run_leaves_everything_else_as_it_was(model, end, two_threads):
 
 @pytest.mark.parametrize("calls", [7, 9, 30])
 def test_interrupting_anywhere_leaves_lists_of_equal_length(model, calls):
-    remaining = iter(range(calls))
-
-    def forward(*args):
-        if next(remaining, None) is None:
-            raise KeyboardInterrupt
-
-    with model.register_forward_pre_hook(forward):
+    with model.register_forward_pre_hook(Mock(side_effect=[None] * calls + [KeyboardInterrupt])):
         history = run(model, eval_interval=2, eval_blocks=1)
     assert 1 <= len(history.steps) < 20, "interrupted on the way"
     assert_equal_lengths(history)
@@ -574,5 +547,5 @@ BAD = [
 def test_a_bad_argument_is_named_before_any_work(bad, message):
     model = make()
     model.register_forward_pre_hook(lambda *_: pytest.fail("work was done"))
-    with pytest.raises(ValueError, match=message):
-        train(model, **{"train_ids": TEXT, "val_ids": TEXT, "steps": 2, "progress": False, **bad})
+    options = {"train_ids": TEXT, "val_ids": TEXT, "steps": 2, "progress": False, **bad}
+    assert_refused(message, train, model, **options)
