@@ -195,7 +195,7 @@ def make_device(name):
 def read_model(folder):
     """Load (model, tokenizer) from a folder that `save` or transformers wrote."""
     model, tokenizer = import_gpt2(folder) if is_gpt2(folder) else load(folder)[0], load_tokenizer(folder)
-    check_vocabulary(model.config, tokenizer, folder)
+    check_vocabulary(model.config, tokenizer, f"{folder}: ")
     return model, tokenizer
 
 

@@ -74,7 +74,7 @@ def check_tokenizer(config, tokenizer, folder):
         tokenizer = load_tokenizer(folder)
     if not isinstance(tokenizer, Tokenizer | None):
         raise ValueError(f"tokenizer={tokenizer!r:.60} must be a CharTokenizer or a BPETokenizer")
-    check_vocabulary(config, tokenizer, folder)
+    check_vocabulary(config, tokenizer, f"{folder}: ")
     return tokenizer
 
 

@@ -40,11 +40,10 @@ def generate(
     return out
 
 
-def check_vocabulary(config, tokenizer, folder=None):
-    """Raise ValueError, naming the folder, unless the tokenizer, if any, has as many tokens as the model."""
+def check_vocabulary(config, tokenizer, where=""):
+    """Raise ValueError unless the tokenizer, if any, has as many tokens as the model. where: begins it."""
     tokens, expected = getattr(tokenizer, "vocab_size", None), config.vocab_size
     if tokenizer is not None and tokens != expected:
-        where = "" if folder is None else f"{folder}: "
         raise ValueError(f"{where}the tokenizer has {tokens} tokens, the model vocab_size={expected}")
 
 
