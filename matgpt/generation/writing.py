@@ -41,7 +41,7 @@ def generate(
 
 
 def check_vocabulary(config, tokenizer, where=""):
-    """Raise ValueError unless the tokenizer, if any, has as many tokens as the model. where: begins it."""
+    """Raise ValueError, which `where` begins, unless the tokenizer, if any, has the model's vocabulary."""
     tokens, expected = getattr(tokenizer, "vocab_size", None), config.vocab_size
     if tokenizer is not None and tokens != expected:
         raise ValueError(f"{where}the tokenizer has {tokens} tokens, the model vocab_size={expected}")
@@ -133,7 +133,7 @@ def write_steps(
     draft = Reader(drafter, smaller, use_cache) if drafting else target
     t, end, block_size = out.size(1) - max_new_tokens, out.size(1), model.config.block_size
     while t < end:
-        g = max(0, min(draft_tokens * drafting, block_size - t, end - t - 1))  # proposals
+        g = max(0, min(draft_tokens if drafting else 0, block_size - t, end - t - 1))  # proposals
         if g == 0:
             tokens = sampling.draw(sampling.probabilities(target(out, max(0, t - block_size), t)[:, -1]))
         else:
