@@ -79,6 +79,7 @@ def test_a_run(options, out, tmp_path, capsys, monkeypatch):
     (tmp_path / "text").write_text(TEXT[::-1])
     main(["eval", str(out)])
     assert "is no longer the text" in capsys.readouterr().err
+    assert "no/model.safetensors is missing" in refused(capsys, "eval", out / "no")
 
 
 def test_every_option_reaches_the_run(options, tmp_path, monkeypatch, capsys):
@@ -123,7 +124,8 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
     model, ids = load(out)[0], list(range(9))
     assert_refused("already holds a run", matgpt.train, model, ids, ids, checkpoint_dir=out)
     program(*options, "--resume")
-    assert "another run: lr was None, is 0.1\n" in refused(capsys, "train", *options, "--resume", "--lr", 0.1)
+    error = refused(capsys, "train", *options, "--resume", "--lr", 0.1)
+    assert "another run: lr was None, is 0.1; --force begins anew" in error
     assert contents(out) == before
     program(*options, "--resume", "--steps", 40)
     assert History.load(out / "history.json").steps == [0, 10, 20, 30, 40]

@@ -59,7 +59,8 @@ def run_train(args):
 
 def run_nest(args):
     device = start(args, args.folder)
-    model, train_ids, val_ids, tokenizer = read_all(args)
+    model, tokenizer = read_model(args.folder)
+    train_ids, val_ids = read_ids(args, tokenizer)
     args.out.mkdir(parents=True, exist_ok=True)
     with lock(args.out, f"--out {args.out}"):
         model = nest(model.to(device), args.nesting, train_ids, val_ids, **given(Settings, args))
@@ -145,11 +146,12 @@ def run_slice(args):
 
 
 def run_eval(args):
+    model, tokenizer = read_model(args.folder)
     record = read_record(args.folder) if args.corpus is None else {}
     args.corpus = args.corpus or record.get("corpus")
     if args.corpus is None:
         raise ValueError(f"no history.json in {args.folder} says what it was trained on: give --corpus")
-    model, _, val_ids, tokenizer = read_all(args)
+    _, val_ids = read_ids(args, tokenizer)
     trained_on = (record.get("run") or {}).get("val_ids")
     if trained_on and trained_on != digest(val_ids):
         warnings.warn(f"{args.corpus} is no longer the text that the model was trained on", stacklevel=1)
@@ -199,15 +201,14 @@ def read_model(folder):
     return model, tokenizer
 
 
-def read_all(args):
-    """Load args.folder and encode args.corpus with its tokenizer: (model, train_ids, val_ids, tokenizer)."""
-    model, tokenizer = read_model(args.folder)
+def read_ids(args, tokenizer):
+    """Return (train_ids, val_ids) of args.corpus, encoded by the tokenizer of args.folder."""
     if not as_path(args.corpus).is_dir():
-        return model, *split(tokenizer.encode(load_text(args.corpus))), tokenizer
+        return split(tokenizer.encode(load_text(args.corpus)))
     *ids, theirs = load_tokens(args.corpus)
     if theirs != tokenizer:
         raise ValueError(f"the tokens of {args.corpus} are not those of {args.folder}: use its tokenizer")
-    return model, *ids, tokenizer
+    return ids
 
 
 def read_record(folder):

@@ -158,4 +158,5 @@ class Checkpoint:
             names.remove(self.budget)
         if names:
             different = [f"{name} was {was.get(name)}, is {self.run.get(name)}" for name in names]
-            raise ValueError(f"{self.folder} holds another run: " + "; ".join(different))
+            anew = "; overwrite=True begins anew in its place"
+            raise ValueError(f"{self.folder} holds another run: {'; '.join(different)}{anew}")
