@@ -12,7 +12,6 @@ import sys
 import threading
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -312,10 +311,10 @@ def test_interrupted_while_weights_change(seconds, saved, whole, tmp_path, monke
 
 
 def test_states_are_in_the_order_of_their_steps(tmp_path):
-    states = [tmp_path / f"step-{step:08}-{'0' * 16}.pt" for step in (99_999_999, 100_000_000)]
-    for path in states:
+    paths = [tmp_path / f"step-{step:08}-{'0' * 16}.pt" for step in (99_999_999, 100_000_000)]
+    for path in paths:
         path.touch()
-    assert checkpoint.Checkpoint.files(SimpleNamespace(folder=tmp_path)) == states
+    assert checkpoint.states(tmp_path) == paths
 
 
 # ---- the folder

@@ -25,7 +25,7 @@ from ..sizes import positive
 from ..text.batches import loss_unit
 from ..text.token_files import load_tokens, prepare, read_corpus
 from ..text.tokenizer import load_tokenizer
-from ..training.checkpoint import NAME, digest, ended, lock, model_digest
+from ..training.checkpoint import digest, ended, lock, model_digest, states
 from ..training.loop import Settings, processes
 from .parser import Parser, thread_count
 
@@ -83,11 +83,6 @@ def start(args, source):
     args.progress, args.on_evaluation = sys.stderr.isatty(), partial(log, args)
     args.steps = Settings(**given(Settings, args)).steps
     return make_device(args.device)
-
-
-def states(folder):
-    """List the state files of a run."""
-    return [path for path in sorted(folder.glob("step-*")) if NAME.fullmatch(path.name)]
 
 
 def is_own(folder):

@@ -33,6 +33,12 @@ def digest(ids):
     return f"{len(ids)} tokens with SHA-256 {sha.hexdigest()[:16]}"
 
 
+def states(folder, name=NAME):
+    """List the state files in a folder, by step."""
+    matches = [(name.fullmatch(path.name), path) for path in folder.glob("step-*")]
+    return [path for _, path in sorted((int(m[1]), path) for m, path in matches if m and path.is_file())]
+
+
 def model_digest(folder):
     """Return the SHA-256 of the model that `save` wrote to a folder, or None if there is none."""
     path = folder / "model.safetensors"
@@ -78,17 +84,12 @@ class Checkpoint:
         name = f"checkpoint_dir={str(settings.checkpoint_dir)!r}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (settings.resume or settings.overwrite) and (self.files() or ended(self.folder)):
+            if not (settings.resume or settings.overwrite) and (states(self.folder) or ended(self.folder)):
                 holds = f"{name} already holds a run"
                 raise ValueError(f"{holds}: resume it, remove its states, or name another folder")
             self.lock = lock(self.folder, name)
         except OSError as error:
             raise ValueError(f"{name} cannot be written: {error.strerror}") from None
-
-    def files(self, name=NAME):
-        """List the run's own files, by step."""
-        matches = [(name.fullmatch(path.name), path) for path in self.folder.iterdir()]
-        return [path for _, path in sorted((int(m[1]), path) for m, path in matches if m and path.is_file())]
 
     def due(self):
         """Say whether a minute of work could be lost, and saving costs less than a hundredth of the time."""
@@ -108,11 +109,11 @@ class Checkpoint:
         try:
             write(path, data)
         except OSError as error:
-            intact = [f"; {path.name} is intact: make room and resume" for path in self.files()][-1:]
+            intact = [f"; {path.name} is intact: make room and resume" for path in states(self.folder)][-1:]
             problem = f"the state of step {history.done} could not be written to {self.folder}"
             raise OSError(error.errno, f"{error.strerror}: {problem}{''.join(intact)}") from None
         self.states = [path] if history.finished else [*self.states[-1:], path]
-        for old in {*self.files(), *self.files(TEMPORARY)} - {*self.states}:
+        for old in {*states(self.folder), *states(self.folder, TEMPORARY)} - {*self.states}:
             old.unlink()
         self.saved = time.monotonic()
         self.cost = self.saved - started
@@ -125,7 +126,7 @@ class Checkpoint:
         if every state is damaged; an OSError of the disk passes through.
         """
         damaged = []
-        for path in reversed(self.files()):
+        for path in reversed(states(self.folder)):
             data = path.read_bytes()
             try:
                 if hashlib.sha256(data).hexdigest()[:16] != NAME.fullmatch(path.name)[2]:
