@@ -1,8 +1,7 @@
 """What a training step costs, beside nanoGPT's code and beside its FLOPs."""
 
-import importlib.util
+import runpy
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -40,11 +39,9 @@ def own(args, kind, nesting, share=None):
 
 def nanogpt(args):
     """Return a function that trains nanoGPT's model of the same shape: (seconds, None) of a step."""
-    spec = importlib.util.spec_from_file_location("nanogpt", Path(args.nanogpt) / "model.py")
-    code = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(code)
+    code = runpy.run_path(f"{args.nanogpt}/model.py")
     shape = {name: getattr(args, name) for name in ("n_embd", "n_head", "n_layer", "block_size")}
-    model = code.GPT(code.GPTConfig(vocab_size=VOCAB_SIZE, dropout=0.0, **shape)).to(DEVICE)
+    model = code["GPT"](code["GPTConfig"](vocab_size=VOCAB_SIZE, dropout=0.0, **shape)).to(DEVICE)
     optimizer = model.configure_optimizers(0.1, 1e-4, (0.9, 0.99), DEVICE.type)
     block = torch.randint(VOCAB_SIZE, (args.batch_size, args.block_size + 1), device=DEVICE)
     x, y = block[:, :-1].contiguous(), block[:, 1:].contiguous()
