@@ -31,15 +31,14 @@ def add_shape(add):
 def stored(folder, settings, compute):
     """Return the JSON object that `compute(state)` returns, or what it returned before with these settings.
 
-    settings: everything that it depends on, the digest of a corpus too. state: a folder for what an
-    interrupted run resumes from; it is removed once the result is there.
+    settings: everything that it depends on, the digest of a corpus too. state: a folder that `compute` makes
+    for what an interrupted run resumes from; it is removed once the result is there.
     """
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(folder) / "runs" / f"{name}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))["result"]
     state = path.with_suffix("")
-    state.mkdir(parents=True, exist_ok=True)
     result = compute(state)
     write(path, json.dumps({"settings": settings, "result": result}, indent=1).encode())
     shutil.rmtree(state)
@@ -82,7 +81,6 @@ def markdown(rows):
 
 def report(folder, name, text, figures=None):
     """Print a result; write it to NAME.md in the folder, and each figure under its name."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
     write(Path(folder) / f"{name}.md", f"{text}\n".encode())
     print("\n" + text)
     for title, figure in (figures or {}).items():
