@@ -92,18 +92,16 @@ class Bench:
     def tune(self, config, tokens=None, **settings):
         """Return runs of all seeds, at the rate and batch with the lowest full loss on the first seed."""
 
-        def train_cell(cell, seed):
-            rate, batch_size = cell
+        def train_cell(rate, batch_size, seed):
             lr = float(f"{rate * default_lr(config):.3g}")
             steps = {} if tokens is None else {"steps": round(tokens / batch_size / config.block_size)}
             return self.one(config, seed, lr=lr, batch_size=batch_size, **steps, **settings)
 
         first, *others = self.args.seeds
-        tried = {
-            cell: train_cell(cell, first) for cell in itertools.product(self.args.rates, self.args.batches)
-        }
+        cells = itertools.product(self.args.rates, self.args.batches)
+        tried = {cell: train_cell(*cell, first) for cell in cells}
         best = min(tried, key=lambda cell: tried[cell]["losses"][str(config.full)])
-        return [tried[best], *(train_cell(best, seed) for seed in others)]
+        return [tried[best], *(train_cell(*best, seed) for seed in others)]
 
     def one(self, config, seed, also=(), **settings):
         """Train a model; returns {"losses": {size: over all of val}, "flops", "seconds", ...}."""
