@@ -54,12 +54,10 @@ def measure(args, seed, state):
         model = MatryoshkaEmbeddingsGPT(GPTConfig(*shape, nesting)).to(DEVICE)
         options = dict(seed=seed, progress=sys.stderr.isatty(), checkpoint_dir=state / name, resume=True)
         if name == "language model":
-            few = dict(eval_interval=args.lm_steps, eval_blocks=16)
-            whole(train(model, *ids, args.lm_steps, **few, **options))
+            whole(train(model, *ids, args.lm_steps, eval_interval=args.lm_steps, eval_blocks=16, **options))
         else:
             model.embedding.token.data *= SPREAD / model.embedding.token.std()
-            few = dict(steps=args.steps, batch_size=args.batch_size)
-            whole(train_embeddings(model, pairs, tokenizer, **few, **options))
+            whole(train_embeddings(model, pairs, tokenizer, args.steps, args.batch_size, **options))
         both = test.documents, test.queries
         vectors[name] = [embed(model, texts, tokenizer=tokenizer).cpu() for texts in both]
     drawn = torch.randperm(max(args.nesting), generator=torch.Generator().manual_seed(seed))
@@ -70,10 +68,9 @@ def measure(args, seed, state):
         "plain InfoNCE, random dimensions": [x[:, drawn] for x in vectors["plain"]],
         "language model alone": vectors["language model"],
     }
-    scores = {
-        name: [cut(queries, d) @ cut(documents, d).T for d in args.nesting]
-        for name, (documents, queries) in methods.items()
-    }
+    scores = {}
+    for name, (documents, queries) in methods.items():
+        scores[name] = [cut(queries, d) @ cut(documents, d).T for d in args.nesting]
     lexical = BM25(test.documents)(test.queries)
     scores["Matryoshka and BM25, fused"] = [fuse(s, lexical) for s in scores["Matryoshka"]]
     all_ranks = {name: list(map(ranks, every)) for name, every in scores.items()}
