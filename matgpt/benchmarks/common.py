@@ -19,12 +19,8 @@ def add_shape(add):
     """Add the options for the shape of the full model, its batch and its precision."""
     for name, default in (("n-embd", 128), ("n-head", 4), ("n-layer", 4), ("block-size", 64)):
         add(f"--{name}", type=int, default=default)
-    add(
-        "--batch-size",
-        type=int,
-        default=12,
-        help="blocks in a step (in quality: of a step that --budget counts)",
-    )
+    batch = "blocks in a step (in quality: of a step that --budget counts)"
+    add("--batch-size", type=int, default=12, help=batch)
     add("--dtype", choices=("float32", "bfloat16"), help="in which all steps multiply matrices")
 
 
@@ -74,9 +70,8 @@ def markdown(rows):
     """Return a Markdown table of rows {column: cell}; a row may lack a cell."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [[row.get(column, "") for column in columns] for row in rows]
-    return "\n".join(
-        f"| {' | '.join(map(str, line))} |" for line in (columns, ["---"] * len(columns), *cells)
-    )
+    lines = columns, ["---"] * len(columns), *cells
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def report(folder, name, text, figures=None):

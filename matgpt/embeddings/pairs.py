@@ -101,9 +101,8 @@ def as_pairs(name, pairs):
         queries, documents = [], []
     are_texts = all(isinstance(text, str) and text for text in queries + documents)
     if not queries or len(queries) != len(documents) or not are_texts:
-        raise ValueError(
-            f"{name}={pairs!r:.60} must be Pairs or two lists of equal length, of texts that are not empty"
-        )
+        expected = "Pairs or two lists of equal length, of texts that are not empty"
+        raise ValueError(f"{name}={pairs!r:.60} must be {expected}")
     unnamed = [""] * len(queries)
     return Pairs(queries, documents, unnamed, unnamed)
 

@@ -21,9 +21,8 @@ def slider(show, options, description=""):
         if not isinstance(values, Iterable) or not (values := list(values)):
             raise ValueError(f"options={values!r} of a slider must hold at least one value")
         choices = dict(options=values, index=len(values) - 1, description=name)
-        sliders[name] = ipywidgets.SelectionSlider(
-            **choices, continuous_update=False, layout=dict(width="60%")
-        )
+        style = dict(continuous_update=False, layout=dict(width="60%"))
+        sliders[name] = ipywidgets.SelectionSlider(**choices, **style)
     output = ipywidgets.interactive_output(lambda **values: show(*values.values()), sliders)
     box = ipywidgets.VBox([*sliders.values(), output])
     display(box._repr_mimebundle_() | {"text/plain": STATIC}, raw=True)

@@ -116,9 +116,8 @@ def load_tokens(folder):
     """
     folder = as_path(folder)
     if not (folder / "meta.json").exists():
-        raise ValueError(
-            f"{folder} holds no token files: python -m matgpt data {folder} --out OTHER makes them"
-        )
+        command = f"python -m matgpt data {folder} --out OTHER"
+        raise ValueError(f"{folder} holds no token files: {command} makes them")
     tokenizer = load_tokenizer(folder)
     with parsed(folder / "meta.json") as meta:
         dtype = dtype_of(tokenizer)

@@ -108,9 +108,8 @@ class BPETokenizer(Tokenizer):
         for token in special_tokens:  # in tokenizer.json it would be the other token
             if {*token} <= {*BYTES} and to_bytes(token) in ranks:
                 raise ValueError(f"special token {token!r} is written as the bytes {to_bytes(token)!r} are")
-        self._encoding = tiktoken.Encoding(
-            "matgpt", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={}
-        )
+        options = dict(pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
+        self._encoding = tiktoken.Encoding("matgpt", **options)
 
     @classmethod
     def train(cls, text, vocab_size=1024):
