@@ -14,9 +14,8 @@ Layer = namedtuple("Layer", "norm1 qkv proj norm2 expand contract")
 class Reader:
     """One doll, and the keys and values of the `length` tokens of the window that it has read.
 
-    A smaller `length` forgets the last ones. For one token at a time, the forward of the layers would spend
-    most of the time on cutting weights. So this class cuts them once, as matrices, and is the only place that
-    repeats the arithmetic of the layers, without dropout.
+    For one token at a time, the forward of the layers would mostly cut weights. So this class cuts them once,
+    as matrices, and is the only place that repeats the arithmetic of the layers, without dropout.
     """
 
     def __init__(self, model, size, use_cache=True):
@@ -25,7 +24,7 @@ class Reader:
         trunk = model.trunk_size(self.size)
         self.shape = d, h, s = trunk.n_embd, trunk.n_head, config.head_size_of(trunk)
         self.use_cache, self.cache = use_cache, None  # keys and values (layers, 2, B, h, block_size, s)
-        self.start = self.length = 0
+        self.length = 0
         self.layers = [
             Layer(
                 norm1=block.norm1.corner(d),
@@ -38,10 +37,11 @@ class Reader:
             for block, f in zip(model.blocks, inner_sizes(trunk.n_inner, trunk.n_layer))
         ]
 
-    def __call__(self, out, start, end, last=1):
-        """Return logits (B, last, V) after the last tokens of out[:, start:end]. ValueError unless finite."""
-        if start != self.start or not self.use_cache:  # if the window slid, every token has another position
-            self.start, self.length = start, 0
+    def __call__(self, out, end, last=1):
+        """Return logits (B, last, V) after the last tokens of out[:, :end]. ValueError unless finite."""
+        start = max(0, end - self.model.config.block_size)  # once it slides, all tokens have other positions
+        # the last tokens are read again: those that were read there may be proposals, since rejected
+        self.length = min(self.length, end - last) if self.use_cache and start == 0 else 0
         x = self.features(out[:, start + self.length : end])
         logits = self.model.embedding.readout(x[:, -last:])
         if not logits.amax().isfinite():

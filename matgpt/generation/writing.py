@@ -135,16 +135,14 @@ def write_steps(
     while t < end:
         g = max(0, min(draft_tokens if drafting else 0, block_size - t, end - t - 1))  # proposals
         if g == 0:
-            tokens = sampling.draw(sampling.probabilities(target(out, max(0, t - block_size), t)[:, -1]))
+            tokens = sampling.draw(sampling.probabilities(target(out, t)[:, -1]))
         else:
             q = []  # the draft's distributions, from which the proposals are drawn
             for i in range(t, t + g):
-                q.append(sampling.probabilities(draft(out, 0, i)[:, -1]))
+                q.append(sampling.probabilities(draft(out, i)[:, -1]))
                 out[:, i] = sampling.draw(q[-1])[:, 0]
-            p = sampling.probabilities(target(out, 0, t + g, g + 1))
+            p = sampling.probabilities(target(out, t + g, g + 1))
             tokens = verify(p, torch.stack(q, 1), out[:, t : t + g], sampling)
-            for reader in (target, draft):  # forget what was read of rejected proposals
-                reader.length = min(reader.length, t + tokens.size(1) - 1)
         n = tokens.size(1)
         out[:, t : t + n] = tokens
         t += n
