@@ -15,7 +15,6 @@ from ..sizes import number, positive
 
 STDLIB = "python-stdlib"
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "encodings", "site-packages", "dist-packages"}
-FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 
 
 def words(text):
@@ -147,7 +146,7 @@ def load_pairs(source=STDLIB, queries="docstrings"):
 def _functions(node, name):
     """Yield (dotted name, node) of each function in a syntax tree, in the order of the file."""
     for child in ast.iter_child_nodes(node):
-        is_function = isinstance(child, FUNCTIONS)
+        is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
         own = f"{name}.{child.name}" if is_function or isinstance(child, ast.ClassDef) else name
         if is_function:
             yield own, child

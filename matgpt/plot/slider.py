@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-STATIC = "A slider: run this cell in a live notebook to move it."
-
 
 def slider(show, options, description=""):
     """Show a slider over `options`, values or (label, value) pairs, and call show(value) at every move.
@@ -25,4 +23,5 @@ def slider(show, options, description=""):
         sliders[name] = ipywidgets.SelectionSlider(**choices, **style)
     output = ipywidgets.interactive_output(lambda **values: show(*values.values()), sliders)
     box = ipywidgets.VBox([*sliders.values(), output])
-    display(box._repr_mimebundle_() | {"text/plain": STATIC}, raw=True)
+    static = {"text/plain": "A slider: run this cell in a live notebook to move it."}
+    display(box._repr_mimebundle_() | static, raw=True)
