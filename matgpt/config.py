@@ -41,9 +41,7 @@ class GPTConfig:
     bias: bool = True
 
     def __post_init__(self):
-        def put(name, value):
-            object.__setattr__(self, name, value)
-
+        put = functools.partial(object.__setattr__, self)  # the class is frozen
         for name in ("vocab_size", "block_size", "n_embd", "n_head", "n_layer"):
             put(name, positive(name, getattr(self, name)))
         put("dropout", number("dropout", self.dropout, "[0, 1)"))
@@ -101,8 +99,7 @@ class GPTConfig:
         """Width S of one head of the full model."""
         return self.n_embd // self.n_head if self.head_size is None else self.head_size
 
-    @property
-    @functools.cache  # noqa: B019, since configurations are few and small
+    @functools.cached_property
     def sizes(self):
         """Every doll of the nesting, or a few of a range, smallest first; the last is the full size."""
         if isinstance(self.nesting, Between):

@@ -88,9 +88,7 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self):
-        def put(name, value):
-            object.__setattr__(self, name, value)
-
+        put = functools.partial(object.__setattr__, self)  # the class is frozen
         if self.steps is not None and self.flops is not None:
             raise ValueError(f"steps={self.steps!r} and flops={self.flops!r}: give one budget, not both")
         if self.steps is None and self.flops is None:
