@@ -37,11 +37,8 @@ AXES = {
 def axes(name):
     """Return [(axis, key, whether the weight reads along it)]; a key is "d", or "0.h" for layer 0."""
     kinds = next((kinds for end, kinds in AXES.items() if name.endswith(end)), "d")
-    keys = {
-        kind: kind if kind == "d" else f"{name.split('.')[1]}.{kind}"
-        for kind in "dhf"
-        if kind in kinds.lower()
-    }
+    layer = name.split(".")[1]  # of a weight in the blocks; only there are heads and hidden units
+    keys = {"d": "d", "h": f"{layer}.h", "f": f"{layer}.f"}
     return [(i, keys[kind.lower()], kind.isupper()) for i, kind in enumerate(kinds) if kind != "."]
 
 
