@@ -50,9 +50,7 @@ class Progress:
         elif self.text and len(history.steps) > 1:
             from IPython.display import display
 
-            from .. import plot
-
-            figure = plot.losses(history)
+            figure = history.plot()
             if self.figure is None:
                 self.figure = display(figure, display_id=True)
             else:
