@@ -121,10 +121,8 @@ class NestedGPT(nn.Module):
         """Raise ValueError, naming the first one, if any token id lies outside the vocabulary."""
         outside = (idx < 0) | (idx >= self.config.vocab_size)
         if outside.any():
-            raise ValueError(
-                f"token id {idx[outside][0].item()} is outside the vocabulary: "
-                f"allowed are 0 to {self.config.vocab_size - 1}"
-            )
+            allowed = f"allowed are 0 to {self.config.vocab_size - 1}"
+            raise ValueError(f"token id {idx[outside][0].item()} is outside the vocabulary: {allowed}")
 
     def num_params(self, size=None):
         """Count the parameters that the doll reads (the tied embedding counts once)."""
@@ -182,7 +180,5 @@ class MatryoshkaEmbeddingsGPT(NestedGPT):
         return self.config.full
 
     def slice(self, size=None):
-        raise ValueError(
-            f"size={size!r}: an output-only model has no dolls to slice out, since its trunk runs at "
-            "full size; use token_embeddings(size), or train a MatryoshkaGPT"
-        )
+        problem = "an output-only model has no dolls to slice out, since its trunk runs at full size"
+        raise ValueError(f"size={size!r}: {problem}; use token_embeddings(size), or train a MatryoshkaGPT")
