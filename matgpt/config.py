@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .ranges import Between
-from .sizes import Size, heads_fit, inner_sizes, number, positive
+from .sizes import Size, heads_fit, number, positive
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class GPTConfig:
         """Return `sizes` and the full one, smallest first; shapes break ties, so the order never varies."""
 
         def key(size):
-            inner = inner_sizes(size.n_inner, size.n_layer)
-            return self.num_params(size), size.n_embd, size.n_head, size.n_layer, inner
+            return self.num_params(size), size.n_embd, size.n_head, size.n_layer, size.inner
 
         return tuple(sorted({*sizes, self.full}, key=key))
 
@@ -124,8 +123,7 @@ class GPTConfig:
         that do.
         """
         n_embd = positive("n_embd", n_embd)
-        inner = inner_sizes(self.full.n_inner, self.n_layer)
-        inner = tuple(max(1, f * n_embd // self.n_embd) for f in inner)
+        inner = tuple(max(1, f * n_embd // self.n_embd) for f in self.full.inner)
         heads = [h for h in range(1, self.n_head + 1) if heads_fit(n_embd, h, self.full_head_size)]
         return self.fit(Size(n_embd, heads[-1], self.n_layer, inner))
 
@@ -167,6 +165,6 @@ class GPTConfig:
         d, a = size.n_embd, size.n_head * self.head_size_of(size)
         norm = d * (1 + self.bias)
         total = (self.vocab_size + self.block_size) * d + norm
-        for f in inner_sizes(size.n_inner, size.n_layer):
+        for f in size.inner:
             total += 4 * d * a + 2 * d * f + 2 * norm + self.bias * (3 * a + f + 2 * d)
         return total

@@ -15,7 +15,6 @@ from .generation.writing import generate
 from .nested import NestedLinear, NestedNorm, corner
 from .ranges import Between
 from .residual import NestedBlock
-from .sizes import inner_sizes
 
 
 class NestedGPT(nn.Module):
@@ -28,8 +27,7 @@ class NestedGPT(nn.Module):
         self.config = config
         self.embedding = NestedEmbedding(config.vocab_size, config.block_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
-        inner = inner_sizes(config.full.n_inner, config.n_layer)
-        self.blocks = nn.ModuleList(NestedBlock(config, n_inner) for n_inner in inner)
+        self.blocks = nn.ModuleList(NestedBlock(config, n_inner) for n_inner in config.full.inner)
         self.norm = NestedNorm(config.n_embd, config.bias)
 
     @property
@@ -96,8 +94,7 @@ class NestedGPT(nn.Module):
             raise ValueError(f"sizes {sizes} share no trunk: each must run the first blocks of {trunk}")
         head_size = self.config.head_size_of(trunk)
         x, after = self.dropout(self.embedding(idx, trunk.n_embd)), {}
-        inner = inner_sizes(trunk.n_inner, trunk.n_layer)
-        for depth, (block, n_inner) in enumerate(zip(self.blocks, inner), 1):
+        for depth, (block, n_inner) in enumerate(zip(self.blocks, trunk.inner), 1):
             x = block(x, trunk.n_head, head_size, n_inner)
             if depth in depths:
                 after[depth] = self.norm(x)

@@ -22,11 +22,6 @@ def number(name, value, interval):
     return float(value)
 
 
-def inner_sizes(n_inner, n_layer):
-    """Return feedforward widths, given as one int or one per layer, as a tuple with one per layer."""
-    return n_inner if isinstance(n_inner, tuple) else (n_inner,) * n_layer
-
-
 @dataclass(frozen=True)
 class Size:
     """The shape of one doll. Raises ValueError, naming the value, for anything but whole numbers from 1 on.
@@ -53,9 +48,14 @@ class Size:
             inner = positive("n_inner", inner)
         object.__setattr__(self, "n_inner", inner)
 
+    @property
+    def inner(self):
+        """The hidden units of each layer, as a tuple."""
+        return self.n_inner if isinstance(self.n_inner, tuple) else (self.n_inner,) * self.n_layer
+
     def __str__(self):
         """Write it as `--nesting` takes it: "64,2,2", and n_inner after it unless that is 4 * n_embd."""
-        inner = "/".join(map(str, inner_sizes(self.n_inner, 1)))
+        inner = "/".join(map(str, self.n_inner)) if isinstance(self.n_inner, tuple) else self.n_inner
         shape = f"{self.n_embd},{self.n_head},{self.n_layer}"
         return shape if self.n_inner == 4 * self.n_embd else f"{shape},{inner}"
 
@@ -71,14 +71,13 @@ class Size:
 
     def covers(self, other):
         """Say whether `other` is larger on no axis."""
-        inner = zip(inner_sizes(self.n_inner, self.n_layer), inner_sizes(other.n_inner, other.n_layer))
         axes = [(getattr(self, name), getattr(other, name)) for name in ("n_embd", "n_head", "n_layer")]
-        return all(mine >= theirs for mine, theirs in [*axes, *inner])
+        return all(mine >= theirs for mine, theirs in [*axes, *zip(self.inner, other.inner)])
 
     def begins(self, other):
         """Say whether the blocks of this size are the first blocks of `other`, at the same width."""
-        mine, theirs = (inner_sizes(size.n_inner, size.n_layer) for size in (self, other))
-        return (self.n_embd, self.n_head) == (other.n_embd, other.n_head) and mine == theirs[: self.n_layer]
+        first = other.inner[: self.n_layer]
+        return (self.n_embd, self.n_head, self.inner) == (other.n_embd, other.n_head, first)
 
 
 def heads_fit(n_embd, n_head, head_size):

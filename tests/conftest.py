@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
-from matgpt.sizes import inner_sizes
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
@@ -55,7 +54,7 @@ def draw_size(rng, full, head_size):
         d, h, l = rng.randint(2, full.n_embd), rng.randint(1, full.n_head), rng.randint(1, full.n_layer)
         if d // h >= head_size or d % h == 0:
             break
-    most = inner_sizes(full.n_inner, full.n_layer)[:l]
+    most = full.inner[:l]
     alike = rng.random() < 0.3
     return Size(d, h, l, min(most) if alike else tuple(rng.randint(1, f) for f in most))
 

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size
-from matgpt.sizes import inner_sizes
 
 from .conftest import assert_refused, random_model
 
@@ -39,7 +38,7 @@ def reference(weights, idx, size, config):
     widening = math.sqrt(config.n_embd / d)
     merging = math.sqrt(config.n_head * config.full_head_size / (h * s))
     future = torch.ones(T, T, dtype=torch.bool).triu(1)
-    n_inner, full_n_inner = (inner_sizes(n.n_inner, n.n_layer) for n in (size, config.full))
+    n_inner, full_n_inner = size.inner, config.full.inner
 
     def corner(name, *shape):
         """Zeros for a bias that the model lacks."""

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from ..config import GPTConfig, inner_sizes
+from ..config import GPTConfig
 from ..model import MatryoshkaGPT
 from ..nested import corner
 from . import checkpoint
@@ -65,9 +65,8 @@ def padded(doll, weights):
     d, h, s = config.n_embd, config.n_head, config.full_head_size
     fits = [n for n in range(h, d + 1) if d % n == 0 and d // n >= s]
     width, n_head = (d, fits[0]) if fits else (h * -(-d // h), h)
-    inner = max(inner_sizes(config.full.n_inner, config.n_layer))
-    shape = dict(n_embd=width, n_head=n_head, head_size=None, n_inner=inner, bias=True, nesting=None)
-    wide = dataclasses.replace(config, **shape)
+    heads = dict(n_embd=width, n_head=n_head, head_size=None)
+    wide = dataclasses.replace(config, **heads, n_inner=max(config.full.inner), bias=True, nesting=None)
     shapes = checkpoint.on_meta(MatryoshkaGPT, wide).state_dict()
     out = {name: torch.zeros(p.shape, dtype=token.dtype) for name, p in shapes.items()}
     for name, p in weights.items():

@@ -5,8 +5,6 @@ from collections import namedtuple
 import torch
 import torch.nn.functional as F
 
-from ..config import inner_sizes
-
 # The weights of one block, cut to a doll: (gain, shift) of norms, (matrix, bias) of linear maps.
 Layer = namedtuple("Layer", "norm1 qkv proj norm2 expand contract")
 
@@ -34,7 +32,7 @@ class Reader:
                 expand=block.feedforward.expand.matrix((d,), (f,)),
                 contract=block.feedforward.proj.matrix((f,), (d,)),
             )
-            for block, f in zip(model.blocks, inner_sizes(trunk.n_inner, trunk.n_layer))
+            for block, f in zip(model.blocks, trunk.inner)
         ]
 
     def __call__(self, out, end, last=1):

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from ..model import MatryoshkaGPT
-from ..sizes import Size, inner_sizes, positive
+from ..sizes import Size, positive
 from .evaluation import evaluate_sizes
 
 
@@ -38,7 +38,7 @@ def flops_per_token(config, size=None, trunk=None):
     """
     trunk = config.resolve(size if trunk is None else trunk)
     d, a = trunk.n_embd, trunk.n_head * config.head_size_of(trunk)
-    inner = sum(inner_sizes(trunk.n_inner, trunk.n_layer))
+    inner = sum(trunk.inner)
     attention = 4 * a * d + 2 * a * config.block_size  # the last: q·k and the weighted sum of v
     return 2 * (config.vocab_size * config.resolve(size).n_embd + trunk.n_layer * attention + 2 * d * inner)
 

@@ -8,8 +8,6 @@ from matplotlib import colormaps
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import AutoLocator, EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from ..sizes import inner_sizes
-
 # a decorator: a name that a user or a tokenizer gave, such as "$^$", is shown as it is, not read as a formula
 plain_text = plt.rc_context({"text.parse_math": False})
 
@@ -54,8 +52,7 @@ def _panels(config, size, output_only):
             "readout = tied embedding, transposed\n(D, V): the first d rows": [(d, 1)],
         }
     s = config.head_size_of(size) / config.full_head_size
-    most = max(inner_sizes(config.full.n_inner, config.n_layer))
-    f = max(inner_sizes(size.n_inner, size.n_layer)) / most
+    f = max(size.inner) / max(config.full.inner)
     return {
         "token embedding = readout\n(V, D): every row, first d columns": [(1, d)],
         "position embedding\n(T, D): every row, first d columns": [(1, d)],
