@@ -4,17 +4,15 @@ import json
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def as_path(path):
     """Return `path` as a Path, with `~` expanded. Raises ValueError, naming it, unless it is a path."""
-    try:
+    with suppress(TypeError, RuntimeError):
         if path != "":  # Path("") would be the current folder
             return Path(path).expanduser()
-    except (TypeError, RuntimeError):
-        pass
     raise ValueError(f"{path!r:.60} is not a path: give a string or a Path")
 
 
