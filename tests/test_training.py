@@ -21,7 +21,7 @@ from matgpt import DivergedError, GPTConfig, MatryoshkaEmbeddingsGPT, Matryoshka
 from matgpt.embeddings.pairs import Pairs
 from matgpt.measure.evaluation import precision
 from matgpt.nested import NestedLinear
-from matgpt.training import loop, nesting
+from matgpt.training import loop, nesting, schedule
 from matgpt.training.cost import step_flops, training_flops
 from matgpt.training.loss import matryoshka_loss, step_losses
 from matgpt.training.optimizer import learning_rate, make_optimizers
@@ -211,12 +211,36 @@ def test_the_smaller_dolls_get_their_share_of_the_flops(kind, nesting, share):
     assert all(n <= 5 and flops <= 1.1 * max(uncapped) for flops, n, *_ in shares)
 
 
+def test_the_full_doll_begins_with_the_layers_of_smaller_ones(tmp_path, monkeypatch):
+    """For 30% of the budget, with its own weight in the loss; an extended run has all layers at once."""
+    full, spy = Size(16, 2, 4, (8, 7, 6, 5)), Mock(side_effect=step_losses)
+    model = make(nesting=[Size(4, 1, 1, 8), Size(8, 2, 2, 7), full], n_layer=4, n_inner=full.n_inner)
+    monkeypatch.setattr(loop, "step_losses", spy)
+    settings = dict(checkpoint_dir=tmp_path, loss_weights=[1, 1, 2], share=0.3)
+
+    def largest(**more):
+        with recorded(model) as steps:
+            run(model, **settings, **more)
+        trunks = [([trunk[0] for trunk, *_ in passes], gradients) for passes, _, gradients in steps]
+        return [(max(sizes, key=lambda size: size.n_embd), gradients) for sizes, gradients in trunks]
+
+    steps = largest()
+    assert [size for size, _ in steps] == [Size(16, 2, 1, 8)] * 6 + [Size(16, 2, 2, (8, 7))] * 6 + [full] * 28
+    for size, gradients in steps:
+        assert any("blocks.3" in name for name in gradients) == (size == full)
+    assert all(call.args[3](size) == 0.5 for call, (size, _) in zip(spy.call_args_list, steps))
+    assert [size for size, _ in largest(steps=50, resume=True)] == [full] * 10
+    for dolls in (RANGE, WIDTHS, None):
+        model = make(nesting=dolls)
+        assert Schedule(model).largest(0) == model.config.full
+
+
 def test_the_constants_that_figures_decided():
     """LOG.md: the shares of the smaller dolls, rates, momenta and what measures importance."""
     nested, depths = make(nesting=WIDTHS), make(nesting=DEPTHS, n_layer=3)
     readouts = make(MatryoshkaEmbeddingsGPT, nesting=WIDTHS)
     assert [Schedule(model).share for model in (nested, depths, readouts)] == [0.2, 0.02, 0.02]
-    assert (nesting.SHARE, nesting.BATCHES) == (0.5, 16)
+    assert (nesting.SHARE, nesting.BATCHES, schedule.DEEPEN) == (0.5, 16, 0.3)
     assert (loop.Settings.warmup, loop.Settings.weight_decay) == (0.05, 0.1)
     assert make_optimizers("adamw", nested, 1.0, 0.1)[0].defaults["betas"] == (0.9, 0.99)
     assert [run(make(n_embd=d), steps=1, lr=None).lr for d in (16, 32)] == [1.024 / 16, 1.024 / 32]

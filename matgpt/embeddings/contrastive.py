@@ -112,7 +112,7 @@ def train_embeddings(
     blocks -= 2 * config.vocab_size * sum(trunk.n_embd for trunk in trunks)  # no token is read out here
     passes = 3 if micro_batch is None else 4  # forward, and twice as much backward
 
-    def batch_loss(step, rng):
+    def batch_loss(step, progress, rng):
         epoch, number = divmod(step, len(pairs) // batch_size)  # a pair occurs at most once in an epoch
         order = np.random.default_rng((seed, epoch)).permutation(len(pairs))
         positions = order[number * batch_size :][:batch_size]

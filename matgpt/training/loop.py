@@ -168,8 +168,9 @@ say_once = functools.cache(print)
 def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
     """Train until the budget is spent or the run is interrupted; returns the `History`.
 
-    batch_loss: function of (step, numpy Generator) that yields (loss to differentiate, FLOPs) once or more
-        for each step; this is all that `train`, `nest` and `train_embeddings` differ in.
+    batch_loss: function of (step, progress, numpy Generator) that yields (loss to differentiate, FLOPs) once
+        or more for each step; progress goes from 0 to 1, and is 1 once a run is extended. This is all that
+        `train`, `nest` and `train_embeddings` differ in.
     evaluate: function that returns two dicts {size: loss}, on training and validation data.
     data: what identifies the data, and must be the same when the run resumes. flops_before: already spent.
     """
@@ -217,7 +218,7 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
                 model.zero_grad()
                 flops, losses = update_flops, []
                 with torch.enable_grad():
-                    for loss, price in batch_loss(history.done, rng):
+                    for loss, price in batch_loss(history.done, bool(history.start) or progress, rng):
                         if loss.requires_grad:  # not where everything that these dolls read is frozen
                             loss.backward()
                         losses.append(loss.detach())
@@ -258,8 +259,11 @@ def restore(checkpoint, model, optimizers, world):
 
 
 def sum_gradients(model):
-    """Add the gradients of all processes; one that read nothing has zeros."""
+    """Add the gradients of all processes; one that read nothing has zeros, unless none read anything."""
     params = [p for p in model.parameters() if p.requires_grad]
+    has_gradient = torch.tensor([p.grad is not None for p in params], device=params[0].device).int()
+    dist.all_reduce(has_gradient)
+    params = [p for p, processes in zip(params, has_gradient.tolist()) if processes]
     for p in params:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
     together = torch.cat([p.grad.flatten() for p in params])
@@ -281,9 +285,10 @@ def diverged(model, settings, history):
 def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0, **options):
     """Train every doll of the nesting in one run; returns a `History`.
 
-    A step trains the largest doll on batch_size x block_size tokens, and the others on as much text of their
-    own as `share` pays for: see `Schedule`. Interrupting (Ctrl-C, or the notebook's stop button) returns the
-    history so far. Under torchrun each process takes its share of the batch, and the first one writes.
+    A step trains the largest doll on batch_size x block_size tokens (at first with fewer layers), and the
+    others on as much text of their own as `share` pays for: see `Schedule`. Interrupting (Ctrl-C, or the
+    notebook's stop button) returns the history so far. Under torchrun each process takes its share of the
+    batch, and the first one writes.
 
     train_ids, val_ids: token ids (N,), int. All other arguments, and their defaults, are those of `Settings`:
     flops, share, loss_weights, optimizer, dtype, warmup, weight_decay, grad_clip, eval_interval, eval_blocks,
@@ -298,24 +303,26 @@ def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0,
     if settings.batch_size % world:
         raise ValueError(f"batch_size={batch_size} must be divisible by the number of processes, {world}")
     train_ids, val_ids = as_ids(train_ids, T, V, "train_ids"), as_ids(val_ids, T, V, "val_ids")
-    schedule = Schedule(nested, settings.share, [size for size in nested.sizes if weights[size]])
+    data = dict(train_ids=digest(train_ids), val_ids=digest(val_ids), loss_weights=list(weights.values()))
+    weights = {size: weight for size, weight in weights.items() if weight}
+    schedule = Schedule(nested, settings.share, weights)
+    others = 1 / len(weights) if schedule.is_range else weights[schedule.full]
     blocks = settings.eval_blocks or blocks_for_a_tenth(settings, schedule)
 
-    def weight(size):  # a Size drawn from a range counts as much as the average
-        return weights.get(size, 1 / len(weights))
+    def weight(size):  # one drawn from a range counts as the average, the first layers of the full doll as it
+        return weights.get(size, others)
 
-    def batch_loss(step, rng):
+    def batch_loss(step, progress, rng):
         def read(n):
             starts = rng.integers(len(train_ids) - T, size=n)[rank::world]
             return batch(train_ids, starts, T, device)
 
-        passes = schedule.draw(settings.batch_size, rng)
+        passes = schedule.draw(settings.batch_size, rng, progress)
         return step_losses(model, passes, read, weight, settings.dtype, rank, world)
 
     def evaluate():
         return [evaluate_sizes(nested, ids, max_blocks=blocks) for ids in (train_ids, val_ids)]
 
-    data = dict(train_ids=digest(train_ids), val_ids=digest(val_ids), loss_weights=list(weights.values()))
     return loop(model, settings, batch_loss, evaluate, data)
 
 

@@ -113,7 +113,7 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     reorder(model, importance(model, train_ids, settings.seed))
     device, schedule = model.embedding.token.device, Schedule(model, settings.share)
 
-    def batch_loss(step, rng):
+    def batch_loss(step, progress, rng):
         passes = schedule.draw(settings.batch_size, rng)
         n_most = max(n for _, rows in passes for n in rows)
         x, _ = batch(train_ids, rng.integers(len(train_ids) - T, size=n_most)[rank::world], T, device)
@@ -126,7 +126,7 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
             n = len(range(rank, n, world))
             return x[:n], y[:n]
 
-        fractions = schedule.fractions([trunk for trunk, _ in passes])
+        fractions = schedule.fractions([trunk for trunk, _ in passes], schedule.full)
         read_by = {size: fractions[trunk[0]] for trunk, _ in passes for size in trunk}
 
         def weight(size):  # all dolls weigh alike, however much they read

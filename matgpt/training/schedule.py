@@ -1,11 +1,13 @@
 """Which dolls a step trains, and on how much text."""
 
 from ..ranges import Between
+from ..sizes import Size, inner_sizes
 from .cost import training_flops
 
 # Of the price, for all smaller dolls together (LOG.md, "A simpler schedule"); and where all of them only read
 # out of the full one's blocks, which its own steps train (LOG.md, "Dolls that only read out").
 SHARE, READOUTS = 0.2, 0.02
+DEEPEN = 0.3  # of the budget; until then the full doll has fewer layers (LOG.md, "Fewer layers first")
 DRAWN = 6  # Sizes of a range in each step; see LOG.md, "How many Sizes of a range a step reads"
 
 
@@ -14,8 +16,12 @@ class Schedule:
 
     The largest doll reads a whole batch in each step. The others split the share evenly, in FLOPs, but none
     reads more than a batch: what a cheap one leaves goes to the dearer ones. Dolls of one trunk (one width,
-    several depths) read the same sequences in one pass; each trunk reads text of its own. Of a range, each
-    step draws a few Sizes (1903.05134, section 3.2) and trains them beside the smallest and the full one.
+    several depths) read the same sequences in one pass; each trunk reads text of its own.
+    Until DEEPEN of the budget is spent, the largest doll runs only its first layers: as many as the
+    shallowest doll has, then as many as the next deeper one, and so on. What it learns there serves those
+    dolls, too, and such a step is cheap.
+    Of a range, each step draws a few Sizes (1903.05134, section 3.2), and trains them beside the smallest and
+    the full one.
     """
 
     def __init__(self, model, share=None, sizes=None):
@@ -23,29 +29,40 @@ class Schedule:
         usual = READOUTS if len(model.trunks(self.sizes)) == 1 else SHARE
         self.share = usual if share is None else share
         self.full = max(self.sizes, key=lambda size: training_flops(model, [size]))
+        self.is_range = isinstance(model.config.nesting, Between)
+        self.depths = sorted({size.n_layer for size in self.sizes if size.n_layer < self.full.n_layer})
 
-    def draw(self, batch_size, rng):
+    def largest(self, progress):
+        """Return what reads whole batches once so much of the budget (0 to 1) is spent."""
+        if self.is_range or progress >= DEEPEN or not self.depths:
+            return self.full
+        full, depth = self.full, self.depths[int(progress / DEEPEN * len(self.depths))]
+        return Size(full.n_embd, full.n_head, depth, inner_sizes(full.n_inner, full.n_layer)[:depth])
+
+    def draw(self, batch_size, rng, progress=1.0):
         """Return what one step trains: [(sizes of one trunk, sequences that each of them reads)].
 
-        The first size of a trunk reads the most. A fraction of a sequence is one by chance.
+        The first size of a trunk reads the most. A fraction of a sequence is one by chance. progress: how
+        much of the budget is spent, from 0 to 1.
         """
-        sizes = self.sizes
-        if isinstance(self.model.config.nesting, Between):
+        largest = self.largest(progress)
+        sizes = list(dict.fromkeys(largest if size == self.full else size for size in self.sizes))
+        if self.is_range:
             drawn = [self.model.config.draw(rng) for _ in range(DRAWN)]
             sizes = list(dict.fromkeys([self.sizes[0], *drawn, self.full]))
         trunks, passes = self.model.trunks(sizes), []
-        fractions = self.fractions(trunks)
+        fractions = self.fractions(trunks, largest)
         for trunk in trunks:
             n = min(batch_size, int(fractions[trunk[0]] * batch_size + rng.random()))
-            rows = [batch_size if size == self.full else n for size in trunk]
+            rows = [batch_size if size == largest else n for size in trunk]
             if max(rows):
                 passes.append((trunk, rows))
         return passes
 
-    def fractions(self, trunks):
+    def fractions(self, trunks, largest):
         """Return the part of a batch that the smaller dolls of each trunk read, by its first size."""
-        full = training_flops(self.model, [self.full])
-        prices = {t[0]: training_flops(self.model, t) - full * (self.full in t) for t in trunks}
+        full = training_flops(self.model, [largest])
+        prices = {t[0]: training_flops(self.model, t) - full * (largest in t) for t in trunks}
         smaller = sorted((size for size in prices if prices[size]), key=prices.get)
         fractions, left = dict.fromkeys(prices, 0.0), self.share / (1 - self.share) * full
         for i, size in enumerate(smaller):  # the cheapest first: it may leave something to the others
