@@ -211,7 +211,7 @@ def test_the_smaller_dolls_get_their_share_of_the_flops(kind, nesting, share):
     assert all(n <= 5 and flops <= 1.1 * max(uncapped) for flops, n, *_ in shares)
 
 
-def test_the_full_doll_begins_with_the_layers_of_smaller_ones(tmp_path, monkeypatch):
+def test_the_full_doll_begins_with_as_many_layers_as_the_others(tmp_path, monkeypatch):
     """For 30% of the budget, with its own weight in the loss; an extended run has all layers at once."""
     full, spy = Size(16, 2, 4, (8, 7, 6, 5)), Mock(side_effect=step_losses)
     model = make(nesting=[Size(4, 1, 1, 8), Size(8, 2, 2, 7), full], n_layer=4, n_inner=full.n_inner)
@@ -225,7 +225,7 @@ def test_the_full_doll_begins_with_the_layers_of_smaller_ones(tmp_path, monkeypa
         return [(max(sizes, key=lambda size: size.n_embd), gradients) for sizes, gradients in trunks]
 
     steps = largest()
-    assert [size for size, _ in steps] == [Size(16, 2, 1, 8)] * 6 + [Size(16, 2, 2, (8, 7))] * 6 + [full] * 28
+    assert [size for size, _ in steps] == [Size(16, 2, 2, (8, 7))] * 12 + [full] * 28
     for size, gradients in steps:
         assert any("blocks.3" in name for name in gradients) == (size == full)
     assert all(call.args[3](size) == 0.5 for call, (size, _) in zip(spy.call_args_list, steps))

@@ -1,5 +1,7 @@
 """Which dolls a step trains, and on how much text."""
 
+import math
+
 from ..ranges import Between
 from ..sizes import Size, inner_sizes
 from .cost import training_flops
@@ -17,9 +19,8 @@ class Schedule:
     The largest doll reads a whole batch in each step. The others split the share evenly, in FLOPs, but none
     reads more than a batch: what a cheap one leaves goes to the dearer ones. Dolls of one trunk (one width,
     several depths) read the same sequences in one pass; each trunk reads text of its own.
-    Until DEEPEN of the budget is spent, the largest doll runs only its first layers: as many as the
-    shallowest doll has, then as many as the next deeper one, and so on. What it learns there serves those
-    dolls, too, and such a step is cheap.
+    Until DEEPEN of the budget is spent, the largest doll runs only as many of its layers as the deepest
+    smaller doll has, so that this doll, too, has what is learnt there.
     Of a range, each step draws a few Sizes (1903.05134, section 3.2), and trains them beside the smallest and
     the full one.
     """
@@ -30,13 +31,13 @@ class Schedule:
         self.share = usual if share is None else share
         self.full = max(self.sizes, key=lambda size: training_flops(model, [size]))
         self.is_range = isinstance(model.config.nesting, Between)
-        self.depths = sorted({size.n_layer for size in self.sizes if size.n_layer < self.full.n_layer})
+        self.depth = max((size.n_layer for size in self.sizes if size != self.full), default=math.inf)
 
     def largest(self, progress):
         """Return what reads whole batches once so much of the budget (0 to 1) is spent."""
-        if self.is_range or progress >= DEEPEN or not self.depths:
-            return self.full
-        full, depth = self.full, self.depths[int(progress / DEEPEN * len(self.depths))]
+        full, depth = self.full, self.depth
+        if self.is_range or progress >= DEEPEN or depth >= full.n_layer:
+            return full
         return Size(full.n_embd, full.n_head, depth, inner_sizes(full.n_inner, full.n_layer)[:depth])
 
     def draw(self, batch_size, rng, progress=1.0):
@@ -61,8 +62,8 @@ class Schedule:
 
     def fractions(self, trunks, largest):
         """Return the part of a batch that the smaller dolls of each trunk read, by its first size."""
-        full = training_flops(self.model, [largest])
-        prices = {t[0]: training_flops(self.model, t) - full * (largest in t) for t in trunks}
+        full, first = (training_flops(self.model, [size]) for size in (self.full, largest))
+        prices = {t[0]: training_flops(self.model, t) - first * (largest in t) for t in trunks}
         smaller = sorted((size for size in prices if prices[size]), key=prices.get)
         fractions, left = dict.fromkeys(prices, 0.0), self.share / (1 - self.share) * full
         for i, size in enumerate(smaller):  # the cheapest first: it may leave something to the others
