@@ -80,7 +80,8 @@ def killed(folder):
 
 # ---- two processes that share a run
 def whole(folder, rank):
-    model, history, passes = test_distributed.run(seed=rank, checkpoint_dir=folder / f"state of {rank}")
+    state = dict(checkpoint_dir=folder / f"state of {rank}", resume=True)  # there is none yet
+    model, history, passes = test_distributed.run(seed=rank, **state)
     torch.save((model.state_dict(), history.as_dict(), passes), folder / f"whole{rank}.pt")
 
 

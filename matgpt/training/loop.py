@@ -188,7 +188,7 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
     with lock, bar, torch.random.fork_rng(gpus), modes, threads:
         if settings.resume:
             history = restore(checkpoint, model, optimizers, world) or history
-        elif world > 1:
+        if world > 1:  # they may have begun with other weights
             for p in model.state_dict().values():
                 dist.broadcast(p, 0)
         history.run = checkpoint and checkpoint.run

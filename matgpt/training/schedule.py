@@ -3,7 +3,7 @@
 import math
 
 from ..ranges import Between
-from ..sizes import Size, inner_sizes
+from ..sizes import Size
 from .cost import training_flops
 
 # Of the price, for all smaller dolls together (LOG.md, "A simpler schedule"); and where all of them only read
@@ -38,7 +38,7 @@ class Schedule:
         full, depth = self.full, self.depth
         if self.is_range or progress >= DEEPEN or depth >= full.n_layer:
             return full
-        return Size(full.n_embd, full.n_head, depth, inner_sizes(full.n_inner, full.n_layer)[:depth])
+        return Size(full.n_embd, full.n_head, depth, full.inner[:depth])
 
     def draw(self, batch_size, rng, progress=1.0):
         """Return what one step trains: [(sizes of one trunk, sequences that each of them reads)].
