@@ -70,7 +70,7 @@ def assert_agree(history, other):
 
 
 def test_same_losses(folder, alone):
-    """Also where they begin with other weights, one has no sequence of a pass, or no doll reads the last layer."""
+    """Also where they begin with other weights, one reads no sequence, or no doll reads the last layer."""
     states, histories, passes = zip(*(torch.load(folder / f"whole{rank}.pt") for rank in range(2)))
     assert histories[0] == histories[1] and all(map(torch.equal, states[0].values(), states[1].values()))
     assert_agree(History.from_dict(histories[0]), alone[1])
