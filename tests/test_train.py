@@ -125,7 +125,7 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
     assert_refused("already holds a run", matgpt.train, model, ids, ids, checkpoint_dir=out)
     program(*options, "--resume")
     error = refused(capsys, "train", *options, "--resume", "--lr", 0.1)
-    assert "another run: lr was None, is 0.1; --force begins anew" in error
+    assert "another run: lr was None, is 0.1; --force in place of --resume begins anew" in error
     assert contents(out) == before
     program(*options, "--resume", "--steps", 40)
     assert History.load(out / "history.json").steps == [0, 10, 20, 30, 40]

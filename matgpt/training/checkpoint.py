@@ -159,5 +159,5 @@ class Checkpoint:
             names.remove(self.budget)
         if names:
             different = [f"{name} was {was.get(name)}, is {self.run.get(name)}" for name in names]
-            anew = "; overwrite=True begins anew in its place"
+            anew = "; overwrite=True in place of resume=True begins anew"
             raise ValueError(f"{self.folder} holds another run: {'; '.join(different)}{anew}")
