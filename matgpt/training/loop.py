@@ -218,7 +218,7 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
                 model.zero_grad()
                 flops, losses = update_flops, []
                 with torch.enable_grad():
-                    for loss, price in batch_loss(history.done, bool(history.start) or progress, rng):
+                    for loss, price in batch_loss(history.done, 1 if history.start else progress, rng):
                         if loss.requires_grad:  # not where everything that these dolls read is frozen
                             loss.backward()
                         losses.append(loss.detach())
@@ -263,7 +263,7 @@ def sum_gradients(model):
     params = [p for p in model.parameters() if p.requires_grad]
     has_gradient = torch.tensor([p.grad is not None for p in params], device=params[0].device).int()
     dist.all_reduce(has_gradient)
-    params = [p for p, processes in zip(params, has_gradient.tolist()) if processes]
+    params = [p for p, count in zip(params, has_gradient.tolist()) if count]
     for p in params:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
     together = torch.cat([p.grad.flatten() for p in params])

@@ -1,7 +1,5 @@
 """Which dolls a step trains, and on how much text."""
 
-import math
-
 from ..ranges import Between
 from ..sizes import Size
 from .cost import training_flops
@@ -31,7 +29,8 @@ class Schedule:
         self.share = usual if share is None else share
         self.full = max(self.sizes, key=lambda size: training_flops(model, [size]))
         self.is_range = isinstance(model.config.nesting, Between)
-        self.depth = max((size.n_layer for size in self.sizes if size != self.full), default=math.inf)
+        layers = [size.n_layer for size in self.sizes if size != self.full]
+        self.depth = max(layers, default=self.full.n_layer)  # of the deepest smaller doll
 
     def largest(self, progress):
         """Return what reads whole batches once so much of the budget (0 to 1) is spent."""
