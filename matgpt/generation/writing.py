@@ -1,6 +1,7 @@
 """Generate tokens and text with any doll: sampled, with cached keys and values, drafted, streamed."""
 
 import codecs
+import itertools
 
 import torch
 from torch.nn.functional import pad
@@ -58,17 +59,9 @@ def stream(model, tokenizer, prompt, max_new_tokens, **options):
     check_vocabulary(model.config, tokenizer)
     steps = write_steps(model, [tokenizer.encode(prompt)], max_new_tokens, **options)
     out = next(steps)
-    return pieces(tokenizer, out, out.size(1) - max_new_tokens, steps)
-
-
-def pieces(tokenizer, out, start, steps):
-    """Yield the text of out (1, T) from `start` on, step by step; bytes wait for their whole character."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for end in steps:
-        piece = decoder.decode(tokenizer.decode_bytes(out[0, start:end].tolist()), final=end == out.size(1))
-        start = end
-        if piece:
-            yield piece
+    ends = itertools.chain([out.size(1) - max_new_tokens], steps)
+    written = (tokenizer.decode_bytes(out[0, start:end]) for start, end in itertools.pairwise(ends))
+    return codecs.iterdecode(written, "utf-8", errors="replace")  # bytes wait for their whole character
 
 
 def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **options):
