@@ -23,12 +23,10 @@ def as_ids(ids, block_size, vocab_size=None, name="ids"):
         least = f"more than {block_size=}" if block_size else "at least 1"
         shape = f"{name} has shape {ids.shape} and dtype {ids.dtype}" if ids.size else f"{name} is empty"
         raise ValueError(f"{shape}: it must be one row of {least} whole numbers")
-    if vocab_size is None:
-        return ids
-    for token in (ids.min(), ids.max()):
-        if not 0 <= token < vocab_size:
-            vocabulary = f"outside the vocabulary: allowed are 0 to {vocab_size - 1}"
-            raise ValueError(f"{name} holds token id {token}, {vocabulary}")
+    if vocab_size is not None and not 0 <= ids.min() <= ids.max() < vocab_size:
+        token = ids.min() if ids.min() < 0 else ids.max()
+        allowed = f"allowed are 0 to {vocab_size - 1}"
+        raise ValueError(f"{name} holds token id {token}, outside the vocabulary: {allowed}")
     return ids
 
 
