@@ -96,16 +96,15 @@ def read_corpus(name, tokenizer=None, vocab_size=None):
     tokenizer: of a text, "char" or "bpe"; None: "char". vocab_size: that bpe learns; None: 1,024.
     Raises ValueError where tokenizer or vocab_size would change nothing.
     """
-    is_folder = as_path(name).is_dir()
-    if is_folder and tokenizer:
-        raise ValueError(f"tokenizer={tokenizer!r}: token files have their own")
     if vocab_size is not None and tokenizer != "bpe":
         raise ValueError(f"vocab_size={vocab_size}: only bpe learns so many tokens from a text")
-    if is_folder:
+    if as_path(name).is_dir():
+        if tokenizer:
+            raise ValueError(f"tokenizer={tokenizer!r}: token files have their own")
         return load_tokens(name)
-    text, bpe = load_text(name), tokenizer == "bpe"
+    text = load_text(name)
     size = 1024 if vocab_size is None else vocab_size
-    tokenizer = BPETokenizer.train(text, size) if bpe else CharTokenizer.from_text(text)
+    tokenizer = BPETokenizer.train(text, size) if tokenizer == "bpe" else CharTokenizer.from_text(text)
     return *split(tokenizer.encode(text)), tokenizer
 
 
