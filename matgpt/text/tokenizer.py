@@ -172,13 +172,12 @@ def load_tokenizer(folder):
             raise ValueError("it is not byte-level BPE that splits texts as GPT-2 does")
         special = {token["content"]: token["id"] for token in state["added_tokens"]}
         ids = vocab | special
-        tokens, n = sorted(ids, key=ids.get), len(ids) - len(special)
+        plain, last = sorted(ids.keys() - special, key=ids.get), sorted(special, key=ids.get)
         merged = [ids["".join(merge).replace(" ", "")] for merge in model["merges"]]  # a list or "left right"
         # tiktoken merges the pair with the lowest id first, transformers the one listed first
-        in_order = merged == sorted(merged) and sorted(ids.values()) == [*range(len(ids))]
-        if not in_order or {*tokens[n:]} != {*special}:
+        if merged != sorted(merged) or [ids[token] for token in plain + last] != [*range(len(ids))]:
             raise ValueError("its ids do not follow the order of its merges, with special tokens last")
-        return BPETokenizer([to_bytes(token) for token in tokens[:n]], tokens[n:])
+        return BPETokenizer([to_bytes(token) for token in plain], last)
 
 
 def to_bytes(token):
