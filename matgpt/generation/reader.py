@@ -16,13 +16,11 @@ class Reader:
     as matrices, and is the only place that repeats the arithmetic of the layers, without dropout.
     """
 
-    def __init__(self, model, size, use_cache=True):
-        config = model.config
-        self.model, self.size = model, config.resolve(size)
-        trunk = model.trunk_size(self.size)
-        self.shape = d, h, s = trunk.n_embd, trunk.n_head, config.head_size_of(trunk)
-        self.use_cache, self.cache = use_cache, None  # keys and values (layers, 2, B, h, block_size, s)
-        self.length = 0
+    def __init__(self, model, size, use_cache):
+        self.model, self.size, self.use_cache = model, size, use_cache
+        trunk = model.trunk_size(size)
+        self.shape = d, h, s = trunk.n_embd, trunk.n_head, model.config.head_size_of(trunk)
+        self.length, self.cache = 0, None  # keys and values (layers, 2, B, h, block_size, s)
         self.layers = [
             Layer(
                 norm1=block.norm1.corner(d),
