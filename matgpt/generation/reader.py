@@ -55,10 +55,10 @@ class Reader:
             self.cache = x.new_empty(len(self.layers), 2, B, h, self.model.config.block_size, s)
         for cache, layer in zip(self.cache, self.layers):
             y = F.layer_norm(x, x.shape[-1:], *layer.norm1)
-            q, k, v = F.linear(y, *layer.qkv).view(B, T, 3, h, s).permute(2, 0, 3, 1, 4)  # each (B, h, T, s)
-            cache[0, ..., self.length : end, :], cache[1, ..., self.length : end, :] = k, v
+            qkv = F.linear(y, *layer.qkv).view(B, T, 3, h, s).permute(2, 0, 3, 1, 4)  # (3, B, h, T, s)
+            cache[..., self.length : end, :] = qkv[1:]
             k, v = cache[..., :end, :]
-            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and T > 1)
+            y = F.scaled_dot_product_attention(qkv[0], k, v, mask, is_causal=mask is None and T > 1)
             x = x + F.linear(y.transpose(1, 2).flatten(2), *layer.proj)
             y = F.linear(F.layer_norm(x, x.shape[-1:], *layer.norm2), *layer.expand)
             x = x + F.linear(F.gelu(y, approximate="tanh"), *layer.contract)
