@@ -127,15 +127,12 @@ def write_steps(
     t, end, block_size = out.size(1) - max_new_tokens, out.size(1), model.config.block_size
     while t < end:
         g = max(0, min(draft_tokens if drafting else 0, block_size - t, end - t - 1))  # proposals
-        if g == 0:
-            tokens = sampling.draw(sampling.probabilities(target(out, t)[:, -1]))
-        else:
-            q = []  # the draft's distributions, from which the proposals are drawn
-            for i in range(t, t + g):
-                q.append(sampling.probabilities(draft(out, i)[:, -1]))
-                out[:, i] = sampling.draw(q[-1])[:, 0]
-            p = sampling.probabilities(target(out, t + g, g + 1))
-            tokens = verify(p, torch.stack(q, 1), out[:, t : t + g], sampling)
+        q = []  # the draft's distributions, from which the proposals are drawn
+        for i in range(t, t + g):
+            q.append(sampling.probabilities(draft(out, i)[:, -1]))
+            out[:, i] = sampling.draw(q[-1])[:, 0]
+        p = sampling.probabilities(target(out, t + g, g + 1))
+        tokens = verify(p, torch.stack(q, 1), out[:, t : t + g], sampling) if g else sampling.draw(p[:, 0])
         n = tokens.size(1)
         out[:, t : t + n] = tokens
         t += n
