@@ -70,9 +70,8 @@ class BM25:
 
 def ranks(scores):
     """Return the rank (Q,), from 1, of document i for question i; among equals the earlier document leads."""
-    own = scores.diagonal()[:, None]
-    earlier = torch.ones_like(scores, dtype=torch.bool).tril(-1)
-    return 1 + ((scores > own) | ((scores == own) & earlier)).sum(1)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return 1 + order.argsort(dim=1).diagonal()
 
 
 def shortlist_ranks(documents, queries, dims, shortlist):
