@@ -3,7 +3,7 @@
 Where answers are known, document i answers question i: their scores (Q, N) are on the diagonal.
 """
 
-from collections import Counter, namedtuple
+from collections import namedtuple
 
 import torch
 
@@ -51,16 +51,14 @@ class BM25:
     """Okapi BM25 (Robertson and Zaragoza 2009) over the `words` of N documents, with Lucene's idf."""
 
     def __init__(self, documents, k1=1.2, b=0.75):
-        counts = [Counter(words(document)) for document in documents]
-        self.ids = {word: i for i, word in enumerate(sorted(set().union(*counts)))}
-        self.weights = torch.zeros(len(self.ids), len(counts))  # (words, N): what a word of a query adds
-        for n, count in enumerate(counts):
-            for word, number in count.items():
-                self.weights[self.ids[word], n] = number
-        lengths, df = self.weights.sum(0), (self.weights > 0).sum(1, keepdim=True)
-        idf = torch.log1p((len(counts) - df + 0.5) / (df + 0.5))
+        texts = [words(document) for document in documents]
+        self.ids = {word: i for i, word in enumerate(sorted(set().union(*texts)))}
+        rows = [torch.tensor([self.ids[word] for word in text], dtype=torch.long) for text in texts]
+        counts = torch.stack([row.bincount(minlength=len(self.ids)) for row in rows], 1).float()  # (words, N)
+        lengths, df = counts.sum(0), (counts > 0).sum(1, keepdim=True)
+        idf = torch.log1p((len(texts) - df + 0.5) / (df + 0.5))
         saturation = k1 * (1 - b + b * lengths / lengths.mean().clamp(min=1))
-        self.weights *= idf * (k1 + 1) / (self.weights + saturation)
+        self.weights = counts * (idf * (k1 + 1) / (counts + saturation))  # what a word of a query adds
 
     def __call__(self, queries):
         """Return the scores (Q, N) of the documents for each question."""
