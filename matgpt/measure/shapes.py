@@ -5,13 +5,12 @@ import math
 import timeit
 import warnings
 from dataclasses import dataclass, replace
-from numbers import Real
 from statistics import median
 
 import torch
 
 from ..model import MatryoshkaGPT
-from ..sizes import Size, positive
+from ..sizes import Size, number, positive
 from .evaluation import evaluate_sizes
 
 
@@ -125,8 +124,7 @@ def best_size(points, max_params=None, max_flops=None, max_ms=None, max_bytes=No
     for cost, most in dict(params=max_params, flops=max_flops, ms=max_ms, bytes=max_bytes).items():
         if most is None:
             continue
-        if not isinstance(most, Real):
-            raise ValueError(f"max_{cost}={most!r} must be a number")
+        number(f"max_{cost}", most, "[0, inf]")
         costs = [getattr(p, cost) for p in points]
         if None in costs:
             raise ValueError(f"the points hold no {cost}: frontier(..., latency=True) measures it")
