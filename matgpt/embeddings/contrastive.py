@@ -35,7 +35,7 @@ def contrastive_losses(model, rows, alike, temperature, micro_batch=None, seed=0
     micro_batch: so many texts run at a time, and again in the backward pass, so that only their graph is in
         memory (as in gradient caching, 2101.06983). None: all graphs are.
     """
-    by_length = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
+    by_length = torch.tensor(list(map(len, rows))).argsort(stable=True)
     parts = by_length.split(micro_batch or PART)
 
     def run(trunk, number):
