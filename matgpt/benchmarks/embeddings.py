@@ -45,8 +45,8 @@ def measure(args, seed, state):
     """Return all measures of one seed, as a JSON object. state: a folder for runs that are under way."""
     pairs, test = data(args, seed)
     print(f"seed {seed}: {len(pairs):,} pairs to learn from, {len(test):,} to test on", flush=True)
-    tokenizer = BPETokenizer.train("\n".join(pairs.queries + pairs.documents), args.vocab)
     text = "\n".join(f"{query}\n{document}" for query, document in zip(pairs.queries, pairs.documents))
+    tokenizer = BPETokenizer.train(text, args.vocab)
     ids, vectors = split(tokenizer.encode(text)), {}
     for name, nesting in (("language model", args.nesting), ("Matryoshka", args.nesting), ("plain", None)):
         torch.manual_seed(seed)
