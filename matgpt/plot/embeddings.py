@@ -6,8 +6,6 @@ from matplotlib.patches import Rectangle
 
 from .dolls import new_axes, new_figure, plain_text
 
-RECALL = "recall@10, % of the questions"
-
 
 @plain_text
 def retrieval(dims, curves, levels=None):
@@ -16,7 +14,8 @@ def retrieval(dims, curves, levels=None):
     curves: {method: runs}, each run a list of shares, one for each of dims.
     levels: {name: share}, such as BM25, drawn as horizontal lines.
     """
-    figure, ax = new_axes("Finding the function by what it does", "dimensions", RECALL, width=7.5, height=4.6)
+    title, ylabel = "Finding the function by what it does", "recall@10, % of the questions"
+    figure, ax = new_axes(title, "dimensions", ylabel, width=7.5, height=4.6)
     for i, (name, runs) in enumerate(curves.items()):
         mean = 100 * np.mean(runs, 0)
         sd = 100 * np.std(runs, 0, ddof=1) if len(runs) > 1 else 0
