@@ -181,11 +181,10 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
     history, checkpoint = History(model.sizes, lr=lr, spent=flops_before), None
     if settings.checkpoint_dir is not None and rank == 0:
         checkpoint = Checkpoint(model, settings, data)
-    bar = Progress(settings, rank)
     modes, gpus = model.mode(training=True), [device] if device.type == "cuda" else []
     threads = using_threads(settings.threads, model)
     lock = checkpoint.lock if checkpoint else nullcontext()
-    with lock, bar, torch.random.fork_rng(gpus), modes, threads:
+    with lock, Progress(settings, rank) as bar, torch.random.fork_rng(gpus), modes, threads:
         if settings.resume:
             history = restore(checkpoint, model, optimizers, world) or history
         if world > 1:  # they may have begun with other weights

@@ -1,7 +1,7 @@
 """How a run shows itself: a bar with the time left and, in a notebook, a plot that grows with it."""
 
+import io
 import sys
-import time
 
 from tqdm import tqdm
 
@@ -12,50 +12,42 @@ def in_notebook():
     return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 
 
-class Progress:
+class Progress(tqdm):
     """A bar over the budget. In a notebook bar and plot each stay one output that is drawn anew."""
 
+    monitor_interval = 0  # needs no thread of tqdm, since each step may draw
+
     def __init__(self, settings, rank=0):
-        self.unit = "step" if settings.flops is None else "GFLOP"
-        self.total = settings.steps or max(1, round(settings.flops / 1e9))
-        self.show = settings.progress and rank == 0
-        self.bar = self.text = self.figure = None
-        self.started = self.drawn = time.monotonic()
-
-    def __enter__(self):
-        if self.show and in_notebook():
-            from IPython.display import display
-
-            self.text = display({"text/plain": self._line(0)}, raw=True, display_id=True)
-        elif self.show:
-            self.bar = tqdm(total=self.total, unit=self.unit, dynamic_ncols=True)
-        return self
-
-    def _line(self, done):
-        return tqdm.format_meter(done, self.total, time.monotonic() - self.started, ncols=80, unit=self.unit)
+        self.in_steps, self.notebook, self.outputs = settings.flops is None, in_notebook(), {}
+        total = settings.steps or max(1, round(settings.flops / 1e9))
+        options = dict(total=total, unit="step" if self.in_steps else "GFLOP", miniters=1)
+        options["disable"] = not settings.progress or rank > 0
+        if self.notebook:
+            options |= dict(file=io.StringIO(), ascii=False, ncols=80, mininterval=1)  # `display` draws it
+        super().__init__(dynamic_ncols=not self.notebook, **options)
 
     def reached(self, history):
         """Show how much of the budget is spent."""
-        done = min(history.done if self.unit == "step" else round(history.spent / 1e9), self.total)
-        if self.bar:
-            self.bar.update(done - self.bar.n)
-        elif self.text and (done == self.total or time.monotonic() - self.drawn > 1):
-            self.drawn = time.monotonic()
-            self.text.update({"text/plain": self._line(done)}, raw=True)
+        done = history.done if self.in_steps else round(history.spent / 1e9)
+        self.update(min(done, self.total) - self.n)
 
     def evaluated(self, history):
         """Show the losses measured so far."""
-        if self.bar:
-            self.bar.set_postfix_str("val " + " ".join(f"{history.val[s][-1]:.3f}" for s in history.sizes))
-        elif self.text and len(history.steps) > 1:
+        if not self.notebook:
+            self.set_postfix_str("val " + " ".join(f"{history.val[s][-1]:.3f}" for s in history.sizes))
+        elif not self.disable and len(history.steps) > 1:
+            self._draw("plot", history.plot())
+
+    def display(self, msg=None, pos=None):
+        """Draw the bar, when tqdm asks for it."""
+        if not self.notebook:
+            return super().display(msg, pos)
+        return self._draw("bar", {"text/plain": str(self)}, raw=True)
+
+    def _draw(self, name, content, **options):
+        if name in self.outputs:
+            self.outputs[name].update(content, **options)
+        else:
             from IPython.display import display
 
-            figure = history.plot()
-            if self.figure is None:
-                self.figure = display(figure, display_id=True)
-            else:
-                self.figure.update(figure)
-
-    def __exit__(self, *error):
-        if self.bar:
-            self.bar.close()
+            self.outputs[name] = display(content, display_id=True, **options)
