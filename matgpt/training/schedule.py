@@ -34,9 +34,8 @@ class Schedule:
 
     def largest(self, progress):
         """Return what reads whole batches once so much of the budget (0 to 1) is spent."""
-        full, depth = self.full, self.depth
-        if self.is_range or progress >= DEEPEN or depth >= full.n_layer:
-            return full
+        full, grown = self.full, self.is_range or progress >= DEEPEN
+        depth = full.n_layer if grown else min(self.depth, full.n_layer)
         return Size(full.n_embd, full.n_head, depth, full.inner[:depth])
 
     def draw(self, batch_size, rng, progress=1.0):
@@ -45,11 +44,10 @@ class Schedule:
         The first size of a trunk reads the most. A fraction of a sequence is one by chance. progress: how
         much of the budget is spent, from 0 to 1.
         """
-        largest = self.largest(progress)
-        sizes = list(dict.fromkeys(largest if size == self.full else size for size in self.sizes))
+        largest, sizes = self.largest(progress), self.sizes
         if self.is_range:
-            drawn = [self.model.config.draw(rng) for _ in range(DRAWN)]
-            sizes = list(dict.fromkeys([self.sizes[0], *drawn, self.full]))
+            sizes = [sizes[0], *(self.model.config.draw(rng) for _ in range(DRAWN)), self.full]
+        sizes = dict.fromkeys(largest if size == self.full else size for size in sizes)  # each of them once
         trunks, passes = self.model.trunks(sizes), []
         fractions = self.fractions(trunks, largest)
         for trunk in trunks:
