@@ -67,8 +67,7 @@ def batch_of(pairs, rows, positions, block_size, rng=None):
     return batch, torch.from_numpy(queries[:, None] == queries).fill_diagonal_(False)
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
+@torch.inference_mode(False)  # which enables gradients, too
 def train_embeddings(
     model, pairs, tokenizer, steps=None, batch_size=256, lr=None, seed=0, *, val_pairs=None, temperature=0.05,
     micro_batch=None, **options,

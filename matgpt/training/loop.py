@@ -215,13 +215,13 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
                 torch.manual_seed(int(rng.integers(2**31)) + rank)
                 model.train()  # on_evaluation may have changed the mode, gradients or grad mode
                 model.zero_grad()
+                torch.set_grad_enabled(True)
                 flops, losses = update_flops, []
-                with torch.enable_grad():
-                    for loss, price in batch_loss(history.done, 1 if history.start else progress, rng):
-                        if loss.requires_grad:  # not where everything that these dolls read is frozen
-                            loss.backward()
-                        losses.append(loss.detach())
-                        flops += price
+                for loss, price in batch_loss(history.done, 1 if history.start else progress, rng):
+                    if loss.requires_grad:  # not where everything that these dolls read is frozen
+                        loss.backward()
+                    losses.append(loss.detach())
+                    flops += price
                 if world > 1:
                     sum_gradients(model)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
@@ -279,8 +279,7 @@ def diverged(model, settings, history):
     return error
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
+@torch.inference_mode(False)  # which enables gradients, too
 def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0, **options):
     """Train every doll of the nesting in one run; returns a `History`.
 

@@ -74,8 +74,7 @@ def reorder(model, scores):
             p.copy_(p.index_select(axis, orders[key]))
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
+@torch.inference_mode(False)  # which enables gradients, too
 def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, share=SHARE, **options):
     """Turn a trained GPT-2 into a nested model whose full doll is nearly the same; it has a `history`.
 
