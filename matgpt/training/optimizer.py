@@ -73,9 +73,8 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, layers, lr, weight_decay):
-        self.layers = list(layers)
-        group = {"params": [layer.weight for layer in self.layers]}
-        super().__init__([group], dict(lr=lr, weight_decay=weight_decay, momentum=0.95))
+        self.layers, defaults = layers, dict(lr=lr, weight_decay=weight_decay, momentum=0.95)
+        super().__init__([layer.weight for layer in layers], defaults)
 
     @torch.no_grad()
     def step(self):
