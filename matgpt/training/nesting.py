@@ -114,12 +114,12 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
 
     def batch_loss(step, progress, rng):
         passes = schedule.draw(settings.batch_size, rng)
-        n_most = max(n for _, rows in passes for n in rows)
-        x, _ = batch(train_ids, rng.integers(len(train_ids) - T, size=n_most)[rank::world], T, device)
+        starts = rng.integers(len(train_ids) - T, size=settings.batch_size)  # the full doll reads them all
+        x, _ = batch(train_ids, starts[rank::world], T, device)
         teacher.eval()  # on_evaluation may have changed it
         with torch.no_grad(), precision(device, settings.dtype):
             y = teacher(x).float().softmax(-1)
-        yield torch.zeros((), device=device), flops_per_token(config) * n_most * T
+        yield torch.zeros((), device=device), flops_per_token(config) * settings.batch_size * T
 
         def read(n):
             n = len(range(rank, n, world))
