@@ -93,15 +93,13 @@ class Settings:
             raise ValueError(f"steps={self.steps!r} and flops={self.flops!r}: give one budget, not both")
         if self.steps is None and self.flops is None:
             put("steps", 2000)
-        for name in ("steps", "batch_size", "eval_interval", "eval_blocks", "threads"):
-            if name == "batch_size" or getattr(self, name) is not None:
-                put(name, positive(name, getattr(self, name)))
-        put("seed", positive("seed", self.seed, 0))
+        least = dict(steps=1, batch_size=1, seed=0, eval_interval=1, eval_blocks=1, threads=1)
         intervals = dict(lr="[0, inf)", flops="(0, inf)", share="[0, 1)", warmup="[0, 1)")
         intervals |= dict(weight_decay="[0, inf)", grad_clip="[0, inf)")
-        for name, interval in intervals.items():
-            if getattr(self, name) is not None or name not in ("lr", "flops", "share"):
-                put(name, number(name, getattr(self, name), interval))
+        for name, allowed in {**least, **intervals}.items():
+            value, check = getattr(self, name), positive if name in least else number
+            if value is not None or getattr(Settings, name) is not None:  # a default may be None
+                put(name, check(name, value, allowed))
         for name, allowed in dict(optimizer=("muon", "adamw"), dtype=("float32", "bfloat16", None)).items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f'{name}={getattr(self, name)!r} must be "{allowed[0]}" or "{allowed[1]}"')
