@@ -116,13 +116,13 @@ class Settings:
         now, end = (done, self.steps) if self.flops is None else (spent, self.flops)
         return min(1.0, (now - start) / (end - start))
 
-    def evaluation_due(self, history):
+    def evaluation_due(self, history, now):
         """Say whether to evaluate now: at the start, the end, and each interval or tenth of the budget."""
-        if not history.steps or history.done == history.steps[-1]:
-            return not history.steps
-        now = self.progress_of(history.done, history.spent, history.start)
+        if not history.steps:
+            return True
         if self.eval_interval:
-            return now == 1 or history.done % self.eval_interval == 0
+            regular = now == 1 or history.done % self.eval_interval == 0
+            return regular and history.done > history.steps[-1]
         last = self.progress_of(history.steps[-1], history.flops[-1], history.start)
         return int(10 * now + 1e-6) > int(10 * last + 1e-6)
 
@@ -191,7 +191,8 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
         history.run = checkpoint and checkpoint.run
         try:
             while True:
-                due = settings.evaluation_due(history)
+                progress = settings.progress_of(history.done, history.spent, history.start)
+                due = settings.evaluation_due(history, progress)
                 if due:
                     losses = evaluate()
                     if not np.isfinite([loss for part in losses for loss in part.values()]).all():
@@ -201,7 +202,6 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
                     bar.evaluated(history)
                     if settings.on_evaluation and rank == 0:
                         settings.on_evaluation(history)
-                progress = settings.progress_of(history.done, history.spent, history.start)
                 history.finished = progress == 1
                 if checkpoint and (due or checkpoint.due()):
                     checkpoint.save(model, optimizers, history)
