@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 
 from ..files.atomic import uninterrupted
 from ..files.checkpoint import unwrapped
@@ -222,7 +223,7 @@ def loop(model, settings, batch_loss, evaluate, data, flops_before=0):
                     flops += price
                 if world > 1:
                     sum_gradients(model)
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
+                norm = clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
                 if not torch.stack([norm, *losses]).isfinite().all():
                     raise diverged(model, settings, history)
                 with uninterrupted(), precision(device, settings.dtype):
@@ -263,10 +264,9 @@ def sum_gradients(model):
     params = [p for p, count in zip(params, has_gradient.tolist()) if count]
     for p in params:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    together = torch.cat([p.grad.flatten() for p in params])
+    together = parameters_to_vector(p.grad for p in params)
     dist.all_reduce(together)
-    for p, grad in zip(params, together.split([p.numel() for p in params])):
-        p.grad.copy_(grad.view_as(p))
+    vector_to_parameters(together, (p.grad for p in params))
 
 
 def diverged(model, settings, history):
