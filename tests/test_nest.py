@@ -96,6 +96,12 @@ def test_all_dolls_read_the_same_text_and_weigh_alike(plain, monkeypatch, dolls)
         assert [n * weight(size) for size, n in rows.items()] == pytest.approx([500] * len(rows), rel=0.05)
         drawn |= {*rows}
     assert len(drawn) > (2 if dolls is NESTING else 10)
+    of_large = [call.args[3] for call in spy.call_args_list]
+    spy.reset_mock()
+    matgpt.nest(plain, dolls, IDS, IDS, 3, **{**QUICK, "batch_size": 1})
+    for other, (_, passes, _, weight, *_) in zip(of_large, (call.args for call in spy.call_args_list)):
+        for size in (size for trunk, _ in passes for size in trunk):
+            assert weight(size) == other(size), "also in a step in which some read nothing by chance"
 
 
 @pytest.mark.slow

@@ -194,7 +194,7 @@ def test_the_smaller_dolls_get_their_share_of_the_flops(kind, nesting, share):
     whole, totals, by_trunk = 5 * training_flops(model, [full]), [], {}
     for _ in range(1000):
         total = -whole
-        for trunk, rows in drawing.draw(5, rng):
+        for trunk, rows in drawing.draw(5, rng)[0]:
             reads, flops = dict(zip(trunk, rows)), training_flops(model, trunk, rows)
             total += flops
             if full in reads:

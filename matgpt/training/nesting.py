@@ -113,7 +113,7 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     device, schedule = model.embedding.token.device, Schedule(model, settings.share)
 
     def batch_loss(step, progress, rng):
-        passes = schedule.draw(settings.batch_size, rng)
+        passes, fractions = schedule.draw(settings.batch_size, rng)
         starts = rng.integers(len(train_ids) - T, size=settings.batch_size)  # the full doll reads them all
         x, _ = batch(train_ids, starts[rank::world], T, device)
         teacher.eval()  # on_evaluation may have changed it
@@ -125,7 +125,6 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
             n = len(range(rank, n, world))
             return x[:n], y[:n]
 
-        fractions = schedule.fractions([trunk for trunk, _ in passes], schedule.full)
         read_by = {size: fractions[trunk[0]] for trunk, _ in passes for size in trunk}
 
         def weight(size):  # all dolls weigh alike, however much they read

@@ -39,10 +39,10 @@ class Schedule:
         return Size(full.n_embd, full.n_head, depth, full.inner[:depth])
 
     def draw(self, batch_size, rng, progress=1.0):
-        """Return what one step trains: [(sizes of one trunk, sequences that each of them reads)].
+        """Return what one step trains, [(sizes of one trunk, sequences that each reads)], and `fractions`.
 
-        The first size of a trunk reads the most. A fraction of a sequence is one by chance. progress: how
-        much of the budget is spent, from 0 to 1.
+        The first size of a trunk reads the most. A fraction of a sequence is one by chance, and a trunk that
+        reads none is left out. progress: how much of the budget is spent, from 0 to 1.
         """
         largest, sizes = self.largest(progress), self.sizes
         if self.is_range:
@@ -55,7 +55,7 @@ class Schedule:
             rows = [batch_size if size == largest else n for size in trunk]
             if max(rows):
                 passes.append((trunk, rows))
-        return passes
+        return passes, fractions
 
     def fractions(self, trunks, largest):
         """Return the part of a batch that the smaller dolls of each trunk read, by its first size."""
