@@ -57,28 +57,12 @@ class GPTConfig:
                 raise ValueError(f"head_size={self.head_size} may be at most n_embd // n_head = {D // H}")
         if self.n_inner is not None:
             put("n_inner", self.full.n_inner)
-        put("nesting", self._checked_nesting())
-
-    def _checked_nesting(self):
-        if self.nesting is None:
-            return None
-        if isinstance(self.nesting, Between):
-            self.fit(self.nesting.smallest)
-            self.fit(self.nesting.largest)
-            return self.nesting
-        if isinstance(self.nesting, (str, Size)) or not hasattr(self.nesting, "__iter__"):
-            raise ValueError(f"nesting={self.nesting!r} must be a sequence of widths and Sizes, or a range")
-        nesting = tuple(doll if isinstance(doll, Size) else positive("n_embd", doll) for doll in self.nesting)
-        if not nesting:
-            raise ValueError("nesting=() is empty: name at least one doll, or pass None for the full size")
-        sizes = [self._named(doll) for doll in nesting]
-        if twice := [size for i, size in enumerate(sizes) if size in sizes[:i]]:
-            raise ValueError(f"nesting={nesting!r} names {twice[0]!r} twice")
-        return nesting
-
-    def _named(self, doll):
-        """Return the Size that an entry of `nesting` means."""
-        return self.fit(doll) if isinstance(doll, Size) else self.width(doll)
+        nesting = self.nesting
+        if nesting is not None and not isinstance(nesting, Between):
+            if isinstance(nesting, (str, Size)) or not hasattr(nesting, "__iter__"):
+                raise ValueError(f"nesting={nesting!r} must be a sequence of widths and Sizes, or a range")
+            put("nesting", tuple(x if isinstance(x, Size) else positive("n_embd", x) for x in nesting))
+        self.sizes  # noqa: B018 - raises ValueError for a nesting that does not fit
 
     def in_order(self, sizes):
         """Return `sizes` and the full one, smallest first; shapes break ties, so the order never varies."""
@@ -102,8 +86,15 @@ class GPTConfig:
     def sizes(self):
         """Every doll of the nesting, or a few of a range, smallest first; the last is the full size."""
         if isinstance(self.nesting, Between):
+            self.fit(self.nesting.smallest)
+            self.fit(self.nesting.largest)
             return self.in_order(self.nesting.landmarks(self.full_head_size, self.num_params))
-        return self.in_order(map(self._named, self.nesting or ()))
+        if self.nesting == ():
+            raise ValueError("nesting=() is empty: name at least one doll, or pass None for the full size")
+        sizes = [self.fit(x) if isinstance(x, Size) else self.width(x) for x in self.nesting or ()]
+        if twice := [size for i, size in enumerate(sizes) if size in sizes[:i]]:
+            raise ValueError(f"nesting={self.nesting!r} names {twice[0]!r} twice")
+        return self.in_order(sizes)
 
     def draw(self, rng):
         """Draw a Size of the range with a numpy Generator. ValueError unless the nesting is a range."""
