@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,9 +135,8 @@ class GPTConfig:
         if len(named) == 1:
             return named[0]
         problem = f"names {len(named)} dolls; give the Size" if named else "names no doll"
-        whole = isinstance(size, numbers.Integral) and not isinstance(size, bool)
-        if not named and whole and 0 < size < self.n_embd:
-            problem += f" (config.width({size}) is one that no step trained)"
+        if not named and size in range(1, self.n_embd):
+            problem += f" (config.width({int(size)}) is one that no step trained)"
         raise ValueError(f"size={size!r} {problem}: the nesting is {', '.join(map(repr, self.sizes))}")
 
     def head_size_of(self, size):
