@@ -28,7 +28,7 @@ class NestedGPT(nn.Module):
         self.embedding = NestedEmbedding(config.vocab_size, config.block_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(NestedBlock(config, n_inner) for n_inner in config.full.inner)
-        self.norm = NestedNorm(config.n_embd, config.bias)
+        self.norm = NestedNorm(config.n_embd, bias=config.bias)
 
     @property
     def sizes(self):

@@ -57,13 +57,8 @@ class NestedLinear(nn.Module):
         return f"{self.in_shape} -> {self.out_shape}, bias={self.bias is not None}"
 
 
-class NestedNorm(nn.Module):
+class NestedNorm(nn.LayerNorm):
     """LayerNorm over the width of `x`, with the prefix of gain and shift."""
-
-    def __init__(self, n_embd, bias):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(n_embd))
-        self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
 
     def corner(self, d):
         """Return gain and shift, (d) each; None for one that is missing."""

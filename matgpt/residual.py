@@ -15,9 +15,9 @@ class NestedBlock(nn.Module):
         # GPT-2 (section 2.3): residual projections start smaller the deeper the model
         proj_std = 0.02 / (2 * config.n_layer) ** 0.5
         D, rest = config.n_embd, (config.dropout, config.bias, proj_std)
-        self.norm1 = NestedNorm(D, config.bias)
+        self.norm1 = NestedNorm(D, bias=config.bias)
         self.attention = NestedAttention(D, config.n_head, config.full_head_size, *rest)
-        self.norm2 = NestedNorm(D, config.bias)
+        self.norm2 = NestedNorm(D, bias=config.bias)
         self.feedforward = NestedFeedForward(D, n_inner, *rest)
 
     def forward(self, x, n_head, head_size, n_inner):
