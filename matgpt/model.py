@@ -103,13 +103,12 @@ class NestedGPT(nn.Module):
     def _check(self, idx):
         if not isinstance(idx, torch.Tensor):
             raise ValueError(f"idx must be a tensor of token ids, (B, T), not {type(idx).__name__}")
-        T, most = idx.size(-1) if idx.dim() else 0, self.config.block_size
-        if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or T == 0:
+        if idx.dim() != 2 or idx.dtype not in (torch.int64, torch.int32) or idx.size(1) == 0:
             raise ValueError(
                 f"idx must be (B, T) int64 or int32 with T of at least 1, not {tuple(idx.shape)} {idx.dtype}"
             )
-        if most < T:
-            raise ValueError(f"context of {T} tokens is longer than block_size={most}")
+        if idx.size(1) > (most := self.config.block_size):
+            raise ValueError(f"context of {idx.size(1)} tokens is longer than block_size={most}")
         # a check on a GPU would wait for it at every step; `generate`, `train` and `evaluate` check once
         if not (idx.is_cuda or torch.compiler.is_compiling()):
             self.check_ids(idx)
