@@ -74,15 +74,13 @@ class NestedGPT(nn.Module):
         A shallow doll runs the first layers of a deep one of its width (2D Matryoshka, 2402.14776; LayerSkip,
         2404.16710), so a pass of the deep one can read out both.
         """
-        trunks = []
+        trunks = {}  # the shape at which the blocks run: the sizes that this pass serves
         by_depth = sorted(sizes, key=lambda size: self.trunk_size(size).n_layer)
         for size in reversed(by_depth):
             shape = self.trunk_size(size)
-            trunk = next((t for t in trunks if shape.begins(self.trunk_size(t[0]))), None)
-            if trunk is None:
-                trunks.append(trunk := [])
-            trunk.append(size)
-        return trunks
+            deepest = next((trunk for trunk in trunks if shape.begins(trunk)), shape)
+            trunks.setdefault(deepest, []).append(size)
+        return list(trunks.values())
 
     def _residuals(self, idx, sizes):
         """Return the final residual (B, T, d) of each size of one trunk; the first size is the deepest."""
