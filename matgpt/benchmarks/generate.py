@@ -55,19 +55,18 @@ def drafts(model, draft_model, val_ids, args):
     starts = torch.linspace(0, len(val_ids) - T, args.prompts).long().tolist()
     prompts = [torch.as_tensor(val_ids[i : i + T // 8])[None].long() for i in starts]
 
-    def write(temperature, **options):
+    def write(**options):
         """Continue all prompts to the end of the context, and return what `stats` says."""
         stats, generator = {}, torch.Generator().manual_seed(0)
         for idx in prompts:
-            options |= dict(temperature=temperature, generator=generator, stats=stats)
-            model.generate(idx, T - idx.size(1), **options)
+            model.generate(idx, T - idx.size(1), generator=generator, stats=stats, **options)
         return stats
 
     for draft in model.sizes[:-1] if draft_model is None else draft_model.sizes:
         drafted = partial(write, draft_size=draft, draft_model=draft_model)
         for temperature, text in ((0, "greedy"), (0.8, "sampled at 0.8")):
-            calls = {k: partial(drafted, temperature, draft_tokens=k) for k in args.draft_tokens}
-            seconds = medians({"plain": partial(write, temperature), **calls}, args.rounds)
+            calls = {k: partial(drafted, temperature=temperature, draft_tokens=k) for k in args.draft_tokens}
+            seconds = medians({"plain": partial(write, temperature=temperature), **calls}, args.rounds)
             for k, call in calls.items():
                 stats, row = call(), {"draft": draft, "draft tokens": k, "text": text}
                 row["accepted"] = f"{stats['acceptance']:.0%}"
