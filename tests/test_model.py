@@ -19,10 +19,9 @@ def read_by_doll(model, size, idx):
     """For each parameter, which of its entries `size` reads for `idx`: the corner of the doll's shape."""
     c, output_only = model.config, isinstance(model, MatryoshkaEmbeddingsGPT)
     trunk = MatryoshkaGPT(c.doll(c.full if output_only else size))
-    corners = {name: tuple(map(slice, p.shape)) for name, p in trunk.named_parameters()}
     masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
-    for name, corner in corners.items():
-        masks[name][corner] = True
+    for name, p in trunk.named_parameters():
+        masks[name][tuple(map(slice, p.shape))] = True
     masks["embedding.position"][idx.size(1) :] = False
     if output_only:
         for name in {"norm.weight", "norm.bias", "embedding.token"} & set(masks):
@@ -38,7 +37,6 @@ def reference(weights, idx, size, config):
     widening = math.sqrt(config.n_embd / d)
     merging = math.sqrt(config.n_head * config.full_head_size / (h * s))
     future = torch.ones(T, T, dtype=torch.bool).triu(1)
-    n_inner, full_n_inner = size.inner, config.full.inner
 
     def corner(name, *shape):
         """Zeros for a bias that the model lacks."""
@@ -49,7 +47,7 @@ def reference(weights, idx, size, config):
 
     tokens = corner("embedding.token", config.vocab_size, d)
     x = tokens[idx] + corner("embedding.position", T, d)
-    for layer, (f, full_f) in enumerate(zip(n_inner, full_n_inner)):
+    for layer, (f, full_f) in enumerate(zip(size.inner, config.full.inner)):
         attention, feedforward = f"blocks.{layer}.attention", f"blocks.{layer}.feedforward"
         y = norm(x, f"blocks.{layer}.norm1")
         weight = corner(f"{attention}.qkv.weight", 3, h, s, d) * widening
