@@ -108,10 +108,6 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
         context.setattr(run, "log", Mock(side_effect=KeyboardInterrupt))
         program(*options)
     assert History.load(out / "history.json").done == 0
-    own = load(out)[0]
-    save(MatryoshkaGPT(own.config), out, overwrite=True)
-    assert "did not write" in refused(capsys, "train", *options, "--resume")
-    save(own, out, overwrite=True)
     program(*options, "--resume")  # the model that an interrupted run left is its own to replace
     before = contents(out)
     for more in ([], ["--force", "--loss-weights", 1]):  # forced or not, what begins nothing replaces nothing
@@ -180,7 +176,6 @@ def test_files_of_the_user_stay(name, resume, options, out, capsys):
         (["--device", "meta"], "--device meta: PyTorch has no such device on this machine\n"),
         (["--threads", "x"], "x: allowed are 1 to 1024"),
         (["--threads", "0"], "0: allowed are 1 to 1024"),
-        (["--tokenizer", "bpe", "--vocab", "3"], "--vocab=3"),
         (["--block-size", "999999"], "--block-size=999999"),
         (["--out", "/dev/null/x"], "--out='/dev/null/x'"),
         (["--out", ""], "'' is not a path"),

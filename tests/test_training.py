@@ -551,7 +551,6 @@ BAD = [
     (dict(threads=0), f"threads=0 {WHOLE} 1"),
     (dict(lr=-0.1), rf"lr=-0.1 {NUMBER} \[0, inf\)"),
     (dict(lr=math.nan), f"lr=nan {NUMBER}"),
-    (dict(warmup=None), f"warmup=None {NUMBER}"),
     (dict(weight_decay=None), f"weight_decay=None {NUMBER}"),
     (dict(warmup=1), rf"warmup=1 {NUMBER} \[0, 1\)"),
     (dict(share=1), rf"share=1 {NUMBER} \[0, 1\)"),
