@@ -269,7 +269,7 @@ def test_bad_texts_tokenizers_and_seeds_are_named():
     assert_refused("seed='a'", write, model, LETTERS, "ab", 3, seed="a")
     assert_refused("seed=1 and a generator", write, model, LETTERS, "ab", 3, seed=1, generator=seeded())
     assert write(model, LETTERS, "ab", 3, seed=1, generator=None) == write(model, LETTERS, "ab", 3, seed=1)
-    assert_refused("model=None", write, None, LETTERS, "ab", 3)
+    assert_refused("model=None", write, None, LETTERS, "ab", 3, seed=0)
 
 
 @pytest.fixture

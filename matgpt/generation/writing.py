@@ -48,16 +48,22 @@ def check_vocabulary(config, tokenizer, where=""):
         raise ValueError(f"{where}the tokenizer has {tokens} tokens, the model vocab_size={expected}")
 
 
-def stream(model, tokenizer, prompt, max_new_tokens, **options):
-    """Yield the text after `prompt` piece by piece, as it is written; `options` are those of `generate`.
+def stream(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **options):
+    """Yield the text that the doll `size` writes after `prompt`, piece by piece, as it is written.
 
+    seed: repeats the text; None: another one at each call. `options` are those of `generate`.
     Characters of several bytes are never cut. Raises ValueError at the call, as `generate` does, and for a
     tokenizer of another vocabulary.
     """
     if not hasattr(model, "config") or not hasattr(tokenizer, "decode_bytes"):
         raise ValueError(f"model={model!r:.60} and tokenizer={tokenizer!r:.60} must be what `load` returns")
     check_vocabulary(model.config, tokenizer)
-    steps = write_steps(model, [tokenizer.encode(prompt)], max_new_tokens, **options)
+    if seed is not None:
+        if options.get("generator") is not None:
+            raise ValueError(f"seed={seed!r} and a generator: give one of them")
+        seed, device = positive("seed", seed, 0), model.embedding.token.device
+        options["generator"] = torch.Generator(device).manual_seed(seed)
+    steps = write_steps(model, [tokenizer.encode(prompt)], max_new_tokens, size, **options)
     out = next(steps)
     ends = itertools.chain([out.size(1) - max_new_tokens], steps)
     written = (tokenizer.decode_bytes(out[0, start:end]) for start, end in itertools.pairwise(ends))
@@ -67,14 +73,9 @@ def stream(model, tokenizer, prompt, max_new_tokens, **options):
 def write(model, tokenizer, prompt, max_new_tokens, size=None, seed=None, **options):
     """Return `prompt` and the max_new_tokens tokens that the doll `size` writes after it, as one text.
 
-    seed: repeats the text; None: another one at each call. `options` and errors are those of `stream`.
+    seed, options and errors are those of `stream`.
     """
-    if seed is not None:
-        if options.get("generator") is not None:
-            raise ValueError(f"seed={seed!r} and a generator: give one of them")
-        seed, device = positive("seed", seed, 0), model.embedding.token.device
-        options["generator"] = torch.Generator(device).manual_seed(seed)
-    return prompt + "".join(stream(model, tokenizer, prompt, max_new_tokens, size=size, **options))
+    return prompt + "".join(stream(model, tokenizer, prompt, max_new_tokens, size, seed, **options))
 
 
 def prompt_ids(model, idx):
