@@ -17,9 +17,11 @@ def corner(weight, *shape):
 
 
 def check_finite(weights, where="the model"):
-    """Raise ValueError, naming it, if one of {name: weight} is NaN or infinite, which attention may hide."""
+    """Raise ValueError, naming it, for one of {name: weight} without values, or with NaN or infinity."""
     for name, p in weights.items():
-        if not p.isfinite().all():
+        if p.is_meta:
+            raise ValueError(f"{where}: {name} is on the meta device, without values")
+        if not p.isfinite().all():  # attention may hide it
             raise ValueError(f"{where}: {name} contains NaN or infinity: did the training diverge?")
 
 

@@ -100,9 +100,6 @@ def check_weights(weights, where):
     types = {p.dtype for p in weights.values()}
     if len(types) > 1 or not types <= {*TYPES}:
         raise ValueError(f"{where} has weights of type {types}: all must have one type of {TYPES}")
-    for name, p in weights.items():
-        if p.is_meta:
-            raise ValueError(f"{where}: {name} is on the meta device, without values")
     check_finite(weights, where)
 
 

@@ -87,8 +87,6 @@ def prompt_ids(model, idx):
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if ids.dim() != 2 or ids.numel() == 0 or not whole:
         raise ValueError(f"idx={idx!r:.60} must be a prompt, (B, T0) integers with at least one token")
-    if ids.is_meta:
-        raise ValueError("the model is on the meta device, without weights to write with")
     model.check_ids(ids.long())
     return ids.long()
 
@@ -114,9 +112,9 @@ def write_steps(
     for name in ("vocab_size", "block_size"):
         if getattr(drafter.config, name) != getattr(model.config, name):
             raise ValueError(f"draft_model must have the {name} of the model, {getattr(model.config, name)}")
-    idx = prompt_ids(model, idx)
     for each in {model, drafter}:
         check_finite(dict(each.named_parameters()))
+    idx = prompt_ids(model, idx)
     try:
         out = pad(idx, (0, max_new_tokens))
     except (RuntimeError, TypeError):  # too large for memory, or for 64 bits
