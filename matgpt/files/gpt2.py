@@ -52,16 +52,16 @@ def theirs(name, p):
     return name, p
 
 
-def padded(doll, weights):
-    """Put a doll into the corner of a GPT-2 that is otherwise 0: (config, {name: tensor}, eps, head).
+def padded(config, weights):
+    """Put a doll into the corner of a GPT-2 that is otherwise 0; returns the config and tensors of that.
 
     GPT-2 has one feedforward width, biases, and n_embd = n_head * head_size. Units, biases, heads and
     dimensions of a head that are 0 change nothing, once queries are scaled for the wider head. If no number
     of heads divides the width with enough room for each, the width grows by a factor k: on a residual of mean
     0, LayerNorm then gives sqrt(k) times as much, if eps is divided by k. So the mean is subtracted from all
-    that writes to the residual. The readout must not change, so this GPT-2 has its own `head` (V, n_embd).
+    that writes to the residual. The readout must not change, so this GPT-2 has a head (V, n_embd) of its own.
     """
-    config, token = doll.config, weights["embedding.token"]
+    token = weights["embedding.token"]
     d, h, s = config.n_embd, config.n_head, config.full_head_size
     fits = [n for n in range(h, d + 1) if d % n == 0 and d // n >= s]
     width, n_head = (d, fits[0]) if fits else (h * -(-d // h), h)
@@ -77,8 +77,10 @@ def padded(doll, weights):
         corner(out[name], *p.shape).copy_(p)
         if "qkv" in name:
             out[name][0] *= math.sqrt(width // n_head / s)
-    head = F.pad(token, (0, width - d)) if width > d else None
-    return wide, out, EPS * d / width, head
+    tensors = {} if width == d else {"lm_head.weight": F.pad(token, (0, width - d))}
+    for name, p in map(theirs, out, out.values()):
+        tensors[f"transformer.{name}"] = p.contiguous()
+    return wide, tensors
 
 
 @torch.no_grad()
@@ -103,20 +105,16 @@ def gpt2_files(model, path, size=None, tokenizer=None):
     checkpoint.check_tokenizer(model.config, tokenizer, path)
     if model.config.resolve(size) != model.config.full:
         model, weights = checkpoint.checked(model.slice(size))
-    config, weights, eps, head = padded(model, weights)
-    tensors = {} if head is None else {"lm_head.weight": head}
-    for name, p in weights.items():
-        name, p = theirs(name, p)
-        tensors[f"transformer.{name}"] = p.contiguous()
+    config, tensors = padded(model.config, weights)
     settings = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         "n_positions": config.block_size,
         **{name: getattr(config, name) for name in ("vocab_size", "n_embd", "n_head", "n_layer", "n_inner")},
         "activation_function": "gelu_new",
-        "layer_norm_epsilon": eps,
+        "layer_norm_epsilon": EPS * model.config.n_embd / config.n_embd,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
-        "tie_word_embeddings": head is None,
+        "tie_word_embeddings": "lm_head.weight" not in tensors,
         **dict.fromkeys(("bos_token_id", "eos_token_id")),
     }
     files = {
