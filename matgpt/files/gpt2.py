@@ -83,7 +83,6 @@ def padded(config, weights):
     return wide, tensors
 
 
-@torch.no_grad()
 def export_gpt2(model, path, size=None, tokenizer=None, overwrite=False):
     """Write one doll to the folder `path`, as transformers' GPT2LMHeadModel.from_pretrained reads it.
 
