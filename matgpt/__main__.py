@@ -18,7 +18,7 @@ def main(argv=None):
     def show(warning, *where, **how):
         print(f"warning: {args.parser.translated(str(warning))}", file=sys.stderr)
 
-    if args.threads:
+    if getattr(args, "threads", None):
         torch.set_num_threads(args.threads)
     try:
         from .commands import run

@@ -67,9 +67,7 @@ OPTIONS = {
     "--flops": dict(type=float, help="the budget in FLOPs instead, the optimizer's included"),
     "--batch-size": dict(type=int, help="blocks in a step, over all processes (default: 12; nest: 2)"),
     "--lr": dict(type=float, help="peak learning rate (default: 1.024 / width; nest: a quarter of that)"),
-    "--share": dict(
-        type=float, help="part of the FLOPs for small dolls (default: 0.2, readouts 0.02; nest: 0.5)"
-    ),
+    "--share": dict(type=float, help="small dolls' part of FLOPs (default: 0.2, readouts 0.02; nest: 0.5)"),
     "--optimizer": dict(choices=["muon", "adamw"], help="for the matrices of the blocks (default: muon)"),
     "--loss-weights": dict(nargs="+", type=float, help="one number a doll (default: all equal)"),
     "--dtype": dict(choices=["float32", "bfloat16"], help="of matrix products (default: bfloat16 on a GPU)"),
@@ -93,7 +91,6 @@ def make_parser(version):
     """Return the parser of the program; what it reads names the `command` and holds the `parser` of that."""
     parser = Parser(prog="python -m matgpt", description="One GPT that contains smaller GPTs.")
     parser.add_argument("--version", action="version", version=version)
-    parser.set_defaults(threads=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (text, required, optional) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
