@@ -148,7 +148,8 @@ def test_a_draft_that_agrees_is_accepted_whole():
         if ".proj." in name:
             p.data.zero_()  # the last block adds nothing, so the doll without it says the same
     idx, stats, two = prompt(2, 2), {}, Size(36, 3, 2)
-    model.generate(idx, 20, temperature=0, draft_size=two, draft_tokens=4, stats=stats)
+    out = model.generate(idx, 20, temperature=0, draft_size=two, draft_tokens=4, stats=stats)
+    assert torch.equal(out, model.generate(idx, 20, temperature=0, use_cache=False))
     assert stats == dict(steps=4, tokens=20, proposed=16, accepted=16, acceptance=1.0, tokens_per_step=5.0)
     stats = {}
     model.generate(idx, 20, draft_size=two, draft_tokens=4, stats=stats)

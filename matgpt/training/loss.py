@@ -34,7 +34,7 @@ def matryoshka_loss(model, x, y, loss_weights=None):
 def step_losses(model, passes, read, weight, dtype=None, rank=0, world=1):
     """Yield (loss to differentiate, FLOPs) for each pass of a step.
 
-    passes: what `Schedule.draw` returned: (sizes of one trunk, sequences that each of them reads).
+    passes: what `Schedule.draw` returns first: [(sizes of one trunk, sequences that each of them reads)].
     read: function of a number n, called once for each pass, that returns this process's part of n sequences:
         x and y, (n, T) each; y may also be a teacher's probabilities, (n, T, V).
     weight: function of a size: how much a token counts in the loss.
