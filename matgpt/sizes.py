@@ -1,6 +1,7 @@
 """A doll is a `Size`: it reads the leading corner of that shape from every weight."""
 
 import numbers
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -17,9 +18,10 @@ def number(name, value, interval):
     """Return `value` as a float; ValueError, naming it, unless it lies in an interval such as "[0, 1)"."""
     low, high = map(float, interval[1:-1].split(", "))
     ends = [low] * (interval[0] == "(") + [high] * (interval[-1] == ")")  # those that are left out
-    if not isinstance(value, numbers.Real) or not low <= value <= high or value in ends:
-        raise ValueError(f"{name}={value!r} must be a number in {interval}")
-    return float(value)
+    if isinstance(value, numbers.Real) and low <= value <= high and value not in ends:
+        with suppress(OverflowError):  # an int of 400 digits
+            return float(value)
+    raise ValueError(f"{name}={value!r} must be a number in {interval}")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ WRONG = [("5 is not a path", partial(function, 5)) for function in PATHS] + [
     ("idx must be a tensor .* not list", lambda: MODEL([[1, 2]])),
     ("names no doll: give at least one", lambda: MODEL(torch.tensor([[1]]), [])),
     ("sizes=4 must be several", lambda: matgpt.frontier(MODEL, IDS, 4)),
-    ("max_params='9' must be a number", lambda: matgpt.best_size(POINTS, max_params="9")),
+    ("max_params=10+ must be a number", lambda: matgpt.best_size(POINTS, max_params=10**400)),
     ("model=.* must be a model, not a list", lambda: matgpt.train(IDS, MODEL, IDS)),
     ("pairs to learn from, 0", lambda: matgpt.train_embeddings(MODEL, (["a", "b"], ["c", "d"]), BPE, 1)),
     ("must be arrays of numbers", lambda: matgpt.search("abc", torch.eye(2))),

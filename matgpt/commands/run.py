@@ -77,7 +77,7 @@ def start(args, source):
     there = [name for name in WRITTEN if (args.out / name).exists()]
     there += [path.name for path in states(args.out) if not resume]
     if there and not args.overwrite and not (resume and is_own(args.out)):
-        hint = "the run to resume did not write that" if resume else "train --resume continues a run"
+        hint = "no run that can be resumed wrote that" if resume else "train --resume continues a run"
         raise ValueError(f"--out {args.out} already holds {', '.join(there)}: {hint}; --force replaces it")
     args.checkpoint_dir = args.out if args.command == "train" else None
     args.progress, args.on_evaluation = sys.stderr.isatty(), partial(log, args)
