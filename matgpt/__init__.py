@@ -1,4 +1,4 @@
-"""matgpt: one GPT that contains a set of smaller GPTs, each of which can be sliced out."""
+"""matgpt: one GPT that contains a set of smaller GPTs, and lets any of them be sliced out."""
 
 import sys
 

@@ -7,7 +7,7 @@ from .nested import NestedLinear
 
 
 class NestedFeedForward(nn.Module):
-    """GELU network of which a doll reads the first n_inner hidden units.
+    """GELU network; a doll reads its first n_inner hidden units.
 
     GELU is the tanh approximation ("gelu_new"), as in every published GPT-2.
     """

@@ -65,8 +65,8 @@ def lock(folder, name):
 class Checkpoint:
     """The states of one run in a folder, as `step-<step>-<digest>.pt`.
 
-    These are the newest two, or the last one of a finished run, in place of which the command leaves model
-    and history.json. A file's name holds the digest of its bytes, so one atomic rename completes both, and
+    These are the newest two, or the last one of a finished run. The command replaces that by model and
+    history.json. A file's name holds the digest of its bytes, so one atomic rename completes both, and
     damage is noticed. Files of other names are not touched. The folder is locked against other runs until the
     end of a block `with checkpoint.lock`. Raises ValueError if the folder cannot be written, is in use, or
     holds a run and `resume` is False.
