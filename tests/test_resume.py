@@ -30,6 +30,7 @@ from .test_checkpoint import Touch
 ROOT = Path(__file__).parent.parent
 IDS = np.random.default_rng(0).integers(0, 11, 2000)
 CONFIG = GPTConfig(11, 7, 12, 2, 2, nesting=(6, Size(6, 2, 1), Size(8, 2, 2)), dropout=0.1)
+DEEP = GPTConfig(11, 7, 12, 2, 3, nesting=(Size(6, 2, 1), Size(8, 2, 2)))  # a third layer joins at step 12
 RANGE = GPTConfig(11, 7, 12, 2, 2, nesting=between(Size(4, 1, 1), Size(12, 2, 2), 4))
 STEPS = 16
 STATE = "step-00000003-0123456789abcdef.pt"
@@ -91,7 +92,7 @@ def whole():
     return run()
 
 
-KINDS = dict(variant=MatryoshkaEmbeddingsGPT), dict(config=RANGE), dict(optimizer="adamw")
+KINDS = dict(variant=MatryoshkaEmbeddingsGPT), dict(config=RANGE), dict(config=DEEP), dict(optimizer="adamw")
 
 
 @pytest.mark.slow
@@ -102,7 +103,8 @@ def test_interrupted_and_resumed(settings, tmp_path):
     assert run(**state, on_evaluation=stop(0))[1].steps == [0]
     assert run(**state, on_step=press(3))[1].steps == [0, 3]
     assert [path.name[:13] for path in states(folder)] == ["step-00000003", "step-00000004"]
-    assert run(**state, on_evaluation=stop(9))[1].steps == [0, 3, 6, 9]
+    assert run(**state, on_evaluation=stop(12))[1].steps == [0, 3, 6, 9, 12]
+    assert run(**state, on_step=press(0))[1].done == 13
     result = run(**state)
     assert same(result, run(**settings)) and result[1].steps[:5] == [0, 3, 6, 9, 12]
     assert len(states(folder)) == 1, "a finished run needs one state, to be extended"

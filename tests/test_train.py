@@ -127,14 +127,14 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
     assert History.load(out / "history.json").steps == [0, 10, 20, 30, 40]
     save(MatryoshkaGPT(model.config), out, overwrite=True)
     before = contents(out)
-    assert "did not write" in refused(capsys, "train", *options, "--resume", "--steps", 60)
+    assert "no run that can be resumed wrote" in refused(capsys, "train", *options, "--resume", "--steps", 60)
     assert contents(out) == before
     program(*options, "--resume", "--steps", 60, "--n-head", 2, "--force")
     assert History.load(out / "history.json").start == 0, "it began anew"
     assert load(out)[0].config.n_head == 2 and not [*out.glob("step-*")]
     corpus, short = options[:2], "--nesting 6 --steps 1 --batch-size 4 --force --out"
     main(["nest", str(out), *corpus, *short.split(), str(out)])
-    assert "did not write" in refused(capsys, "train", *options, "--resume", "--steps", 80)
+    assert "no run that can be resumed wrote" in refused(capsys, "train", *options, "--resume", "--steps", 80)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The Matryoshka loss, what a step trains and costs, and the loop that lowers the loss."""
 
+import copy
 import dataclasses
 import math
 import pickle
@@ -212,7 +213,7 @@ def test_the_smaller_dolls_get_their_share_of_the_flops(kind, nesting, share):
 
 
 def test_the_full_doll_begins_with_as_many_layers_as_the_others(tmp_path, monkeypatch):
-    """For 30% of the budget, with its own weight in the loss; an extended run has all layers at once."""
+    """For 70% of the budget, with its own weight in the loss; an extended run has all layers at once."""
     full, spy = Size(16, 2, 4, (8, 7, 6, 5)), Mock(side_effect=step_losses)
     model = make(nesting=[Size(4, 1, 1, 8), Size(8, 2, 2, 7), full], n_layer=4, n_inner=full.n_inner)
     monkeypatch.setattr(loop, "step_losses", spy)
@@ -225,14 +226,31 @@ def test_the_full_doll_begins_with_as_many_layers_as_the_others(tmp_path, monkey
         return [(max(sizes, key=lambda size: size.n_embd), gradients) for sizes, gradients in trunks]
 
     steps = largest()
-    assert [size for size, _ in steps] == [Size(16, 2, 2, (8, 7))] * 12 + [full] * 28
+    assert [size for size, _ in steps] == [Size(16, 2, 2, (8, 7))] * 28 + [full] * 12
     for size, gradients in steps:
         assert any("blocks.3" in name for name in gradients) == (size == full)
     assert all(call.args[3](size) == 0.5 for call, (size, _) in zip(spy.call_args_list, steps))
     assert [size for size, _ in largest(steps=50, resume=True)] == [full] * 10
-    for dolls in (RANGE, WIDTHS, None):
-        model = make(nesting=dolls)
-        assert Schedule(model).largest(0) == model.config.full
+
+
+def test_layers_that_join_begin_as_copies_of_the_last_ones():
+    model = make(nesting=[Size(8, 2, 2, 8)], n_layer=5, n_inner=(8, 8, 8, 7, 8))
+    model.blocks[2].norm1.requires_grad_(False)
+    for p in model.blocks[:2].parameters():
+        p.data.normal_()
+    new, drawn = [copy.deepcopy(block.state_dict()) for block in model.blocks], Schedule(model)
+    for progress, layers in ((0, 2), (0.69, 2), (0.7, 5), (0.9, 5)):
+        drawn.deepen(progress)
+        assert drawn.largest.n_layer == layers
+        for block, source in ((2, 1), (3, 0), (4, 1)) if layers == 5 else ((2, 2), (3, 3), (4, 4)):
+            for name, p in model.blocks[block].state_dict().items():
+                own = (block, name.split(".")[0]) == (2, "norm1") or p.shape != new[source][name].shape
+                assert torch.equal(p, new[block if own else source][name]), (block, name)
+    output_only = make(MatryoshkaEmbeddingsGPT, nesting=[Size(8, 1, 1)])
+    for trained in (model, output_only, *(make(nesting=dolls) for dolls in (RANGE, WIDTHS, None))):
+        other = Schedule(trained)
+        other.deepen(0)
+        assert other.largest == trained.config.full
 
 
 def test_the_constants_that_figures_decided():
@@ -240,7 +258,7 @@ def test_the_constants_that_figures_decided():
     nested, depths = make(nesting=WIDTHS), make(nesting=DEPTHS, n_layer=3)
     readouts = make(MatryoshkaEmbeddingsGPT, nesting=WIDTHS)
     assert [Schedule(model).share for model in (nested, depths, readouts)] == [0.2, 0.02, 0.02]
-    assert (nesting.SHARE, nesting.BATCHES, schedule.DEEPEN) == (0.5, 16, 0.3)
+    assert (nesting.SHARE, nesting.BATCHES, schedule.DEEPEN) == (0.5, 16, 0.7)
     assert (loop.Settings.warmup, loop.Settings.weight_decay) == (0.05, 0.1)
     assert make_optimizers("adamw", nested, 1.0, 0.1)[0].defaults["betas"] == (0.9, 0.99)
     assert [run(make(n_embd=d), steps=1, lr=None).lr for d in (16, 32)] == [1.024 / 16, 1.024 / 32]

@@ -313,7 +313,8 @@ def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0,
             starts = rng.integers(len(train_ids) - T, size=n)[rank::world]
             return batch(train_ids, starts, T, device)
 
-        passes, _ = schedule.draw(settings.batch_size, rng, progress)
+        schedule.deepen(progress)
+        passes, _ = schedule.draw(settings.batch_size, rng)
         return step_losses(model, passes, read, weight, settings.dtype, rank, world)
 
     def evaluate():
