@@ -82,10 +82,10 @@ class Schedule:
 
     def fractions(self, trunks):
         """Return the part of a batch that the smaller dolls of each trunk read, by its first size."""
-        full, first = (training_flops(self.model, [size]) for size in (self.full, self.largest))
-        prices = {t[0]: training_flops(self.model, t) - first * (self.largest in t) for t in trunks}
+        largest = training_flops(self.model, [self.largest])
+        prices = {t[0]: training_flops(self.model, t) - largest * (self.largest in t) for t in trunks}
         smaller = sorted((size for size in prices if prices[size]), key=prices.get)
-        fractions, left = dict.fromkeys(prices, 0.0), self.share / (1 - self.share) * full
+        fractions, left = dict.fromkeys(prices, 0.0), self.share / (1 - self.share) * largest
         for i, size in enumerate(smaller):  # the cheapest first: it may leave something to the others
             fractions[size] = min(1.0, left / (len(smaller) - i) / prices[size])
             left -= fractions[size] * prices[size]
