@@ -260,7 +260,7 @@ def test_the_constants_that_figures_decided():
     """LOG.md: the shares of the smaller dolls, rates, momenta and what measures importance."""
     nested, depths = make(nesting=WIDTHS), make(nesting=DEPTHS, n_layer=3)
     readouts = make(MatryoshkaEmbeddingsGPT, nesting=WIDTHS)
-    assert [Schedule(model).share for model in (nested, depths, readouts)] == [0.2, 0.02, 0.02]
+    assert [Schedule(model).share for model in (nested, depths, readouts)] == [0.15, 0.02, 0.02]
     assert (nesting.SHARE, nesting.BATCHES, schedule.DEEPEN) == (0.5, 16, 0.7)
     assert (loop.Settings.warmup, loop.Settings.weight_decay) == (0.05, 0.1)
     assert make_optimizers("adamw", nested, 1.0, 0.1)[0].defaults["betas"] == (0.9, 0.99)

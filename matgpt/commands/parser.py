@@ -67,7 +67,7 @@ OPTIONS = {
     "--flops": dict(type=float, help="the budget in FLOPs instead, the optimizer's included"),
     "--batch-size": dict(type=int, help="blocks in a step, over all processes (default: 12; nest: 2)"),
     "--lr": dict(type=float, help="peak learning rate (default: 1.024 / width; nest: a quarter of that)"),
-    "--share": dict(type=float, help="small dolls' part of FLOPs (default: 0.2, readouts 0.02; nest: 0.5)"),
+    "--share": dict(type=float, help="small dolls' part of FLOPs (default: 0.15, readouts 0.02; nest: 0.5)"),
     "--optimizer": dict(choices=["muon", "adamw"], help="for the matrices of the blocks (default: muon)"),
     "--loss-weights": dict(nargs="+", type=float, help="one number a doll (default: all equal)"),
     "--dtype": dict(choices=["float32", "bfloat16"], help="of matrix products (default: bfloat16 on a GPU)"),

@@ -18,7 +18,7 @@ from ..files.atomic import as_path, parsed, write
 from ..files.checkpoint import read_weights
 from .history import History
 
-FORMAT = 4
+FORMAT = 5
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of its bytes
 TEMPORARY = re.compile(NAME.pattern + r"\.matgpt-\d+\.tmp")  # left by a process that was killed
 # settings that may differ when a run resumes

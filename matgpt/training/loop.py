@@ -45,7 +45,7 @@ class Settings:
     lr: peak learning rate, reached after the share `warmup` of the budget; then it falls linearly to zero, so
         a finished run has a rate of zero. None: 1.024 / n_embd.
     seed: of batches and dropout; a run with the same seed repeats bit for bit on the same machine.
-    share: part of the FLOPs of forward and backward passes that all smaller dolls get together. None: 0.2,
+    share: part of the FLOPs of forward and backward passes that all smaller dolls get together. None: 0.15,
         or 0.02 if they only read out of the full doll's blocks.
     loss_weights: how much a token counts in the loss, one number a size, smallest first. None: all alike.
     optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.

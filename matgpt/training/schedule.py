@@ -8,9 +8,9 @@ from ..ranges import Between
 from ..sizes import Size
 from .cost import training_flops
 
-# Of the price, for all smaller dolls together (LOG.md, "A simpler schedule"); and where all of them only read
-# out of the full one's blocks, which its own steps train (LOG.md, "Dolls that only read out").
-SHARE, READOUTS = 0.2, 0.02
+# Of the price, for all smaller dolls together (LOG.md, "What share the smaller dolls need"); and where all of
+# them only read out of the full one's blocks, which its own steps train (LOG.md, "Dolls that only read out").
+SHARE, READOUTS = 0.15, 0.02
 DEEPEN = 0.7  # of the budget; until then the full doll has fewer layers (LOG.md, "Fewer layers first")
 DRAWN = 6  # Sizes of a range in each step; see LOG.md, "How many Sizes of a range a step reads"
 
