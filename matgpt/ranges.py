@@ -8,7 +8,7 @@ from .sizes import Size, heads_fit, positive
 
 
 def pick(values, share, step=1):
-    """Return the value at the share (0 to 1) of the way along `values`; a random share picks all alike."""
+    """Return the value this far (0 to 1) along `values`; uniform shares pick all of them equally often."""
     place = values[0] - step / 2 + share * (values[-1] - values[0] + step)
     return min(values, key=lambda value: abs(value - place))
 
@@ -51,7 +51,7 @@ class Between:
         return all(a <= b <= c for a, b, c in zip(low, own, high))
 
     def at(self, head_size, width, heads, layers, inner_ratio):
-        """Return the Size at these shares, each from 0 to 1, of the way from the smallest to the largest."""
+        """Return the Size this far (0 to 1) along each axis, with inner_ratio * its width hidden units."""
         low, high, step = self.smallest, self.largest, self.multiple_of
 
         def fitting(d):  # numbers of heads

@@ -69,7 +69,7 @@ class Checkpoint:
     history.json. A file's name holds the digest of its bytes, so one atomic rename completes both, and
     damage is noticed. Files of other names are not touched. The folder is locked against other runs until the
     end of a block `with checkpoint.lock`. Raises ValueError if the folder cannot be written, is in use, or
-    holds a run and `resume` is False.
+    holds a run and neither `resume` nor `overwrite` is set.
     """
 
     def __init__(self, model, settings, data):

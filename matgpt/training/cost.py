@@ -7,7 +7,7 @@ from .optimizer import ITERATIONS, as_matrices, muon_layers
 
 
 def training_flops(model, trunk, rows=None):
-    """Return the FLOPs of training on one token, or on one of each of `rows`, the sizes of one trunk.
+    """Return the FLOPs of training the sizes of one trunk on one token of each sequence that they read.
 
     A backward pass costs two forward passes (2001.08361, section 2.1). The first size runs the blocks; each
     other size only reads out. rows: how many sequences each size reads (default: one).

@@ -281,10 +281,10 @@ def diverged(model, settings, history):
 def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0, **options):
     """Train every doll of the nesting in one run; returns a `History`.
 
-    A step trains the largest doll on batch_size x block_size tokens (at first with fewer layers), and the
-    others on as much text of their own as `share` pays for: see `Schedule`. Interrupting (Ctrl-C, or the
-    notebook's stop button) returns the history so far. Under torchrun each process takes its share of the
-    batch, and the first one writes.
+    A step trains the largest doll on batch_size x block_size tokens (with fewer layers, until 70% of the
+    budget), and the others on as much text of their own as `share` pays for: see `Schedule`. Interrupting
+    (Ctrl-C, or the notebook's stop button) returns the history so far. Under torchrun each process takes its
+    part of the batch, and the first one writes.
 
     train_ids, val_ids: token ids (N,), int. All other arguments, and their defaults, are those of `Settings`:
     flops, share, loss_weights, optimizer, dtype, warmup, weight_decay, grad_clip, eval_interval, eval_blocks,
@@ -305,7 +305,7 @@ def train(model, train_ids, val_ids, steps=None, batch_size=12, lr=None, seed=0,
     others = 1 / len(weights) if schedule.is_range else weights[schedule.full]
     blocks = settings.eval_blocks or blocks_for_a_tenth(settings, schedule)
 
-    def weight(size):  # one drawn from a range counts as the average, the first layers of the full doll as it
+    def weight(size):  # a drawn Size counts as the average, the full doll's first layers as the full doll
         return weights.get(size, others)
 
     def batch_loss(step, progress, rng):

@@ -76,9 +76,9 @@ def reorder(model, scores):
 
 @torch.inference_mode(False)  # which enables gradients, too
 def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, share=SHARE, **options):
-    """Turn a trained GPT-2 into a nested model whose full doll is nearly the same; it has a `history`.
+    """Turn a trained GPT-2 into a MatryoshkaGPT, with a `history`, whose full doll is nearly the same.
 
-    The trained model is the teacher: in each step all dolls read the same text and learn its predictions.
+    The trained model is the teacher: in each step dolls read parts of one batch and learn its predictions.
     Heads, hidden units and dimensions are first put in the order of their importance, so that the dolls begin
     as the most important corners. Dropout and weight decay are 0; the optimizer is AdamW.
 
@@ -87,8 +87,8 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     lr: peak learning rate. None: a quarter of that of `train`.
     options: those of `Settings` but optimizer, weight_decay and loss_weights, such as flops (the teacher and
         measuring importance count), batch_size (2), eval_blocks (256), seed, progress.
-    Raises ValueError for bad arguments, a budget that measuring importance alone exceeds, or a model without
-    dolls; DivergedError when a loss is not finite.
+    Raises ValueError for bad arguments, a budget that measuring importance alone exceeds, or an output-only
+    model; DivergedError when a loss is not finite.
     """
     teacher = model_or_path
     if not isinstance(teacher, torch.nn.Module):

@@ -66,7 +66,7 @@ def even(x):
 class Muon(torch.optim.Optimizer):
     """Momentum made orthogonal and even, for the matrices of the blocks.
 
-    Queries, keys and values of each head are matrices of their own, since dolls read whole heads. Every
+    Queries, keys and values of each head are matrices of their own, since dolls may leave heads out. Every
     matrix has rows = outputs and columns = inputs, whatever axes it is stored with. (torch.optim.Muon takes
     weights of two axes only, and always works in bfloat16.) The update has a root mean square of about
     0.2 * lr, as AdamW's has, so that both take one learning rate (2502.16982, section 2.2).

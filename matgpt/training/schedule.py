@@ -16,7 +16,7 @@ DRAWN = 6  # Sizes of a range in each step; see LOG.md, "How many Sizes of a ran
 
 
 class Schedule:
-    """All dolls train from the first step to the last; `share` of the price pays for the smaller ones.
+    """All dolls train from the first step to the last; `share` of a step's passes pays for the smaller ones.
 
     The largest doll reads a whole batch in each step. The others split the share evenly, in FLOPs, but none
     reads more than a batch: what a cheap one leaves goes to the dearer ones. Dolls of one trunk (one width,
@@ -46,7 +46,7 @@ class Schedule:
 
     @torch.no_grad()
     def deepen(self, progress):
-        """Let the largest doll have as many layers as fits the share of the budget that is spent, 0 to 1.
+        """Set how many layers the largest doll runs at `progress`, the share of the budget spent (0 to 1).
 
         What is learnt in few layers, the deepest smaller doll learns, too. When the others join, they begin
         as copies of the last of these (stacking, 2405.15319).
@@ -64,8 +64,8 @@ class Schedule:
     def draw(self, batch_size, rng):
         """Return what one step trains, [(sizes of one trunk, sequences that each reads)], and `fractions`.
 
-        The first size of a trunk reads the most. A fraction of a sequence is one by chance, and a trunk that
-        reads none is left out.
+        The first size of a trunk reads the most. A fraction of a sequence rounds up or down at random, and a
+        trunk that reads none is left out.
         """
         largest, sizes = self.largest, self.sizes
         if self.is_range:
