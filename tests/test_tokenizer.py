@@ -177,12 +177,22 @@ def test_a_saved_tokenizer_comes_back_in_place_of_another(tokenizer, tmp_path):
         (lambda state: state.update(normalizer={"type": "Lowercase"}), "not byte-level BPE"),
         (lambda state: state["pre_tokenizer"].update(add_prefix_space=True), "splits texts as GPT-2 does"),
         (lambda state: state["pre_tokenizer"].update(use_regex=False), "splits texts as GPT-2 does"),
+        (lambda state: state.update(post_processor={"type": "TemplateProcessing"}), "not byte-level BPE"),
+        (lambda state: state["added_tokens"][0].update(special=False), "not all special"),
     ],
 )
 def test_a_file_that_encodes_differently_is_refused_by_name(change, message, tmp_path):
-    BPETokenizer.train("xxy xxy xx xx", 258).save(tmp_path)
+    tokens = BPETokenizer.train("xxy xxy xx xx", 258).tokens
+    BPETokenizer(tokens, ["<end>"]).save(tmp_path)
     edit_json(tmp_path / "tokenizer.json", change)
     assert_refused(f"{tmp_path}/tokenizer.json: .*{message}", load_tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("vocab", [{"a": 0, "b": 2}, {"a": 1, "b": 2}, {"ab": 0, "cd": 1}])
+def test_characters_have_the_ids_of_the_file(vocab, tmp_path):
+    CharTokenizer("ab").save(tmp_path)
+    edit_json(tmp_path / "tokenizer.json", lambda state: state["model"].update(vocab=vocab))
+    assert_refused("single characters with ids from 0", load_tokenizer, tmp_path)
 
 
 def test_a_missing_or_damaged_file_is_refused_by_name(bpe, tmp_path):

@@ -166,10 +166,16 @@ def load_tokenizer(folder):
         model, vocab, split = state["model"], state["model"]["vocab"], state["pre_tokenizer"] or {}
         kind = model.get("type", "BPE"), split.get("type")
         if kind == ("WordLevel", "Split"):
-            return CharTokenizer("".join(sorted(vocab, key=vocab.get)))
+            characters = "".join(sorted(vocab, key=vocab.get))
+            if vocab != {character: i for i, character in enumerate(characters)}:
+                raise ValueError("its tokens are not single characters with ids from 0 on")
+            return CharTokenizer(characters)
         other_words = not split.get("use_regex", True) or split.get("add_prefix_space")
-        if kind != ("BPE", "ByteLevel") or other_words or state.get("normalizer"):
+        after = (state.get("post_processor") or {}).get("type", "ByteLevel")  # may add tokens around a text
+        if kind != ("BPE", "ByteLevel") or other_words or state.get("normalizer") or after != "ByteLevel":
             raise ValueError("it is not byte-level BPE that splits texts as GPT-2 does")
+        if not all(token["special"] for token in state["added_tokens"]):
+            raise ValueError("its added_tokens are not all special: texts may hold the others")
         special = {token["content"]: token["id"] for token in state["added_tokens"]}
         ids = vocab | special
         plain, last = sorted(ids.keys() - special, key=ids.get), sorted(special, key=ids.get)
