@@ -49,6 +49,9 @@ def test_a_finished_run_is_stored_and_another_setting_or_text_is_another_run(arg
     bench.one(CONFIG.doll(4), 0, **settings)
     other = quality.Bench(args, IDS[::-1], IDS)  # the same length, read in the other direction
     assert other.one(CONFIG, 0, **settings)["losses"] != first["losses"] and train.call_count == 5
+    monkeypatch.setattr(common, "FORMAT", "another default schedule")
+    bench.one(CONFIG, 0, **settings)
+    assert train.call_count == 6
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..files.atomic import write
+from ..training.checkpoint import FORMAT
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -27,9 +28,11 @@ def add_shape(add):
 def stored(folder, settings, compute):
     """Return the JSON object that `compute(state)` returns, or what it returned before with these settings.
 
-    settings: everything that it depends on, the digest of a corpus too. state: a folder that `compute` makes
-    for what an interrupted run resumes from; it is removed once the result is there.
+    settings: everything that it depends on, the digest of a corpus too, but not the default schedule, which
+        FORMAT names. state: a folder that `compute` makes for what an interrupted run resumes from; it is
+        removed once the result is there.
     """
+    settings = settings | {"format": FORMAT}
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(folder) / "runs" / f"{name}.json"
     if path.exists():

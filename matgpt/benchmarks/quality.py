@@ -109,6 +109,7 @@ class Bench:
         print(f"{' / '.join(map(str, config.sizes))}, {settings}", flush=True)
 
         def compute(folder):
+            resumed = folder.exists()  # the time before is not known
             torch.manual_seed(seed)
             model = MatryoshkaGPT(config).to(DEVICE)
             few = dict(eval_interval=10**9, eval_blocks=1, progress=sys.stderr.isatty())
@@ -117,7 +118,7 @@ class Bench:
             losses = evaluate_sizes(model, self.ids[1], [*config.sizes, *also])
             return {
                 "losses": {str(size): loss for size, loss in losses.items()},
-                "seconds": history.seconds,
+                "seconds": math.nan if resumed else history.seconds,
                 "flops": history.spent,
                 "silent": silent(model, self.ids[1]),
             }
