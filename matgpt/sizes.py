@@ -18,7 +18,8 @@ def number(name, value, interval):
     """Return `value` as a float; ValueError, naming it, unless it lies in an interval such as "[0, 1)"."""
     low, high = map(float, interval[1:-1].split(", "))
     ends = [low] * (interval[0] == "(") + [high] * (interval[-1] == ")")  # those that are left out
-    if isinstance(value, numbers.Real) and low <= value <= high and value not in ends:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if real and low <= value <= high and value not in ends:
         with suppress(OverflowError):  # an int of 400 digits
             return float(value)
     raise ValueError(f"{name}={value!r} must be a number in {interval}")

@@ -111,10 +111,10 @@ def test_training_finds_answers_at_every_size(variant):
 
 
 def test_a_run_resumes_where_it_stopped(tmp_path):
-    def run(seed=0, dropout=0.1, **options):
+    def run(seed=0, dropout=0.1, pairs=PAIRS, **options):
         model = model_of(MatryoshkaEmbeddingsGPT, seed, dropout=dropout)
         settings = dict(steps=8, batch_size=8, eval_interval=2, progress=False, seed=3)
-        return train_embeddings(model, PAIRS, TOKENIZER, **settings | options), model
+        return train_embeddings(model, pairs, TOKENIZER, **settings | options), model
 
     expected, whole = run()
     first, without = ([losses[0] for losses in h.val.values()] for h in (expected, run(dropout=0.0)[0]))
@@ -124,6 +124,12 @@ def test_a_run_resumes_where_it_stopped(tmp_path):
     assert history == expected
     assert all(map(torch.equal, model.parameters(), whole.parameters()))
     assert_refused("another run", run, resume=True, checkpoint_dir=tmp_path, temperature=0.1)
+    texts = [*PAIRS.queries, *CODE]  # each now ends one character earlier
+    moved = [before[-1:] + text[:-1] for before, text in zip(["", *texts], texts)]
+    cut = moved[: len(CODE)], [*moved[len(CODE) : -1], moved[-1] + texts[-1][-1]]
+    state = dict(resume=True, checkpoint_dir=tmp_path / "all", val_pairs=PAIRS)
+    run(**state)
+    assert_refused("another run: pairs was", run, **state, pairs=cut)
     assert run(resume=True, checkpoint_dir=tmp_path, steps=300)[0].done == 300
     assert run(steps=None, flops=2 * history.spent)[0].done > 8
 

@@ -312,6 +312,21 @@ def test_interrupted_while_weights_change(seconds, saved, whole, tmp_path, monke
     assert same(run(checkpoint_dir=tmp_path, resume=True), whole)
 
 
+def test_interrupted_while_layers_join(tmp_path, monkeypatch):
+    whole, copy = run(config=DEEP), torch.Tensor.copy_
+
+    def pressed(q, p):
+        copy(q, p)
+        if q.dim() == 1 and sys._getframe(1).f_code.co_name == "deepen":
+            monkeypatch.setattr(torch.Tensor, "copy_", copy)
+            os.kill(os.getpid(), signal.SIGINT)
+        return q
+
+    monkeypatch.setattr(torch.Tensor, "copy_", pressed)
+    assert run(config=DEEP, checkpoint_dir=tmp_path)[1].done < STEPS
+    assert same(run(config=DEEP, checkpoint_dir=tmp_path, resume=True), whole)
+
+
 def test_states_are_in_the_order_of_their_steps(tmp_path):
     paths = [tmp_path / f"step-{step:08}-{'0' * 16}.pt" for step in (99_999_999, 100_000_000)]
     for path in paths:

@@ -250,7 +250,10 @@ def test_layers_that_join_begin_as_copies_of_the_last_ones():
                 own = (block, name.split(".")[0]) == (2, "norm1") or p.shape != new[source][name].shape
                 assert torch.equal(p, new[block if own else source][name]), (block, name)
     output_only = make(MatryoshkaEmbeddingsGPT, nesting=[Size(8, 1, 1)])
-    for trained in (model, output_only, *(make(nesting=dolls) for dolls in (RANGE, WIDTHS, None))):
+    frozen = make(nesting=[Size(8, 2, 2)], n_layer=5, bias=False)  # of which no one can say what is new
+    for name, p in frozen.named_parameters():
+        p.requires_grad_("norm" not in name)
+    for trained in (model, output_only, frozen, *(make(nesting=dolls) for dolls in (RANGE, WIDTHS, None))):
         other = Schedule(trained)
         other.deepen(0)
         assert other.largest == trained.config.full

@@ -26,6 +26,8 @@ PATHS += [CharTokenizer("ab").save, partial(matgpt.save, MODEL), partial(matgpt.
 WRONG = [("5 is not a path", partial(function, 5)) for function in PATHS] + [
     ("5 is not a path", lambda: matgpt.train(MODEL, IDS, IDS, 1, 1, checkpoint_dir=5, progress=False)),
     (r"\['a'\] is not a path", lambda: matgpt.load_text(["a"])),
+    ("lr=True must be a number", lambda: matgpt.train(MODEL, IDS, IDS, 1, 1, True)),
+    ("2 numbers of at least 0", lambda: matgpt.train(MODEL, IDS, IDS, 1, 1, loss_weights=[[1, 2], [3, 4]])),
     ("64 must be width,heads,layers", lambda: Size.parse(64)),
     ("config=None must be a GPTConfig", lambda: MatryoshkaGPT(None)),
     ("idx must be a tensor .* not list", lambda: MODEL([[1, 2]])),

@@ -130,6 +130,9 @@ def train_embeddings(
     def evaluate():
         return losses_of(pairs, rows), losses_of(val_pairs, val_rows)
 
+    def described(rows):  # also where each text ends
+        return digest(torch.cat([*rows, torch.tensor([*map(len, rows)])]))
+
     data = dict(temperature=temperature, micro_batch=micro_batch)
-    data |= dict(pairs=digest(torch.cat(rows)), val_pairs=digest(torch.cat(val_rows)))
+    data |= dict(pairs=described(rows), val_pairs=described(val_rows))
     return loop(model, settings, batch_loss, evaluate, data)

@@ -15,7 +15,7 @@ def check_weights(loss_weights, sizes):
         weights = np.ones(len(sizes)) if loss_weights is None else np.atleast_1d(loss_weights).astype(float)
     except (TypeError, ValueError):
         weights = np.zeros(0)
-    if len(weights) != len(sizes) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+    if weights.shape != (len(sizes),) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         allowed = f"{len(sizes)} numbers of at least 0, one for each size, and not all 0"
         raise ValueError(f"loss_weights={loss_weights!r} must be {allowed}")
     return dict(zip(sizes, (weights / weights.sum()).tolist()))

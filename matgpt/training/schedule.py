@@ -4,6 +4,7 @@ import functools
 
 import torch
 
+from ..files.atomic import uninterrupted
 from ..ranges import Between
 from ..sizes import Size
 from .cost import training_flops
@@ -40,10 +41,11 @@ class Schedule:
         """How many layers the largest doll runs: all, if a step has trained the last one already."""
         n_layer, others = self.full.n_layer, [size for size in self.sizes if size != self.full]
         deepest = max((self.model.trunk_size(size).n_layer for size in others), default=n_layer)
-        vectors = [p for p in self.model.blocks[n_layer - 1].parameters() if p.dim() == 1]
-        is_new = all((p == p[0]).all() for p in vectors)  # norms begin as ones, biases as zeros
+        vectors = [p for p in self.model.blocks[n_layer - 1].parameters() if p.dim() == 1 and p.requires_grad]
+        is_new = vectors and all((p == p[0]).all() for p in vectors)  # norms begin as ones, biases as zeros
         return min(n_layer, deepest) if is_new and not self.is_range else n_layer
 
+    @uninterrupted()
     @torch.no_grad()
     def deepen(self, progress):
         """Set how many layers the largest doll runs at `progress`, the share of the budget spent (0 to 1).
