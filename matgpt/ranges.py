@@ -45,10 +45,12 @@ class Between:
         return min(2, *ratios), max(4, *ratios)
 
     def holds(self, size):
-        """Say whether width, heads and layers of `size` lie between those of the two."""
-        axes = ("n_embd", "n_head", "n_layer")
+        """Say whether `size` is one that the range may draw."""
+        axes, most = ("n_embd", "n_head", "n_layer"), self.largest.n_inner
         low, high, own = ([getattr(x, axis) for axis in axes] for x in (self.smallest, self.largest, size))
-        return all(a <= b <= c for a, b, c in zip(low, own, high))
+        least, widest = (max(1, min(round(ratio * size.n_embd), most)) for ratio in self.inner_ratios)
+        fits = size.n_embd % self.multiple_of == 0 and all(least <= f <= widest for f in size.inner)
+        return fits and all(a <= b <= c for a, b, c in zip(low, own, high))
 
     def at(self, head_size, width, heads, layers, inner_ratio):
         """Return the Size this far (0 to 1) along each axis, with inner_ratio * its width hidden units."""

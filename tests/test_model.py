@@ -147,6 +147,9 @@ def test_slicing_what_no_step_trained_warns():
         assert warned[0].filename == __file__  # the line of the caller
         with warnings.catch_warnings(action="error"):
             model.slice(trained)
+    for size in (Size(12, 1, 1), Size(8, 1, 1, 15), Size(8, 1, 1, 33)):
+        with pytest.warns(UserWarning, match="no step trained Size"):
+            model.slice(size)  # no multiple of 8, or no feedforward of 2 to 4 times the width
 
 
 # ---- bad input
