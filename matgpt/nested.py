@@ -21,7 +21,7 @@ def check_finite(weights, where="the model"):
     for name, p in weights.items():
         if p.is_meta:
             raise ValueError(f"{where}: {name} is on the meta device, without values")
-        if not p.isfinite().all():  # attention may hide it
+        if not all(x.isfinite() for x in p.aminmax()):  # attention may hide it
             raise ValueError(f"{where}: {name} contains NaN or infinity: did the training diverge?")
 
 

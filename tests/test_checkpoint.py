@@ -93,6 +93,7 @@ DAMAGE = [
     ("model.safetensors has weights of type .*torch.float8_e4m3fn", cast(torch.float8_e4m3fn)),
     ("model.safetensors: blocks.* contains NaN", other_weights(lambda w: {n: p / 0 for n, p in w.items()})),
     ("tokenizer.json", changed("tokenizer.json", lambda _: b"{")),
+    ("tokenizer.json is missing", lambda folder: (folder / "tokenizer.json").unlink()),
     ("config.json: .*import_gpt2", lambda folder: export_gpt2(MatryoshkaGPT(CONFIG), folder, overwrite=True)),
 ]
 

@@ -53,16 +53,17 @@ def served(monkeypatch, tmp_path):
             address = f"http://127.0.0.1:{server.server_port}/{file.name}"
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
             monkeypatch.setitem(corpus.DOWNLOADS, file.stem, (address, digest))
+        monkeypatch.setattr(corpus, "DATA", tmp_path / "texts")
         yield folder
         server.shutdown()
 
 
 @pytest.mark.parametrize("name", ["shakespeare", "enwik8"])
-def test_downloads_are_fetched_once(name, served, tmp_path, capsys):
-    assert load_text(name, tmp_path / "texts") == SPEECH and "100%" in capsys.readouterr().err
+def test_downloads_are_fetched_once(name, served, capsys):
+    assert load_text(name) == SPEECH and "100%" in capsys.readouterr().err
     for file in served.iterdir():
         file.unlink()
-    assert load_text(name, tmp_path / "texts") == SPEECH
+    assert load_text(name) == SPEECH
 
 
 def test_a_failed_download_says_what_to_do(served, tmp_path):
@@ -70,12 +71,12 @@ def test_a_failed_download_says_what_to_do(served, tmp_path):
     for break_it in (lambda file: file.write_bytes(b"damaged"), Path.unlink):
         break_it(served / "shakespeare.txt")
         with pytest.raises(ConnectionError, match="could not download shakespeare.*python-docs") as error:
-            load_text("shakespeare", path.parent)
+            load_text("shakespeare")
         assert f"at {path}" in str(error.value) and not list(path.parent.iterdir())
     path.write_bytes(SPEECH.encode())
-    assert load_text("shakespeare", path.parent) == SPEECH
+    assert load_text("shakespeare") == SPEECH
     path.write_text("my own notes", "utf-8")
-    assert_refused(f"{path} is not shakespeare .*: remove it", load_text, "shakespeare", path.parent)
+    assert_refused(f"{path} is not shakespeare .*: remove it", load_text, "shakespeare")
     assert path.read_text("utf-8") == "my own notes"
 
 
@@ -372,10 +373,11 @@ def test_token_files_that_do_not_fit_are_refused_by_name(prepared):
     for length, message in messages.items():
         (prepared / "train.bin").write_bytes(tokens[:length])
         assert_refused(f"{prepared}.*{message}", load_tokens, prepared)
+    (prepared / "train.bin").write_bytes(tokens)
+    assert_refused("tokenizer='char': .*have one of their own", read_corpus, prepared, "char")
     for name in ("train.bin", "tokenizer.json"):
         (prepared / name).unlink()
         assert_refused(f"No such file.*{name}", load_tokens, prepared)
-    assert_refused("tokenizer='char': token files have their own", read_corpus, prepared, "char")
     (prepared / "meta.json").write_text("")
     assert_refused("meta.json holds no text", read_corpus, prepared / "meta.json")
     (prepared / "meta.json").unlink()

@@ -12,7 +12,9 @@ from filelock import FileLock
 import matgpt
 from matgpt import GPTConfig, MatryoshkaEmbeddingsGPT, MatryoshkaGPT, Size, evaluate, export_gpt2, load, save
 from matgpt.__main__ import main
+from matgpt.commands import run
 from matgpt.nested import NestedLinear
+from matgpt.text.token_files import read_corpus
 from matgpt.text.tokenizer import BPETokenizer, CharTokenizer
 from matgpt.training import nesting
 from matgpt.training.nesting import importance, reorder
@@ -159,6 +161,11 @@ def test_errors_name_what_is_wrong(plain):
     assert_refused("train_ids", matgpt.nest, plain, NESTING, IDS[:5], IDS)
 
 
+def test_without_a_share_the_full_doll_alone_learns(plain):
+    depths = [Size(32, 4, 1)]  # read out of the full doll's pass
+    assert matgpt.nest(plain, depths, IDS, IDS, 2, **QUICK, share=0).history.done == 2
+
+
 def test_a_run_resumes_with_its_own_teacher_and_texts(plain, tmp_path):
     settings = dict(QUICK, checkpoint_dir=tmp_path, resume=True)
     matgpt.nest(plain, NESTING, IDS, IDS, 2, **settings)
@@ -202,4 +209,11 @@ def test_the_command_names_what_is_wrong(plain, options, tmp_path, capsys, monke
     with FileLock(tmp_path / "out" / ".matgpt-lock"):  # another command runs there
         assert "out is in use by another run" in refused(capsys, "nest", tmp_path / "plain", *options)
     error = refused(capsys, "nest", tmp_path / "plain", *options, "--corpus", "~/data")
-    assert "the tokens of ~/data are not those of" in error
+    assert "the token files of ~/data have one of their own" in error
+
+    def ends_meanwhile(*arguments):
+        save(plain, tmp_path / "out")
+        return read_corpus(*arguments)
+
+    monkeypatch.setattr(run, "read_corpus", ends_meanwhile)
+    assert "already holds config.json" in refused(capsys, "nest", tmp_path / "plain", *options)

@@ -137,12 +137,20 @@ def test_a_run_is_interrupted_resumed_extended_and_replaced(options, out, capsys
     assert "no run that can be resumed wrote" in refused(capsys, "train", *options, "--resume", "--steps", 80)
 
 
+HALFWAY = """from matgpt.commands import run
+run.log = lambda args, history: history.steps[-1] == 10 and os._exit(9)"""
+AT_THE_END = """from matgpt.files import atomic, checkpoint
+write = atomic.write_all
+last = lambda files: os._exit(9) if any(path.name == "history.json" for path in files) else write(files)
+atomic.write_all = checkpoint.write_all = last"""
+
+
 @pytest.mark.slow
-def test_a_run_that_replaces_another_is_killed_and_resumed(options, out):
+@pytest.mark.parametrize("killed", [HALFWAY, AT_THE_END])
+def test_a_run_that_replaces_another_is_killed_and_resumed(killed, options, out):
     program(*options)
-    killed = "run.log = lambda args, history: history.steps[-1] == 10 and os._exit(9)"
-    code = f"import os; from matgpt.commands import run; from matgpt.__main__ import main; {killed}; main"
-    command = [sys.executable, "-c", f"{code}({['train', *options, '--force', '--seed', '1']})"]
+    main = f"from matgpt.__main__ import main; main({['train', *options, '--force', '--seed', '1']})"
+    command = [sys.executable, "-c", f"import os\n{killed}\n{main}"]
     assert subprocess.run(command, cwd=ROOT).returncode == 9
     program(*options, "--seed", 1, "--resume")
     assert History.load(out / "history.json").steps == [0, 10, 20] and not [*out.glob("step-*.pt")]
@@ -247,7 +255,9 @@ def test_a_doll_is_sliced_out(tmp_path, capsys):
 
 def test_corpus_nesting_and_folder_have_defaults_and_flops_may_be_the_budget(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("python-docs").write_text("a file of this name is not what is read")
     program("--flops", 1e7, "--eval-blocks", 1, "--batch-size", 1)
     assert "saved in runs/python-docs-32-64-128" in capsys.readouterr().out
     assert History.load("runs/python-docs-32-64-128/history.json").spent >= 1e7
     assert load("runs/python-docs-32-64-128")[0].sizes[0] == Size(32, 4, 4)
+    assert json.loads(Path("runs/python-docs-32-64-128/history.json").read_text())["corpus"] == "python-docs"

@@ -2,12 +2,12 @@
 
 import atexit
 import inspect
-import json
 import os
 import sys
 import warnings
 from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
@@ -15,15 +15,14 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from .. import GPTConfig, Size, frontier, load, load_text, nest, plot, save, split, stream, train, write
+from .. import GPTConfig, Size, frontier, load, nest, plot, save, stream, train, write
 from ..files.atomic import as_path, parsed, uninterrupted
-from ..files.atomic import write as write_file
-from ..files.checkpoint import check_vocabulary
+from ..files.checkpoint import check_vocabulary, model_files, replace
 from ..files.gpt2 import export_gpt2, import_gpt2, is_gpt2
 from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
-from ..sizes import positive
 from ..text.batches import loss_unit
-from ..text.token_files import load_tokens, prepare, read_corpus
+from ..text.corpus import TEXTS
+from ..text.token_files import prepare, read_corpus
 from ..text.tokenizer import load_tokenizer
 from ..training.checkpoint import digest, ended, lock, model_digest, states
 from ..training.loop import Settings, processes
@@ -60,9 +59,10 @@ def run_train(args):
 def run_nest(args):
     device = start(args, args.folder)
     model, tokenizer = read_model(args.folder)
-    train_ids, val_ids = read_ids(args, tokenizer)
+    train_ids, val_ids, _ = read_corpus(args.corpus, tokenizer)
     args.out.mkdir(parents=True, exist_ok=True)
     with lock(args.out, f"--out {args.out}"):
+        check_out(args)  # another command may have ended there since
         model = nest(model.to(device), args.nesting, train_ids, val_ids, **given(Settings, args))
         finish(args, model, tokenizer, model.history, val_ids)
 
@@ -73,16 +73,22 @@ def start(args, source):
         sizes = [str(size).replace("/", "_") for size in args.nesting]
         path = Path(source).resolve()
         args.out = Path("runs", "-".join([path.name if path.is_dir() else path.stem, *sizes]))
-    args.out, resume = as_path(args.out), getattr(args, "resume", False)
+    args.out = as_path(args.out)
+    check_out(args)
+    args.checkpoint_dir = args.out if args.command == "train" else None
+    args.progress, args.on_evaluation = sys.stderr.isatty(), partial(log, args)
+    args.steps = Settings(**given(Settings, args)).steps
+    return make_device(args.device)
+
+
+def check_out(args):
+    """Raise ValueError if --out holds what the run would replace."""
+    resume = getattr(args, "resume", False)
     there = [name for name in WRITTEN if (args.out / name).exists()]
     there += [path.name for path in states(args.out) if not resume]
     if there and not args.overwrite and not (resume and is_own(args.out)):
         hint = "no run that can be resumed wrote that" if resume else "train --resume continues a run"
         raise ValueError(f"--out {args.out} already holds {', '.join(there)}: {hint}; --force replaces it")
-    args.checkpoint_dir = args.out if args.command == "train" else None
-    args.progress, args.on_evaluation = sys.stderr.isatty(), partial(log, args)
-    args.steps = Settings(**given(Settings, args)).steps
-    return make_device(args.device)
 
 
 def is_own(folder):
@@ -101,11 +107,14 @@ def log(args, history):
 
 def finish(args, model, tokenizer, history, val_ids):
     """Save model, plot and history in --out; print what each doll writes after the same prompt."""
-    with uninterrupted():  # history.json says which model is that of the run
-        save(model, args.out, tokenizer, overwrite=True)
-        corpus = os.path.abspath(args.corpus) if os.path.exists(args.corpus) else args.corpus
-        wrote = {"corpus": corpus, "run": history.run, f"{args.command}_wrote": model_digest(args.out)}
-        write_file(args.out / "history.json", json.dumps(history.as_dict() | wrote, indent=1).encode())
+    files = model_files(model, args.out, tokenizer)
+    wrote = sha256(files["model.safetensors"]).hexdigest()  # history.json says which model is that of the run
+    is_path = args.corpus not in TEXTS and os.path.exists(args.corpus)
+    corpus = os.path.abspath(args.corpus) if is_path else args.corpus
+    record = {"corpus": corpus, "run": history.run, f"{args.command}_wrote": wrote}
+    files["history.json"] = history.as_dict() | record
+    with uninterrupted():
+        replace(args.out, files, overwrite=True)
         for path in states(args.out) if history.finished and args.command == "train" else ():
             path.unlink()  # model and history are all that extending the run needs
     plot.losses(history).savefig(args.out / "losses.png", dpi=120)
@@ -120,13 +129,14 @@ def finish(args, model, tokenizer, history, val_ids):
 
 
 def run_generate(args):
-    torch.seed() if args.seed is None else torch.manual_seed(positive("seed", args.seed, 0))
+    if args.seed is None:
+        torch.seed()
     model, tokenizer = read_model(args.folder)
     if args.prompt is None:  # a newline, or the first character of a text that has none
         args.prompt = "\n" if "\n" in getattr(tokenizer, "characters", "\n") else tokenizer.characters[0]
     if args.draft_tokens and not args.draft_size:
         raise ValueError("--draft-tokens proposes nothing without --draft-size, the doll that drafts")
-    pieces = stream(model, tokenizer, args.prompt, **given(model.generate, args))
+    pieces = stream(model, tokenizer, args.prompt, seed=args.seed, **given(model.generate, args))
     print(args.prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
@@ -146,7 +156,7 @@ def run_eval(args):
     args.corpus = args.corpus or record.get("corpus")
     if args.corpus is None:
         raise ValueError(f"no history.json in {args.folder} says what it was trained on: give --corpus")
-    _, val_ids = read_ids(args, tokenizer)
+    _, val_ids, _ = read_corpus(args.corpus, tokenizer)
     trained_on = (record.get("run") or {}).get("val_ids")
     if trained_on and trained_on != digest(val_ids):
         warnings.warn(f"{args.corpus} is no longer the text that the model was trained on", stacklevel=1)
@@ -194,16 +204,6 @@ def read_model(folder):
     model, tokenizer = import_gpt2(folder) if is_gpt2(folder) else load(folder)[0], load_tokenizer(folder)
     check_vocabulary(model.config, tokenizer, f"{folder}: ")
     return model, tokenizer
-
-
-def read_ids(args, tokenizer):
-    """Return (train_ids, val_ids) of args.corpus, encoded by the tokenizer of args.folder."""
-    if not as_path(args.corpus).is_dir():
-        return split(tokenizer.encode(load_text(args.corpus)))
-    *ids, theirs = load_tokens(args.corpus)
-    if theirs != tokenizer:
-        raise ValueError(f"the tokens of {args.corpus} are not those of {args.folder}: use its tokenizer")
-    return ids
 
 
 def read_record(folder):

@@ -28,7 +28,13 @@ def save(model, folder, tokenizer=None, overwrite=False):
     Raises ValueError for weights that are not finite or not of one type, a tokenizer (given or in the folder)
     of another vocabulary, or, without `overwrite`, if other files would be replaced.
     """
-    folder, (model, weights) = as_path(folder), checked(model)
+    folder = as_path(folder)
+    replace(folder, model_files(model, folder, tokenizer), overwrite)
+
+
+def model_files(model, folder, tokenizer=None):
+    """Return {name: bytes} of the files that `save` writes; raises what it raises."""
+    model, weights = checked(model)
     check_tokenizer(model.config, tokenizer, folder)
     config = {"format": FORMAT, "model": type(model).__name__, "config": dataclasses.asdict(model.config)}
     files, own = {"config.json": as_json(config)}, folder / "tokenizer.json"
@@ -37,8 +43,7 @@ def save(model, folder, tokenizer=None, overwrite=False):
     elif own.exists():
         files[own.name] = own.read_bytes()
     beside = " ".join(f"{name} {sha256(data).hexdigest()}" for name, data in files.items())
-    files["model.safetensors"] = safetensors.torch.save(weights, {"beside": beside})
-    replace(folder, files, overwrite)
+    return files | {"model.safetensors": safetensors.torch.save(weights, {"beside": beside})}
 
 
 @torch.inference_mode(False)  # parameters made in inference mode could not be trained outside it
@@ -63,7 +68,9 @@ def load(folder):
         model.load_state_dict(weights, assign=True)  # not copied: they keep the type in which they were saved
     tokenizer = check_tokenizer(config, None, folder)
     for path in (folder / "config.json", folder / "tokenizer.json"):
-        if path.name in beside and path.exists() and sha256(path.read_bytes()).hexdigest() not in beside:
+        if path.name in beside and not path.exists():
+            raise ValueError(f"{path} is missing: it was saved with model.safetensors")
+        if path.name in beside and sha256(path.read_bytes()).hexdigest() not in beside:
             raise ValueError(f"{path} is not the file that was saved with model.safetensors")
     return model.eval(), tokenizer
 

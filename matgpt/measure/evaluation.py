@@ -49,23 +49,23 @@ def cross_entropy(model, x, y, size=None):
         return nats(model(x, size), y)
 
 
-def blocks(model, ids, max_blocks=None, batch_size=64, n_sizes=1):
+def blocks(model, ids, max_blocks=None, n_sizes=1):
     """Yield inputs and targets (B, T) of blocks of `ids` that do not overlap: all, or some evenly spaced.
 
-    B is at most batch_size, and less if the logits of n_sizes dolls would otherwise exceed MOST_LOGITS.
+    B is at most 64, and less if the logits of n_sizes dolls would otherwise exceed MOST_LOGITS.
     """
     T, V = model.config.block_size, model.config.vocab_size
     ids = as_ids(ids, T)
     starts = np.arange(0, len(ids) - T, T)
     if max_blocks is not None and positive("max_blocks", max_blocks) < len(starts):
         starts = starts[np.linspace(0, len(starts) - 1, max_blocks).astype(int)]
-    B = min(positive("batch_size", batch_size), max(1, MOST_LOGITS // (n_sizes * T * V)))
+    B = min(64, max(1, MOST_LOGITS // (n_sizes * T * V)))
     for i in range(0, len(starts), B):
         yield batch(ids, starts[i : i + B], T, model.embedding.token.device, V)
 
 
 @torch.no_grad()
-def averages(measure, model, ids, sizes, max_blocks, batch_size):
+def averages(measure, model, ids, sizes, max_blocks):
     """Return {size: mean over all blocks of measure(logits (B, T, V), targets (B, T), first) -> (B, *)}.
 
     One pass without dropout serves all sizes that share a trunk. first: the logits of the largest size.
@@ -73,7 +73,7 @@ def averages(measure, model, ids, sizes, max_blocks, batch_size):
     values = BySize((model.config.resolve(size), []) for size in sizes)
     trunks = model.trunks(values)
     with model.mode(training=False):
-        for x, y in blocks(model, ids, max_blocks, batch_size, max(map(len, trunks), default=1)):
+        for x, y in blocks(model, ids, max_blocks, max(map(len, trunks), default=1)):
             first = None
             for trunk in trunks:
                 for size, logits in zip(trunk, model(x, trunk)):
@@ -82,23 +82,23 @@ def averages(measure, model, ids, sizes, max_blocks, batch_size):
     return BySize((size, torch.cat(each).mean(0).tolist()) for size, each in values.items())
 
 
-def evaluate_sizes(model, ids, sizes=None, max_blocks=None, batch_size=64):
+def evaluate_sizes(model, ids, sizes=None, max_blocks=None):
     """Return {size: loss} of several dolls, by default those of the nesting, as `evaluate` measures them."""
 
     def loss(logits, y, _):
         return nats(logits, y).expand(len(y))
 
     with precision(model.embedding.token.device):
-        return averages(loss, model, ids, model.sizes if sizes is None else sizes, max_blocks, batch_size)
+        return averages(loss, model, ids, model.sizes if sizes is None else sizes, max_blocks)
 
 
-def evaluate(model, ids, size=None, max_blocks=None, batch_size=64):
+def evaluate(model, ids, size=None, max_blocks=None):
     """Return the mean cross-entropy of one doll on `ids`, in nats per token.
 
     Reads blocks of block_size tokens that do not overlap: all, or `max_blocks` evenly spaced. Raises
     ValueError for a text shorter than a block, an id outside the vocabulary, or a size that does not fit.
     """
-    (loss,) = evaluate_sizes(model, ids, [size], max_blocks, batch_size).values()
+    (loss,) = evaluate_sizes(model, ids, [size], max_blocks).values()
     return loss
 
 
@@ -109,7 +109,7 @@ class Agreement(NamedTuple):
     kl: float
 
 
-def agreement(model, ids, max_blocks=256, batch_size=64):
+def agreement(model, ids, max_blocks=256):
     """Return {size: Agreement} of every doll with the full one on a text (MatFormer, 2310.07707, 4.1).
 
     `kl` is the mean of KL(full || doll): the smaller it is, the more tokens of a draft the full doll accepts.
@@ -122,5 +122,5 @@ def agreement(model, ids, max_blocks=256, batch_size=64):
         kl = F.kl_div(doll, full, reduction="none", log_target=True).sum(-1)
         return torch.stack([same, kl], -1).mean(1)  # (B, 2)
 
-    result = averages(compare, model, ids, model.sizes, max_blocks, batch_size)
+    result = averages(compare, model, ids, model.sizes, max_blocks)
     return BySize((size, Agreement(*pair)) for size, pair in result.items())

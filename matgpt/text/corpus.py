@@ -29,24 +29,22 @@ DOWNLOADS = {  # name: (address, SHA-256)
 HIDDEN = r"/\."  # left out of every folder
 BUILT = rf"{HIDDEN}|^/(site|dist)-packages/|^/_sysconfigdata|^/config-"  # and what a build of Python records
 STDLIB = {"python-stdlib": BUILT + "|/(test|tests|idle_test)/", "python-stdlib+tests": BUILT}
+TEXTS = ("python-docs", *STDLIB, *DOWNLOADS, "tinystories")  # known by these names
 TABLE = re.compile(r"\.(parquet|jsonl(\.gz|\.zst)?)$", re.IGNORECASE)
 TOKEN_FILES = ("train.bin", "val.bin", "meta.json", "tokenizer.json")
 CHUNK = 2**20  # characters of a file that are read at once
 END = "\n\n"  # follows each document
 
 
-def load_text(name_or_path, data_dir=None):
-    """Return the text of anything that `read_source` reads, with a blank line between documents.
-
-    data_dir: folder of the downloads; None: data/ of this repository.
-    """
-    is_text, texts = read_source(name_or_path, data_dir=data_dir)
+def load_text(name_or_path):
+    """Return the text of anything that `read_source` reads, with a blank line between documents."""
+    is_text, texts = read_source(name_or_path)
     if not (text := ("" if is_text else END).join(texts)):
         raise ValueError(f"{name_or_path} holds no text")
     return text
 
 
-def read_source(name_or_path, pattern="*", column="text", data_dir=None):
+def read_source(name_or_path, pattern="*", column="text"):
     """Return (True, the pieces of one text) or (False, documents), to iterate over, one in memory at a time.
 
     One text: "python-docs", part of Python; "shakespeare" or "enwik8", downloaded once; a UTF-8 file.
@@ -68,19 +66,19 @@ def read_source(name_or_path, pattern="*", column="text", data_dir=None):
     if name in STDLIB:
         return False, read_folder(Path(sysconfig.get_paths()["stdlib"]), "*.py", column, STDLIB[name])
     if name in DOWNLOADS:
-        path = fetch(name, data_dir)
+        path = fetch(name)
     if os.path.isdir(path):
         return False, read_folder(path, pattern, column)
     if not os.path.isfile(path):
-        names = ", ".join(map(repr, ("python-docs", *STDLIB, *DOWNLOADS, "tinystories")))
+        names = ", ".join(map(repr, TEXTS))
         raise ValueError(f"there is no corpus or file {name!r:.200}: give {names}, or the path of a text")
     return (False, read_table(path, column)) if TABLE.search(path.name) else (True, read_pieces(path))
 
 
-def fetch(name, data_dir=None):
+def fetch(name):
     """Return the path of a download; get it first unless it is there."""
     url, digest = DOWNLOADS[name]
-    path = Path(data_dir or DATA).expanduser() / f"{name}{Path(url).suffix}"
+    path = DATA / f"{name}{Path(url).suffix}"
     if path.exists() and pooch.file_hash(path) != digest:
         raise ValueError(f"{path} is not {name} (SHA-256 {digest}): remove it to download it again")
     unzip = pooch.Unzip([name]) if path.suffix == ".zip" else None
@@ -113,7 +111,7 @@ def read_pieces(path):
     rest = ""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            while chunk := file.read(CHUNK):
+            while chunk := file.read(max(CHUNK, len(rest))):  # a long piece is not searched in small steps
                 *pieces, rest = PIECE.findall(rest + chunk)
                 yield from pieces
     except UnicodeDecodeError as error:

@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..files.atomic import as_path, parsed, write
-from .corpus import END, load_text, read_source, split
-from .tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
+from .corpus import END, TEXTS, load_text, read_source, split
+from .tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 
 FORMAT = 2  # of token files
 SAMPLE = 10 * 2**20  # characters at the beginning of the texts from which token files learn their byte pairs
@@ -93,18 +93,21 @@ def encode(sources, tokenizer, dtype, folder):
 def read_corpus(name, tokenizer=None, vocab_size=None):
     """Return (train_ids, val_ids, tokenizer) of a text that `load_text` reads or a folder of token files.
 
-    tokenizer: of a text, "char" or "bpe"; None: "char". vocab_size: that bpe learns; None: 1,024.
-    Raises ValueError where tokenizer or vocab_size would change nothing.
+    tokenizer: "char" or "bpe", of a text, or a Tokenizer; None: "char", or that of the token files.
+    vocab_size: that bpe learns; None: 1,024. Raises ValueError where vocab_size would change nothing, or for
+    token files that were made with another tokenizer.
     """
     if vocab_size is not None and tokenizer != "bpe":
         raise ValueError(f"vocab_size={vocab_size}: only bpe learns so many tokens from a text")
-    if as_path(name).is_dir():
-        if tokenizer:
-            raise ValueError(f"tokenizer={tokenizer!r}: token files have their own")
-        return load_tokens(name)
+    if name not in TEXTS and as_path(name).is_dir():
+        train_ids, val_ids, theirs = load_tokens(name)
+        if tokenizer not in (None, theirs):
+            raise ValueError(f"tokenizer={tokenizer!r:.60}: the token files of {name} have one of their own")
+        return train_ids, val_ids, theirs
     text = load_text(name)
-    size = 1024 if vocab_size is None else vocab_size
-    tokenizer = BPETokenizer.train(text, size) if tokenizer == "bpe" else CharTokenizer.from_text(text)
+    if not isinstance(tokenizer, Tokenizer):
+        size = 1024 if vocab_size is None else vocab_size
+        tokenizer = BPETokenizer.train(text, size) if tokenizer == "bpe" else CharTokenizer.from_text(text)
     return *split(tokenizer.encode(text)), tokenizer
 
 
