@@ -86,5 +86,5 @@ def test_readme_snippet(tmp_path, monkeypatch):
     scope = {}
     for _ in range(2):  # it can be run twice
         exec(snippet.replace("steps=300", "steps=3"), scope)
-    doll, tokenizer = matgpt.load(tmp_path / "runs" / "small")
+    doll, tokenizer = matgpt.load(tmp_path / "runs" / "doll")
     assert doll.sizes == (scope["model"].sizes[0],) and tokenizer == scope["tokenizer"]
