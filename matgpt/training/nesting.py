@@ -127,8 +127,8 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
 
         read_by = {size: fractions[trunk[0]] for trunk, _ in passes for size in trunk}
 
-        def weight(size):  # all dolls weigh alike, however much they read
-            return 1 / (read_by[size] or 1) if size != schedule.full else 1
+        def weight(size):  # all dolls weigh alike, however much they read, if they read at all
+            return 1 if size == schedule.full else 1 / (read_by[size] or 1)
 
         yield from step_losses(model, passes, read, weight, settings.dtype, rank, world)
 
