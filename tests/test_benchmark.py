@@ -63,7 +63,9 @@ def test_an_interrupted_run_resumes_and_leaves_a_result_only_when_finished(args,
         patch.setattr(quality, "train", partial(train, on_evaluation=Mock(side_effect=KeyboardInterrupt)))
         quality.Bench(args, IDS, IDS).one(CONFIG, 0, **settings)
     assert not list((tmp_path / "stopped" / "runs").glob("*.json"))
-    assert quality.Bench(args, IDS, IDS).one(CONFIG, 0, **settings)["losses"] == whole["losses"]
+    resumed = quality.Bench(args, IDS, IDS).one(CONFIG, 0, **settings)
+    assert resumed["losses"] == whole["losses"]
+    assert whole["seconds"] > 0 and math.isnan(resumed["seconds"]), "the time before is not known"
 
 
 def test_every_rate_and_batch_is_tried_once_and_all_seeds_run_at_the_best(args, monkeypatch):
