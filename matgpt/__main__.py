@@ -1,4 +1,4 @@
-"""python -m matgpt COMMAND: what can be done from a terminal. Errors that a user can mend are one line."""
+"""python -m matgpt COMMAND: what can be done from a terminal. An error that a user can fix takes one line."""
 
 import os
 import sys
@@ -31,10 +31,12 @@ def main(argv=None):
     except BrokenPipeError:  # `| head` has closed the pipe; nothing more is flushed to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (MemoryError, torch.OutOfMemoryError):
-        args.parser.error("out of memory: choose a smaller model, or smaller batches where there are any")
     except (ValueError, OSError, ImportError, FloatingPointError, NotImplementedError) as error:
         args.parser.error(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "allocate memory" not in str(error):  # PyTorch's, on a CPU
+            raise
+        args.parser.error("out of memory: choose a smaller model, or smaller batches where there are any")
 
 
 if __name__ == "__main__":

@@ -103,14 +103,13 @@ class GPTConfig:
 
     def sample(self, n, seed=0):
         """Draw up to n Sizes of the range, for `frontier`; returns them and the full one, smallest first."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(positive("seed", seed, 0))
         return self.in_order([self.draw(rng) for _ in range(positive("n", n))])
 
     def width(self, n_embd):
         """Return the doll cut along the width alone: every layer, and the feedforward in proportion.
 
-        It keeps every head, each narrower; or, where their number does not divide the width, the most heads
-        that do.
+        It keeps every head, each narrower; or the most heads that fit: whole ones, or such that divide it.
         """
         n_embd = positive("n_embd", n_embd)
         inner = tuple(max(1, f * n_embd // self.n_embd) for f in self.full.inner)

@@ -7,10 +7,9 @@ import numpy as np
 from .sizes import Size, heads_fit, positive
 
 
-def pick(values, share, step=1):
+def pick(values, share):
     """Return the value this far (0 to 1) along `values`; uniform shares pick all of them equally often."""
-    place = values[0] - step / 2 + share * (values[-1] - values[0] + step)
-    return min(values, key=lambda value: abs(value - place))
+    return values[min(int(share * len(values)), len(values) - 1)]
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Between:
         def fitting(d):  # numbers of heads
             return [h for h in range(low.n_head, high.n_head + 1) if heads_fit(d, h, head_size)]
 
-        d = pick([d for d in range(low.n_embd, high.n_embd + 1, step) if fitting(d)], width, step)
+        d = pick([d for d in range(low.n_embd, high.n_embd + 1, step) if fitting(d)], width)
         n_layer = pick(range(low.n_layer, high.n_layer + 1), layers)
         return Size(d, pick(fitting(d), heads), n_layer, max(1, min(round(inner_ratio * d), high.n_inner)))
 
@@ -71,4 +70,4 @@ class Between:
         return {path[abs(costs - c).argmin()] for c in np.linspace(costs[0], costs[-1], 5)}
 
 
-between = Between  # lower case, as for `range`: the class bears the name of what it makes
+between = Between  # lower case, as for `range`

@@ -8,8 +8,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from matgpt import CharTokenizer, DivergedError, GPTConfig, MatryoshkaGPT, save
+from matgpt import CharTokenizer, DivergedError, GPTConfig, MatryoshkaGPT, Size, save
 from matgpt.benchmarks import common, generate, quality, speed
+from matgpt.measure.shapes import flops_per_token
 from matgpt.text import token_files
 from matgpt.training.cost import step_flops
 
@@ -90,19 +91,32 @@ def test_a_rate_that_diverges_is_never_the_best(args, monkeypatch):
 @pytest.mark.slow
 def test_every_family_pays_the_same_price(args, tmp_path, monkeypatch):
     monkeypatch.setattr(token_files, "load_text", lambda name: TEXT)
-    shape = dict(block_size=8, n_embd=16, n_head=2, n_layer=2, nesting=["8,1,1"], batch_size=2, budget=60)
-    vars(args).update(shape, rates=[1], batches=[2], apart=True, twins=True, shares=[0.1, 0.3], held=4)
+    shape = dict(block_size=8, n_embd=16, n_head=2, n_layer=2, nesting=["12,1,1"], batch_size=2, budget=240)
+    vars(args).update(shape, rates=[1], batches=[8], apart=True, twins=True, shares=[0.1, 0.3], held=4)
     quality.run(args)
-    table = (tmp_path / "quality-muon-16-60.md").read_text(encoding="utf-8")
+    table = (tmp_path / "quality-shakespeare-muon-16-8-240.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line]
     header, _, small, full, price, *_ = rows
     assert header[2:] == ["alone", "nested, share 0.1", "nested, share 0.3", "apart", "twins"]
-    assert [small[0], full[0], price[0]] == ["8,1,1", "16,2,2", "price"] and small[2] == ""
+    assert [small[0], full[0], price[0]] == ["12,1,1", "16,2,2", "price"] and small[2] == ""
     assert [float(cell) for cell in price[2:6]] == pytest.approx([1] * 4, abs=0.06)
-    assert 1.1 < float(price[6]) < 2, "twins cost more than the full model alone"
+    assert 0.6 < float(price[6]) < 1, "as many tokens in larger batches take fewer steps of the optimizer"
     assert "nats per token, mean" in table and "A range: " in table and "silent units" in table
     figures = {path.name for path in tmp_path.glob("*.png")}
-    assert figures == {"quality-muon-16-60.png", "front-quality-muon-16-60.png"}
+    assert figures == {f"{front}quality-shakespeare-muon-16-8-240.png" for front in ("", "front-")}
+
+
+def test_a_range_is_compared_with_the_line_over_flops_whatever_the_order_of_the_dolls():
+    config = GPTConfig(4, 64, 16, 4, 8, [Size(4, 1, 8), Size(8, 2, 2)])  # the first takes more FLOPs
+    held = Size(4, 1, 7)
+    losses = {size: -math.log(flops_per_token(config, size)) for size in (*config.sizes, held)}
+    nested = {size: [losses[size]] for size in config.sizes}
+    text = quality.above_the_line(config, nested, [{"also": [held], "losses": {str(held): losses[held] + 1}}])
+    assert "lie +1.000 above" in text
+
+
+def test_a_run_that_diverged_has_a_mean_without_a_deviation():
+    assert common.mean_sd([1.0, 2.0]) == "1.500 ± 0.707" and common.mean_sd([1.0, math.inf]) == "inf"
 
 
 def test_the_price_is_that_of_steps_of_the_full_model_alone_or_of_tokens_a_parameter(args, monkeypatch):

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 
 import matgpt
 from matgpt import GPTConfig, MatryoshkaGPT, Size
+from matgpt.ranges import pick
 
 from .conftest import assert_refused
 
@@ -160,12 +162,13 @@ def test_every_size_that_is_drawn_fits_and_all_of_the_range_is_drawn(ranged):
     assert depths == {*range(low.n_layer, high.n_layer + 1)}
 
 
-def test_every_width_and_depth_is_drawn_as_often():
+def test_every_width_and_depth_and_number_of_heads_is_drawn_as_often():
     c, rng = GPTConfig(65, nesting=matgpt.between(*RANGES["every dimension"])), np.random.default_rng(0)
     drawn = [c.draw(rng) for _ in range(4000)]
     for axis, values in (("n_embd", range(32, 129, 8)), ("n_layer", range(1, 5))):
         counts = [sum(getattr(size, axis) == value for size in drawn) for value in values]
         assert max(counts) < 1.4 * 4000 / len(values) and min(counts) > 0.6 * 4000 / len(values)
+    assert Counter(pick([1, 2, 4], share) for share in np.linspace(0, 1, 301)) == {1: 100, 2: 100, 4: 101}
 
 
 def test_a_feedforward_has_a_hidden_unit_at_least():

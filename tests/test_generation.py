@@ -329,6 +329,10 @@ def test_the_distribution_that_is_drawn_from(settings, weights):
     torch.testing.assert_close(probs, (weights / weights.sum())[order].repeat(2, 1))
 
 
+def test_of_equals_top_k_keeps_k():
+    assert Sampling(top_k=2).probabilities(torch.zeros(1, 5)).count_nonzero() == 2
+
+
 def test_top_p_is_reached_by_equality():
     probs = Sampling(top_p=0.5).probabilities(torch.tensor([0.0, 0.0, -torch.inf]))
     assert probs.tolist() in ([1, 0, 0], [0, 1, 0])

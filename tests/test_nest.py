@@ -1,5 +1,6 @@
 """A trained GPT-2 becomes nested: what matters goes to the front, and the dolls learn from the whole."""
 
+import copy
 import dataclasses
 import re
 from unittest.mock import Mock
@@ -55,6 +56,10 @@ def test_reordering_leaves_the_logits_as_they_were_and_puts_what_matters_first(o
         model.blocks[0].feedforward.proj.weight[:, 5] = 0
     scores = importance(model, IDS)
     assert scores["0.h"].argmin() == 1 and scores["0.f"].argmin() == 5
+    halves = importance(copy.deepcopy(model).half(), IDS)  # products of small halves are not zero
+    assert {name: score.count_nonzero() for name, score in halves.items()} == {
+        name: score.count_nonzero() for name, score in scores.items()
+    }
 
 
 def test_importance_is_the_sum_over_all_weights_that_read_there(plain, monkeypatch):

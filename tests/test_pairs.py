@@ -104,6 +104,8 @@ def test_split_holds_out_modules_and_leaves_copies_out():
         (question, "y " * 9, "o.another"),
     ]
     assert Pairs(*zip(*others), ["o"] * 4).without(test).names == ["o.new", "o.another"]
+    copies = Pairs(["q", "r", "s"], documents[:1] * 3, ["a.f", "b.g", "c.h"], ["a", "b", "c"])
+    assert_refused("held_out=0.34 of 3 modules leaves a part empty", copies.split, 0.34)
 
 
 def test_copies_share_half_of_their_runs_of_five_words():

@@ -105,6 +105,8 @@ def test_which_corner_each_doll_reads_is_drawn_to_scale():
     assert [len(ax.patches) for ax in axes] == [2, 2, 6, 6, 2, 2, 2, 5]
     trunk, residual, readout = plot.nesting(CONFIG, [size, full], output_only=True).axes
     assert area(residual) == area(readout) == [1, 0.25] and area(trunk) == [1]
+    deep = GPTConfig(65, 64, 32, 4, 8, [Size(16, 2, 8), Size(32, 4, 1)])  # the wider one has fewer parameters
+    assert area(plot.nesting(deep).axes[0]) == [1, 1, 0.5], "none covers a smaller corner"
 
 
 def test_a_label_gives_the_width_alone_only_where_nothing_else_differs():

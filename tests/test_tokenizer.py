@@ -2,6 +2,7 @@
 
 import random
 import warnings
+from functools import partial
 from unittest.mock import Mock
 
 import numpy as np
@@ -171,6 +172,9 @@ def test_a_saved_tokenizer_comes_back_in_place_of_another(tokenizer, tmp_path):
     [
         (lambda state: state["model"]["merges"].reverse(), "order of its merges"),
         (lambda state: state["model"]["vocab"].update(new=999), "order of its merges"),
+        (lambda state: state["model"]["merges"].pop(), "merges lack some"),
+        (lambda state: state["model"].update(dropout=0.5), "splits texts as GPT-2 does"),
+        (lambda state: state["model"].update(end_of_word_suffix="y"), "splits texts as GPT-2 does"),
         (lambda state: state["model"].update(type="WordPiece"), "not byte-level BPE"),
         (lambda state: state.update(pre_tokenizer={"type": "Whitespace"}), "not byte-level BPE"),
         (lambda state: state.update(pre_tokenizer=None), "not byte-level BPE"),
@@ -188,10 +192,21 @@ def test_a_file_that_encodes_differently_is_refused_by_name(change, message, tmp
     assert_refused(f"{tmp_path}/tokenizer.json: .*{message}", load_tokenizer, tmp_path)
 
 
-@pytest.mark.parametrize("vocab", [{"a": 0, "b": 2}, {"a": 1, "b": 2}, {"ab": 0, "cd": 1}])
-def test_characters_have_the_ids_of_the_file(vocab, tmp_path):
+VOCABS = {"a": 0, "b": 2}, {"a": 1, "b": 2}, {"ab": 0, "cd": 1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(partial(lambda vocab, state: state["model"].update(vocab=vocab), vocab) for vocab in VOCABS),
+        lambda state: state["model"].update(unk_token="a"),
+        lambda state: state["pre_tokenizer"].update(behavior="Removed"),
+        lambda state: state.update(normalizer={"type": "Lowercase"}),
+    ],
+)
+def test_characters_have_the_ids_of_the_file(change, tmp_path):
     CharTokenizer("ab").save(tmp_path)
-    edit_json(tmp_path / "tokenizer.json", lambda state: state["model"].update(vocab=vocab))
+    edit_json(tmp_path / "tokenizer.json", change)
     assert_refused("single characters with ids from 0", load_tokenizer, tmp_path)
 
 

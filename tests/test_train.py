@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import matgpt
 from matgpt import BPETokenizer, GPTConfig, History, MatryoshkaGPT, Size, load, save, split
 from matgpt.__main__ import main
 from matgpt.commands import run
-from matgpt.text.token_files import prepare
+from matgpt.text.token_files import prepare, read_corpus
 from matgpt.training import nesting
 from matgpt.training.loop import Settings
 from matgpt.training.schedule import READOUTS, SHARE
@@ -169,6 +170,24 @@ def test_files_of_the_user_stay(name, resume, options, out, capsys):
     assert load(out)[0].config.block_size == 8
 
 
+def test_a_model_that_came_while_the_text_was_read_stays(options, out, monkeypatch, capsys):
+    def comes_meanwhile(*arguments, **named):
+        save(MatryoshkaGPT(GPTConfig(5, 4, 8, 2, 1)), out)
+        return read_corpus(*arguments, **named)
+
+    monkeypatch.setattr(run, "read_corpus", comes_meanwhile)
+    assert "already holds config.json" in refused(capsys, "train", *options)
+    assert load(out)[0].config.block_size == 4
+
+
+def test_the_name_of_a_text_need_not_be_utf8(options, out, tmp_path, capsys):
+    name = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    name.write_text(TEXT)
+    program(*options, "--corpus", name)
+    main(["eval", str(out)])
+    assert "is no longer the text" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "bad, message",
     [
@@ -221,6 +240,8 @@ def test_help_does_not_load_pytorch(arguments):
 
 def test_only_too_little_memory_is_called_that(monkeypatch, capsys):
     monkeypatch.setattr(run, "run_eval", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
+    assert "error: out of memory: choose a smaller model" in refused(capsys, "eval", "folder")
+    run.run_eval.side_effect = lambda args: torch.empty(2**50)
     assert "error: out of memory: choose a smaller model" in refused(capsys, "eval", "folder")
     run.run_eval.side_effect = RuntimeError("CUDA error: an illegal memory access was encountered")
     with pytest.raises(RuntimeError, match="illegal"):

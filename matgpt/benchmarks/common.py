@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import statistics
 import timeit
@@ -64,8 +65,9 @@ def medians(calls, rounds):
 
 
 def mean_sd(values):
-    """Return "mean ± sd" as text; the sd is that of a sample, left out for one value; "" for none."""
-    sd = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    """Return "mean ± sd" as text; the sd of a sample, if it has one; "" for no values."""
+    several = len(values) > 1 and all(map(math.isfinite, values))  # a run that diverged has inf
+    sd = f" ± {statistics.stdev(values):.3f}" if several else ""
     return f"{statistics.mean(values):.3f}{sd}" if values else ""
 
 

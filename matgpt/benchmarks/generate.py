@@ -53,7 +53,7 @@ def drafts(model, draft_model, val_ids, args):
     """Return a row for each doll that drafts, text and length of drafts: how much faster than without."""
     T, rows = model.config.block_size, []
     starts = torch.linspace(0, len(val_ids) - T, args.prompts).long().tolist()
-    prompts = [torch.as_tensor(val_ids[i : i + T // 8])[None].long() for i in starts]
+    prompts = [torch.as_tensor(val_ids[i : i + max(1, T // 8)])[None].long() for i in starts]
 
     def write(**options):
         """Continue all prompts to the end of the context, and return what `stats` says."""

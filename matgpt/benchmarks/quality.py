@@ -3,7 +3,7 @@
 The price C is that of training the full model alone, in FLOPs, optimizer included. With it stand
 
 - nested: one run that trains the whole family, for C;
-- alone: the full model alone, for C: what the largest doll pays for its company;
+- alone: the full model alone, for C: what the largest doll pays for nesting;
 - apart: each model of the family alone, for C together, each on as many tokens: why one nests at all;
 - twins: each model alone on as many tokens as the full model alone reads, for more than C together.
 
@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import math
 import sys
+from pathlib import Path
 from statistics import mean
 
 import numpy as np
@@ -74,28 +75,39 @@ class Bench:
     def compare(self, config):
         """Train one family and its baselines at one price; returns {name: runs}, the smallest model first."""
         args, sizes = self.args, config.sizes
-        prices = {size: step_flops(config, args.batch_size, args.optimizer, size) for size in sizes}
         tokens_of_step = args.batch_size * config.block_size
         steps = args.ratio * config.num_params() / tokens_of_step if args.ratio else args.budget
-        price, tokens = steps * prices[config.full], steps * tokens_of_step
+        price = steps * step_flops(config, args.batch_size, args.optimizer)
+
+        def apart(batch_size):  # steps of each model
+            return price / sum(step_flops(config, batch_size, args.optimizer, size) for size in sizes)
+
+        def twins(batch_size):
+            return steps * args.batch_size / batch_size
+
+        if args.held:  # first, since it may not fit
+            multiple = math.gcd(8, sizes[0].n_embd, config.n_embd)
+            anywhere = dataclasses.replace(config, nesting=between(sizes[0], config.full, multiple))
         families = {"alone": self.tune(config.doll(config.full), flops=price)}
         for share in args.shares:
             families[nested_name(share)] = self.tune(config, flops=price, share=share)
         if args.held:
-            anywhere = dataclasses.replace(config, nesting=between(sizes[0], config.full))
             families["range"] = self.tune(anywhere, flops=price, also=anywhere.sample(args.held))
-        for name, read in (("apart", tokens_of_step * price / sum(prices.values())), ("twins", tokens)):
-            if getattr(args, name):
-                families[name] = [run for size in sizes for run in self.tune(config.doll(size), tokens=read)]
+        for number in apart, twins:
+            if getattr(args, name := number.__name__):
+                families[name] = [run for size in sizes for run in self.tune(config.doll(size), number)]
         return families
 
-    def tune(self, config, tokens=None, **settings):
-        """Return runs of all seeds, at the rate and batch with the lowest full loss on the first seed."""
+    def tune(self, config, steps=None, **settings):
+        """Return runs of all seeds, at the rate and batch with the lowest full loss on the first seed.
+
+        steps: function of a batch size; None: the settings give a budget of flops.
+        """
 
         def train_cell(rate, batch_size, seed):
             lr = float(f"{rate * default_lr(config):.3g}")
-            steps = {} if tokens is None else {"steps": round(tokens / batch_size / config.block_size)}
-            return self.one(config, seed, lr=lr, batch_size=batch_size, **steps, **settings)
+            budget = settings if steps is None else {"steps": round(steps(batch_size))}
+            return self.one(config, seed, lr=lr, batch_size=batch_size, **budget)
 
         first, *others = self.args.seeds
         cells = itertools.product(self.args.rates, self.args.batches)
@@ -125,7 +137,8 @@ class Bench:
 
         shape = dataclasses.asdict(config) | {"nesting": str(config.nesting), "also": str(also)}
         try:
-            result = stored(self.args.out, dict(corpus=self.corpus, config=shape, train=settings), compute)
+            what = dict(corpus=self.corpus, config=shape, train=settings, device=DEVICE.type)
+            result = stored(self.args.out, what, compute)
         except DivergedError:
             result = dict.fromkeys(("flops", "seconds", "silent"), math.nan)
             result["losses"] = {str(size): math.inf for size in config.sizes}
@@ -155,8 +168,10 @@ def silent(model, ids, n_blocks=256):
 
 def show(args, config, families, unit):
     """Report the table and the figures of one family."""
-    label, length = "-".join(filter(None, (args.optimizer, args.dtype))), args.ratio or args.budget
-    name, price = f"quality-{label}-{config.n_embd}-{length:g}", families["alone"][0]["flops"]
+    label = "-".join(filter(None, (args.optimizer, args.dtype)))
+    length = f"{args.ratio:g}-tokens" if args.ratio else f"{args.budget:g}"
+    name = f"quality-{Path(args.corpus).stem}-{label}-{config.n_embd}-{config.block_size}-{length}"
+    price = families["alone"][0]["flops"]
     params = {size: config.num_params(size) for size in config.sizes}
     rows = [{"doll": size, "parameters": f"{n:,}"} for size, n in params.items()]
     rows += [{"doll": text} for text in ("price", "minutes", "rate, batch", "silent units, at most")]
@@ -204,7 +219,7 @@ def above_the_line(config, nested, anywhere):
     def loss(size):  # of a run that diverged only the named sizes are known
         return mean(run["losses"].get(str(size), math.inf) for run in anywhere)
 
-    costs, line = zip(*((log_flops(size), mean(losses)) for size, losses in nested.items()))
+    costs, line = zip(*sorted((log_flops(size), mean(losses)) for size, losses in nested.items()))
     above = [loss(size) - np.interp(log_flops(size), costs, line) for size in anywhere[0]["also"]]
     beside = f"above the line through the named dolls on average, {max(above):+.3f} at most"
     return f"A range: {len(above)} Sizes lie {mean(above):+.3f} {beside}."

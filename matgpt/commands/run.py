@@ -51,6 +51,7 @@ def run_train(args):
     if first:
         print(f"{model.num_params():,} parameters, {len(train_ids):,} training tokens, on {device}")
         print(f"losses in {loss_unit(tokenizer, val_ids)}")
+        check_out(args)  # reading the corpus may have taken minutes
     history = train(model, train_ids, val_ids, **given(Settings, args))
     if first:
         finish(args, model, tokenizer, history, val_ids)

@@ -83,7 +83,7 @@ def train_embeddings(
     temperature: divides the cosines. micro_batch: texts that are differentiated at once, for batches that do
         not fit into memory; None: all.
     steps: None: 300, unless there is a budget of flops.
-    options: those of `Settings` but share and loss_weights, such as optimizer, checkpoint_dir and resume.
+    options: those of `Settings` except share and loss_weights, such as optimizer, checkpoint_dir and resume.
     Raises ValueError for bad arguments, and under torchrun; DivergedError when a loss is not finite.
     """
     options = dict(dtype="float32", warmup=0.1) | without(options, "share", "loss_weights")

@@ -24,7 +24,7 @@ def words(text):
 
 @dataclass
 class Pairs:
-    """N questions, the N documents that answer them, and of functions their names and top-level modules."""
+    """N questions, the N documents that answer them, and, for functions, names and top-level modules."""
 
     queries: list[str]
     documents: list[str]
@@ -58,10 +58,11 @@ class Pairs:
         modules, held_out = sorted(set(self.modules)), number("held_out", held_out, "(0, 1)")
         order = np.random.default_rng(positive("seed", seed, 0)).permutation(len(modules))
         drawn = {modules[i] for i in order[: round(held_out * len(modules))]}
-        if not 0 < len(drawn) < len(modules):
-            raise ValueError(f"held_out={held_out!r} of {len(modules)} modules leaves a part empty")
         test = self.take([i for i, module in enumerate(self.modules) if module in drawn])
-        return self.without(test), test
+        train = self.without(test)
+        if not train or not test:
+            raise ValueError(f"held_out={held_out!r} of {len(modules)} modules leaves a part empty")
+        return train, test
 
     def without(self, test):
         """Return the pairs that share no module, no copied document and no question with `test`.
@@ -109,11 +110,11 @@ def as_pairs(name, pairs):
 def load_pairs(source=STDLIB, queries="docstrings"):
     """Load pairs from the library of the running Python ("python-stdlib"), or from a folder of sources.
 
-    queries: "docstrings": the first sentence of a docstring of at least 20 characters asks, the rest of the
-        code, at least 80, answers. "names": for functions without one, the words of the name, at least 6
-        characters, ask, and the code without the name answers.
+    queries: "docstrings": the question is the first sentence of a docstring of 20 characters or more, the
+        answer the rest of the code, 80 or more. "names": for functions without one, the question is the words
+        of the name, 6 characters or more, the answer the code without the name.
     Files are parsed, not run. Leaves out those that do not parse, tests, installed packages, `idlelib`,
-    `lib2to3`, `encodings`, and code that occurs twice.
+    `lib2to3`, `encodings`, names such as `__init__`, and code that occurs twice.
     Raises ValueError for a folder that is missing or holds no such function.
     """
     if queries not in ("docstrings", "names"):

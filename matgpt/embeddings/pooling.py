@@ -47,7 +47,7 @@ def pooled(model, rows, size=None):
 
 @torch.no_grad()
 def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
-    """Return embeddings (B, d) of B texts: the mean of the final residual over all tokens, at length one.
+    """Return embeddings (B, d) of B texts: the mean of the final residual over all tokens, of norm 1.
 
     ids_or_texts: a string or several strings (which need the `tokenizer`), token ids (B, T), or rows of ids
         of any lengths. A text longer than block_size is read in windows that do not see each other.
@@ -72,7 +72,7 @@ def embed(model, ids_or_texts, size=None, tokenizer=None, batch_size=64):
 
 
 def cut(embeddings, dims):
-    """Return the first dimensions of embeddings (B, D), at length one. Raises ValueError unless dims <= D."""
+    """Return the first dimensions of embeddings (B, D), of norm 1. Raises ValueError unless dims <= D."""
     if positive("dims", dims) > embeddings.size(-1):
         raise ValueError(f"dims={dims} must be at most {embeddings.size(-1)}, those of the embeddings")
     return F.normalize(embeddings[..., :dims], dim=-1)

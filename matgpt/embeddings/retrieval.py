@@ -66,10 +66,14 @@ class BM25:
         return torch.stack([self.weights[row].sum(0) for row in rows])
 
 
+def places(scores):
+    """Return the rank (Q, N), from 1, of each document; among equals the earlier one leads."""
+    return 1 + scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
 def ranks(scores):
-    """Return the rank (Q,), from 1, of document i for question i; among equals the earlier document leads."""
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return 1 + order.argsort(dim=1).diagonal()
+    """Return the rank (Q,), from 1, of document i for question i."""
+    return places(scores).diagonal()
 
 
 def shortlist_ranks(documents, queries, dims, shortlist):
@@ -90,8 +94,7 @@ def measures(ranks):
 
 def fuse(*scores, k=60):
     """Fuse several scores (Q, N) by reciprocal ranks (Cormack 2009): the sum of 1 / (k + rank), (Q, N)."""
-    orders = [s.argsort(dim=1, descending=True, stable=True) for s in scores]
-    return sum(1 / (k + 1 + order.argsort(dim=1).double()) for order in orders)
+    return sum(1 / (k + places(each).double()) for each in scores)
 
 
 def pca(documents, queries):

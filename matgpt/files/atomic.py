@@ -23,7 +23,8 @@ def write(path, data):
 
 def write_all(files):
     """Write {path: bytes}, making folders. No file is replaced until all of them are on the disk."""
-    new = {path: path.with_name(f"{path.name}.matgpt-{os.getpid()}.tmp") for path in files}
+    own = f"{os.getpid()}{threading.get_ident()}"  # two threads may write one file
+    new = {path: path.with_name(f"{path.name}.matgpt-{own}.tmp") for path in files}
     try:
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ def load(folder):
 
 
 def check_tokenizer(config, tokenizer, folder):
-    """Return the tokenizer, if it is None that of the folder, if any. ValueError unless it fits the model."""
+    """Return the tokenizer, or else that of the folder, if any. ValueError unless it fits the model."""
     if tokenizer is None and (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder)
     if not isinstance(tokenizer, Tokenizer | None):
@@ -139,7 +139,7 @@ def read_nesting(nesting):
 
 
 def as_json(content):
-    return json.dumps(content, indent=2, ensure_ascii=False).encode()
+    return json.dumps(content, indent=2).encode()  # a path may hold bytes that are not UTF-8
 
 
 def replace(folder, files, overwrite, companions=()):

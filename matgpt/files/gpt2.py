@@ -139,9 +139,10 @@ def gpt2_files(model, path, size=None, tokenizer=None):
 def import_gpt2(path, nesting=None):
     """Load a folder that holds a GPT-2 of transformers (config.json, safetensors) as a float32 MatryoshkaGPT.
 
-    The full doll's logits are those of the checkpoint; the smaller dolls of `nesting` mean nothing until they
-    are trained. Raises ValueError, naming it, for what our GPT-2 does not have (another activation, a head of
-    its own), a missing, unknown or differently shaped weight, and weights in pickles, which can run code.
+    The full doll's logits are those of the checkpoint, and dropout is its resid_pdrop; the smaller dolls of
+    `nesting` mean nothing until they are trained. Raises ValueError, naming it, for what our GPT-2 does not
+    have (another activation, a head of its own), a missing, unknown or differently shaped weight, and weights
+    in pickles, which can run code.
     """
     path = as_path(path)
     file = path / "model.safetensors"

@@ -40,8 +40,8 @@ class Sampling:
         least = torch.finfo(logits.dtype).tiny  # in this type a smaller temperature would be 0: 0 / 0
         logits = (logits - logits.amax(-1, keepdim=True)) / max(float(self.temperature), least)
         if self.top_k is not None and self.top_k < logits.size(-1):
-            kth = logits.topk(self.top_k).values[..., -1:]
-            logits = logits.masked_fill(logits < kth, -torch.inf)
+            values, tokens = logits.topk(self.top_k)
+            logits = torch.full_like(logits, -torch.inf).scatter_(-1, tokens, values)
         probs = logits.softmax(-1)
         if self.top_p is not None and self.top_p < 1:
             # nucleus sampling (1904.09751, section 3.1): the fewest tokens whose probabilities reach top_p

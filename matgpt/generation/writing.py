@@ -31,7 +31,7 @@ def generate(
         less in a batch, and not at all after block_size tokens or in an output-only model.
     draft_model: another model that proposes, such as one that `nest` made; draft_size is then a doll of it.
     stats: a dict, to which "steps" (passes of this doll), "tokens", "proposed", "accepted", "acceptance" =
-        accepted / proposed and "tokens_per_step" are added.
+        accepted / proposed and "tokens_per_step" are added at each step.
     Raises ValueError, before any work, for an empty prompt, ids outside the vocabulary, a setting out of
     range, or a draft that is not smaller; and in any step whose logits are not finite.
     """

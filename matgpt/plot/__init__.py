@@ -1,4 +1,4 @@
-"""Figures. Each function returns a closed matplotlib Figure: a notebook shows it once, a program saves it."""
+"""Figures, closed, so that a notebook shows each once, and a program saves it; `answers` returns text."""
 
 import importlib
 

@@ -1,5 +1,6 @@
 """Figures of dolls: which corner of each weight they read, and their losses; and what all figures share."""
 
+import math
 from statistics import mean
 
 import matplotlib.pyplot as plt
@@ -38,7 +39,7 @@ def label(size, among=()):
     if len({(s.n_head, s.n_layer) for s in among}) == 1 and all(s.n_inner == 4 * s.n_embd for s in among):
         return f"{size.n_embd} dimensions"
     counts = [f"{n} {unit}{'s' * (n > 1)}" for n, unit in ((size.n_head, "head"), (size.n_layer, "layer"))]
-    inner = [] if size.n_inner == 4 * size.n_embd else [f"{size.n_inner} inner"]
+    inner = [] if size.n_inner == 4 * size.n_embd else [f"{str(size).split(',')[3]} inner"]
     return ", ".join([f"{size.n_embd} wide", *counts, *inner])
 
 
@@ -75,8 +76,10 @@ def nesting(config, sizes=None, output_only=False):
     rows, columns, figsize = (1, 3, (9, 3.2)) if output_only else (2, 4, (11, 6))
     figure, axes = new_figure(rows, columns, figsize=figsize)
     for ax, (title, matrices) in zip(axes.flat, _panels(config, config.full, output_only).items()):
-        for size, color in reversed(dolls):  # the largest first, below the others
-            for i, (rows, columns) in enumerate(_panels(config, size, output_only)[title]):
+        read = [(_panels(config, size, output_only)[title], color) for size, color in reversed(dolls)]
+        read.sort(key=lambda doll: -sum(map(math.prod, doll[0])))  # the largest first, below the others
+        for corners, color in read:
+            for i, (rows, columns) in enumerate(corners):
                 ax.add_patch(Rectangle((0, 1.12 * i), columns, rows, color=color, ec="white", lw=0.7))
         n = len(matrices)  # drawn one below the other, and numbered
         ax.set(xlim=(-0.02, 1.02), ylim=(1.12 * n, -0.02), xticks=[])

@@ -148,8 +148,7 @@ class BPETokenizer(Tokenizer):
         """Return what `save` writes, as bytes."""
         ids = {"".join(CHARACTERS[byte] for byte in token): i for i, token in enumerate(self.tokens)}
         # tiktoken joins any two neighbours that form a token, however it was learnt
-        cuts = [(token[:i], token[i:]) for token in ids for i in range(1, len(token))]
-        merges = [(left, right) for left, right in cuts if left in ids and right in ids]
+        merges = [pair for token in ids for pair in pairs_of(token, ids)]
         library = tokenizers.Tokenizer(models.BPE(ids, merges, ignore_merges=True))
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         library.decoder = decoders.ByteLevel()
@@ -166,13 +165,17 @@ def load_tokenizer(folder):
         model, vocab, split = state["model"], state["model"]["vocab"], state["pre_tokenizer"] or {}
         kind = model.get("type", "BPE"), split.get("type")
         if kind == ("WordLevel", "Split"):
-            characters = "".join(sorted(vocab, key=vocab.get))
-            if vocab != {character: i for i, character in enumerate(characters)}:
-                raise ValueError("its tokens are not single characters with ids from 0 on")
-            return CharTokenizer(characters)
+            tokenizer = CharTokenizer("".join(sorted(vocab, key=vocab.get)))
+            own = json.loads(tokenizer.to_json())
+            parts = "model", "normalizer", "pre_tokenizer", "post_processor"
+            if any(state.get(part) != own.get(part) for part in parts):
+                raise ValueError("its tokens are not all single characters with ids from 0 on")
+            return tokenizer
         other_words = not split.get("use_regex", True) or split.get("add_prefix_space")
+        other_pairs = map(model.get, ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
         after = (state.get("post_processor") or {}).get("type", "ByteLevel")  # may add tokens around a text
-        if kind != ("BPE", "ByteLevel") or other_words or state.get("normalizer") or after != "ByteLevel":
+        others = other_words, *other_pairs, state.get("normalizer"), after != "ByteLevel"
+        if kind != ("BPE", "ByteLevel") or any(others):
             raise ValueError("it is not byte-level BPE that splits texts as GPT-2 does")
         if not all(token["special"] for token in state["added_tokens"]):
             raise ValueError("its added_tokens are not all special: texts may hold the others")
@@ -183,7 +186,15 @@ def load_tokenizer(folder):
         # tiktoken merges the pair with the lowest id first, transformers the one listed first
         if merged != sorted(merged) or [ids[token] for token in plain + last] != [*range(len(ids))]:
             raise ValueError("its ids do not follow the order of its merges, with special tokens last")
+        if {*merged} != {ids[token] for token in plain if any(pairs_of(token, ids))}:
+            raise ValueError("its merges lack some that its tokens allow")
         return BPETokenizer([to_bytes(token) for token in plain], last)
+
+
+def pairs_of(token, ids):
+    """Yield the pairs of tokens that a token can be merged from."""
+    cuts = ((token[:i], token[i:]) for i in range(1, len(token)))
+    return ((left, right) for left, right in cuts if left in ids and right in ids)
 
 
 def to_bytes(token):

@@ -18,7 +18,7 @@ from ..files.atomic import as_path, parsed, write
 from ..files.checkpoint import read_weights
 from .history import History
 
-FORMAT = 5
+FORMAT = 6
 NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of its bytes
 TEMPORARY = re.compile(NAME.pattern + r"\.matgpt-\d+\.tmp")  # left by a process that was killed
 # settings that may differ when a run resumes
@@ -84,10 +84,11 @@ class Checkpoint:
         name = f"checkpoint_dir={str(settings.checkpoint_dir)!r}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = lock(self.folder, name)
             if not (settings.resume or settings.overwrite) and (states(self.folder) or ended(self.folder)):
+                self.lock.lock.release()
                 holds = f"{name} already holds a run"
                 raise ValueError(f"{holds}: resume it, remove its states, or name another folder")
-            self.lock = lock(self.folder, name)
         except OSError as error:
             raise ValueError(f"{name} cannot be written: {error.strerror}") from None
 

@@ -17,7 +17,7 @@ from .loss import step_losses
 from .optimizer import default_lr
 from .schedule import Schedule
 
-SHARE = 0.5  # of the price, for all smaller dolls together (LOG.md, "Nesting a trained GPT-2")
+SHARE = 0.5  # of a step's passes, for all smaller dolls together (LOG.md, "Nesting a trained GPT-2")
 BATCHES = 16  # that measure importance, of 256 tokens or one block each
 
 # The meaning of each axis of a weight: d dimensions of the residual, h heads, f hidden units; "." is not
@@ -58,7 +58,7 @@ def importance(model, ids, seed=0):
         for name, p in model.named_parameters():
             for axis, key, reads in axes(name):
                 if reads:
-                    change = (p.detach() * p.grad).movedim(axis, 0).flatten(1).sum(1)
+                    change = (p.detach().float() * p.grad).movedim(axis, 0).flatten(1).sum(1)
                     changes[key] = changes.get(key, 0) + change
         scores = {key: scores.get(key, 0) + change**2 / BATCHES for key, change in changes.items()}
         model.zero_grad()
@@ -85,8 +85,8 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     model_or_path: a MatryoshkaGPT, which is not changed; or a folder that `save` or transformers wrote.
     nesting: the dolls, as in `GPTConfig`. train_ids, val_ids: token ids (N,), int.
     lr: peak learning rate. None: a quarter of that of `train`.
-    options: those of `Settings` but optimizer, weight_decay and loss_weights, such as flops (the teacher and
-        measuring importance count), batch_size (2), eval_blocks (256), seed, progress.
+    options: those of `Settings` except optimizer, weight_decay and loss_weights, such as flops (the teacher
+        and measuring importance count), batch_size (2), eval_blocks (256), seed, progress.
     Raises ValueError for bad arguments, a budget that measuring importance alone exceeds, or an output-only
     model; DivergedError when a loss is not finite.
     """

@@ -49,7 +49,7 @@ def orthogonalize(x):
 
 
 def even(x):
-    """Give the rows of a tall matrix (the columns of a wide one) in x (n, rows, columns) one length.
+    """Give the rows of a tall matrix (the columns of a wide one) in x (n, rows, columns) one norm.
 
     In a feedforward these are its hidden units. It has more units than dimensions, so orthogonal updates
     share the dimensions out among the units, and those that several dolls read, with their larger gradients,

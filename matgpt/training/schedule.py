@@ -9,7 +9,7 @@ from ..ranges import Between
 from ..sizes import Size
 from .cost import training_flops
 
-# Of the price, for all smaller dolls together (LOG.md, "What share the smaller dolls need"); and where all of
+# Of a step's passes, for all smaller dolls (LOG.md, "What share the smaller dolls need"); and where all of
 # them only read out of the full one's blocks, which its own steps train (LOG.md, "Dolls that only read out").
 SHARE, READOUTS = 0.15, 0.02
 DEEPEN = 0.7  # of the budget; until then the full doll has fewer layers (LOG.md, "Fewer layers first")
@@ -42,6 +42,8 @@ class Schedule:
         n_layer, others = self.full.n_layer, [size for size in self.sizes if size != self.full]
         deepest = max((self.model.trunk_size(size).n_layer for size in others), default=n_layer)
         vectors = [p for p in self.model.blocks[n_layer - 1].parameters() if p.dim() == 1 and p.requires_grad]
+        if not self.model.config.bias:  # in bfloat16 a gain of 1 may not move
+            vectors = [p for p in vectors if p.dtype.itemsize > 2]
         is_new = vectors and all((p == p[0]).all() for p in vectors)  # norms begin as ones, biases as zeros
         return min(n_layer, deepest) if is_new and not self.is_range else n_layer
 
@@ -50,8 +52,8 @@ class Schedule:
     def deepen(self, progress):
         """Set how many layers the largest doll runs at `progress`, the share of the budget spent (0 to 1).
 
-        What is learnt in few layers, the deepest smaller doll learns, too. When the others join, they begin
-        as copies of the last of these (stacking, 2405.15319).
+        What few layers learn also serves the deepest smaller doll. When the others join, they begin as copies
+        of the last of these (stacking, 2405.15319).
         """
         full, blocks = self.full, self.model.blocks
         if progress >= DEEPEN:
