@@ -1,4 +1,4 @@
-"""What nesting costs and gains: one nested run beside three baselines, at one price.
+"""What nesting costs and gains: one nested run and three baselines, at one price.
 
 The price C is that of training the full model alone, in FLOPs, optimizer included. With it stand
 
@@ -39,7 +39,13 @@ def add_arguments(parser):
     add("--nesting", nargs="+", default=["32,1,1", "64,2,2", "96,3,3"], help="dolls inside the full model")
     add("--budget", type=float, default=2000, help="C, in steps of the full model alone")
     add("--ratio", type=float, help="C, in tokens a parameter, in place of --budget")
-    add("--shares", type=float, nargs="+", default=[None], help="of C for smaller dolls; several: a front")
+    add(
+        "--shares",
+        type=float,
+        nargs="+",
+        default=[None],
+        help="of the passes, for smaller dolls; several: a front",
+    )
     add("--optimizer", choices=("adamw", "muon"), default="muon")
     add("--rates", type=float, nargs="+", default=[0.5, 0.7, 1], help="times the default rate, tried")
     add("--batches", type=int, nargs="+", default=[12, 16], help="batch sizes, tried with these rates")
@@ -197,8 +203,8 @@ def show(args, config, families, unit):
 
 
 def front(shares, config, curves):
-    """Draw what each share costs the full doll beside itself alone, and each doll beside itself apart."""
-    figure, ax = plot.new_axes("What share do the smaller dolls need?", "share of the price", "nats")
+    """Draw how far each share leaves the full doll above itself alone, and each doll above itself apart."""
+    figure, ax = plot.new_axes("What share do the smaller dolls need?", "share of the passes", "nats")
     for size in config.sizes:
         baseline = "alone" if size == config.full else "apart"
         if baseline in curves:

@@ -1,4 +1,4 @@
-"""What a training step costs, beside nanoGPT's code and beside its FLOPs."""
+"""What a training step costs, compared with nanoGPT's code and with its FLOPs."""
 
 import runpy
 import time
@@ -17,7 +17,7 @@ STEPS = 5  # timed together
 
 def add_arguments(parser):
     add_shape(parser.add_argument)
-    parser.add_argument("--nanogpt", help="a folder with nanoGPT's code, to stand beside")
+    parser.add_argument("--nanogpt", help="a folder with nanoGPT's code, to compare with")
     parser.add_argument("--rounds", type=int, default=25, help="how often each is timed; the median counts")
     parser.add_argument("--out", default="runs/speed", help="folder for the table")
 
@@ -74,12 +74,12 @@ def run(args):
     seconds = {name: median(second for second, _ in pairs) for name, pairs in measured.items()}
     for name, pairs in measured.items():
         row = {"training step": name, "ms": f"{1e3 * seconds[name]:.1f}"}
-        row["time of the first row's"] = f"{seconds[name] / next(iter(seconds.values())):.2f}"
+        row["time / first row"] = f"{seconds[name] / next(iter(seconds.values())):.2f}"
         if pairs[0][1]:  # which nanoGPT's code does not count
             alone = f"plain, {name.split(', ')[1]}"
-            row["time of the plain step's"] = f"{seconds[name] / seconds[alone]:.2f}"
+            row["time / plain step"] = f"{seconds[name] / seconds[alone]:.2f}"
             flops = mean(flops for _, flops in pairs)  # small dolls read a random number of sequences
-            row["FLOPs of its"] = f"{flops / measured[alone][0][1]:.2f}"
+            row["FLOPs / plain step"] = f"{flops / measured[alone][0][1]:.2f}"
         rows.append(row)
     threads = f"{torch.get_num_threads()} thread(s), medians of {args.rounds} interleaved rounds"
     shape = f"{D} wide, {L} layers, block {args.block_size}, batch {args.batch_size}"

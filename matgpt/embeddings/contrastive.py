@@ -101,7 +101,7 @@ def train_embeddings(
         pairs, val_pairs = pairs.take(order[n:]), pairs.take(order[:n])
     val_pairs = as_pairs("val_pairs", val_pairs)
     if len({*val_pairs.queries}) < 2:
-        raise ValueError("val_pairs asks one question: beside no other its loss is always 0")
+        raise ValueError("val_pairs asks one question: without another its loss is always 0")
     if not 2 <= batch_size <= len(pairs):
         most = f"the number of pairs to learn from, {len(pairs)}"
         raise ValueError(f"batch_size={batch_size} must be from 2 to {most}")

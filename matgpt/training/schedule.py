@@ -24,7 +24,7 @@ class Schedule:
     several depths) read the same sequences in one pass; each trunk reads text of its own.
     Until DEEPEN of the budget is spent, the largest doll of a new model runs only as many of its layers as
     the deepest smaller doll has: see `deepen`.
-    Of a range, each step draws a few Sizes (1903.05134, section 3.2), and trains them beside the smallest and
+    Of a range, each step draws a few Sizes (1903.05134, section 3.2), and trains them with the smallest and
     the full one.
     """
 
