@@ -177,7 +177,7 @@ def test_wrong_models_folders_and_tokenizers_are_not_written(write, tmp_path):
     own_model, own_tokenizer = type("Own", (MatryoshkaGPT,), {})(CONFIG), type("Own", (), {"vocab_size": 5})()
     assert_refused("blocks.1.*NaN", write, diverged, new)
     assert_refused("float16", write, half, new)
-    assert_refused("model=None must be a model, not a NoneType", write, None, new)
+    assert_refused("model=None must be a MatryoshkaGPT or", write, None, new)
     assert_refused("model=Linear.* must be a MatryoshkaGPT or", write, torch.nn.Linear(2, 2), new)
     assert_refused("must be a MatryoshkaGPT or a MatryoshkaEmbeddingsGPT", write, own_model, new)
     assert_refused("'' is not a path", write, model, "")

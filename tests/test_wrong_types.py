@@ -1,5 +1,6 @@
 """What is of the wrong kind is refused by name; public calls work wherever they stand."""
 
+import copy
 import inspect
 from contextlib import nullcontext
 from functools import partial
@@ -34,7 +35,9 @@ WRONG = [("5 is not a path", partial(function, 5)) for function in PATHS] + [
     ("names no doll: give at least one", lambda: MODEL(torch.tensor([[1]]), [])),
     ("sizes=4 must be several", lambda: matgpt.frontier(MODEL, IDS, 4)),
     ("max_params=10+ must be a number", lambda: matgpt.best_size(POINTS, max_params=10**400)),
-    ("model=.* must be a model, not a list", lambda: matgpt.train(IDS, MODEL, IDS)),
+    ("model=.* must be a MatryoshkaGPT or", lambda: matgpt.train(IDS, MODEL, IDS)),
+    ("model=Linear.* must be a MatryoshkaGPT or", lambda: matgpt.train(torch.nn.Linear(2, 2), IDS, IDS)),
+    ("is on the meta device", lambda: matgpt.nest(copy.deepcopy(MODEL).to("meta"), (4,), IDS, IDS, 1)),
     ("pairs to learn from, 0", lambda: matgpt.train_embeddings(MODEL, (["a", "b"], ["c", "d"]), BPE, 1)),
     ("must be arrays of numbers", lambda: matgpt.search("abc", torch.eye(2))),
     ("meta device", lambda: MatryoshkaGPT(MODEL.config).to("meta").generate([[1]], 2)),

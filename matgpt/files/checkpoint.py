@@ -10,7 +10,7 @@ import torch
 
 from ..config import GPTConfig, Size
 from ..generation.writing import check_vocabulary
-from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT
+from ..model import MatryoshkaEmbeddingsGPT, MatryoshkaGPT, NestedGPT
 from ..nested import check_finite
 from ..ranges import Between
 from ..text.tokenizer import Tokenizer, load_tokenizer
@@ -86,11 +86,11 @@ def check_tokenizer(config, tokenizer, folder):
 
 
 def unwrapped(model):
-    """Return (model, {name: weight}) without torch.compile's wrappers. ValueError unless it is a module."""
-    if not isinstance(model, torch.nn.Module):
-        raise ValueError(f"model={model!r:.60} must be a model, not a {type(model).__name__}")
-    weights = {name.replace("_orig_mod.", ""): p.detach() for name, p in model.state_dict().items()}
-    return getattr(model, "_orig_mod", model), weights
+    """Return (model, {name: weight}) without torch.compile's wrapper. ValueError unless it is one of ours."""
+    own = getattr(model, "_orig_mod", model)
+    if not isinstance(own, NestedGPT):
+        raise ValueError(f"model={model!r:.60} must be a {' or a '.join(MODELS)}")
+    return own, {name.replace("_orig_mod.", ""): p.detach() for name, p in model.state_dict().items()}
 
 
 def checked(model):

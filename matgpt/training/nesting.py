@@ -10,6 +10,7 @@ from ..files.gpt2 import import_gpt2, is_gpt2
 from ..measure.evaluation import cross_entropy, evaluate_sizes, precision
 from ..measure.shapes import flops_per_token
 from ..model import MatryoshkaGPT
+from ..nested import check_finite
 from ..text.batches import as_ids, batch
 from .checkpoint import digest
 from .loop import Settings, loop, processes, without
@@ -87,8 +88,8 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     lr: peak learning rate. None: a quarter of that of `train`.
     options: those of `Settings` except optimizer, weight_decay and loss_weights, such as flops (the teacher
         and measuring importance count), batch_size (2), eval_blocks (256), seed, progress.
-    Raises ValueError for bad arguments, a budget that measuring importance alone exceeds, or an output-only
-    model; DivergedError when a loss is not finite.
+    Raises ValueError for bad arguments, a budget that measuring importance alone exceeds, weights that are
+    not finite, or an output-only model; DivergedError when a loss is not finite.
     """
     teacher = model_or_path
     if not isinstance(teacher, torch.nn.Module):
@@ -96,6 +97,7 @@ def nest(model_or_path, nesting, train_ids, val_ids, steps=None, *, lr=None, sha
     teacher, trained = unwrapped(teacher)
     if not isinstance(teacher, MatryoshkaGPT):
         raise ValueError(f"model_or_path is a {type(teacher).__name__}: only a MatryoshkaGPT holds dolls")
+    check_finite(trained)
     config, (rank, world) = dataclasses.replace(teacher.config, nesting=nesting, dropout=0.0), processes()
     T, V = config.block_size, config.vocab_size
     fixed, lr = dict(optimizer="adamw", weight_decay=0.0), default_lr(config) / 4 if lr is None else lr
