@@ -44,7 +44,7 @@ def add_arguments(parser):
         type=float,
         nargs="+",
         default=[None],
-        help="of the passes, for smaller dolls; several: a front",
+        help="of passes, for smaller dolls; several: a front",
     )
     add("--optimizer", choices=("adamw", "muon"), default="muon")
     add("--rates", type=float, nargs="+", default=[0.5, 0.7, 1], help="times the default rate, tried")
