@@ -109,7 +109,7 @@ class GPTConfig:
     def width(self, n_embd):
         """Return the doll cut along the width alone: every layer, and the feedforward in proportion.
 
-        It keeps every head, each narrower; or the most heads that fit: whole ones, or such that divide it.
+        It keeps every head, each narrower; or the most that fit: whole heads, or a number that divides it.
         """
         n_embd = positive("n_embd", n_embd)
         inner = tuple(max(1, f * n_embd // self.n_embd) for f in self.full.inner)

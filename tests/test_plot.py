@@ -178,5 +178,6 @@ def test_heat_maps_show_cosines_at_each_size_and_no_label_covers_another():
 
 
 def test_a_table_of_answers_marks_the_right_one_and_cuts_long_names_at_their_end():
+    assert plot.answers({"a": [0]}, ["two words\nin lines"]) == "  a\n  two words in lines"
     table = plot.answers({"8 dims": [1, 0], "BM25": [2, 1]}, ["f", "module.function", "g"], right=1, width=10)
     assert table.splitlines() == ["  8 dims    BM25", "✓ module…   g", "  f       ✓ module…"]

@@ -104,7 +104,7 @@ def answers(columns, names, right=None, width=24):
     """
 
     def cell(position):
-        name, mark = shown(names[position]), "✓ " if position == right else "  "
+        name, mark = " ".join(names[position].split()), "✓ " if position == right else "  "
         return mark + (name if len(name) <= width - 3 else name[: width - 4] + "…")
 
     rows = [[f"  {method}" for method in columns], *zip(*(map(cell, each) for each in columns.values()))]
