@@ -94,7 +94,7 @@ def test_every_family_pays_the_same_price(args, tmp_path, monkeypatch):
     shape = dict(block_size=8, n_embd=16, n_head=2, n_layer=2, nesting=["12,1,1"], batch_size=2, budget=240)
     vars(args).update(shape, rates=[1], batches=[8], apart=True, twins=True, shares=[0.1, 0.3], held=4)
     quality.run(args)
-    table = (tmp_path / "quality-shakespeare-muon-16-8-240.md").read_text(encoding="utf-8")
+    table = (tmp_path / "quality-shakespeare-muon-12,1,1-16,2,2-8-240.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line]
     header, _, small, full, price, *_ = rows
     assert header[2:] == ["alone", "nested, share 0.1", "nested, share 0.3", "apart", "twins"]
@@ -103,7 +103,7 @@ def test_every_family_pays_the_same_price(args, tmp_path, monkeypatch):
     assert 0.6 < float(price[6]) < 1, "as many tokens in larger batches take fewer steps of the optimizer"
     assert "nats per token, mean" in table and "A range: " in table and "silent units" in table
     figures = {path.name for path in tmp_path.glob("*.png")}
-    assert figures == {f"{front}quality-shakespeare-muon-16-8-240.png" for front in ("", "front-")}
+    assert figures == {f"{front}quality-shakespeare-muon-12,1,1-16,2,2-8-240.png" for front in ("", "front-")}
 
 
 def test_a_range_is_compared_with_the_line_over_flops_whatever_the_order_of_the_dolls():

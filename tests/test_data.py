@@ -136,6 +136,7 @@ def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
         ("late.txt", b"a" * 9000 + b"\xe4\xb8", r"is not UTF-8 \(unexpected end of data\)"),
         ("rows.jsonl", b'{"text": "fine"}\n{', "cannot be read at row"),
         ("rows.jsonl", b'{"other": "x"}', ".* row 1: there is no text in column 'text': .*other"),
+        ("rows.jsonl", b"", r"cannot be read at row 0: \w+"),
         ("rows.parquet", b"PAR1 no table", "cannot be read"),
     ],
 )
@@ -301,8 +302,8 @@ def as_parquet(path, documents):
 FORMS = {
     "folder": as_folder,
     "A.JSONL": functools.partial(as_jsonl, mark=b"\xef\xbb\xbf"),
-    "rows.jsonl.zst": as_jsonl,
-    "rows.parquet": as_parquet,
+    "rows*.jsonl.zst": as_jsonl,
+    "rows[1].parquet": as_parquet,
 }
 
 
@@ -321,6 +322,7 @@ def test_documents_are_split_by_their_content(form, small_pieces, tmp_path):
 def test_a_folder_is_read_without_token_files_and_what_is_not_utf8(tmp_path):
     folder = as_folder(tmp_path / "folder", DOCUMENTS)
     (folder / "0" / "meta.json").write_text("mine", "utf-8")  # beside no token files
+    (folder / "0" / "empty.jsonl").touch()
     (folder / "0" / "latin.md").write_bytes(b"caf\xe9")
     with pytest.warns(UserWarning, match=r"skipped: .*latin\.md is not UTF-8"):
         metas = [prepare([folder], out, "char") for out in (folder / "out", folder / "b", tmp_path / "c")]

@@ -176,7 +176,8 @@ def show(args, config, families, unit):
     """Report the table and the figures of one family."""
     label = "-".join(filter(None, (args.optimizer, args.dtype)))
     length = f"{args.ratio:g}-tokens" if args.ratio else f"{args.budget:g}"
-    name = f"quality-{Path(args.corpus).stem}-{label}-{config.n_embd}-{config.block_size}-{length}"
+    dolls = "-".join(str(size).replace("/", "_") for size in config.sizes)
+    name = f"quality-{Path(args.corpus).stem}-{label}-{dolls}-{config.block_size}-{length}"
     price = families["alone"][0]["flops"]
     params = {size: config.num_params(size) for size in config.sizes}
     rows = [{"doll": size, "parameters": f"{n:,}"} for size, n in params.items()]

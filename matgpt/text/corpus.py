@@ -1,5 +1,6 @@
 """Texts by name, from files and from the Hugging Face hub; and the split into training and validation."""
 
+import glob
 import os
 import re
 import sysconfig
@@ -92,7 +93,7 @@ def fetch(name):
 
 def read_folder(folder, pattern, column, left_out=HIDDEN):
     """Yield the text of each file, or of each row of a table, without token files and what is not UTF-8."""
-    files = [file for file in sorted(folder.rglob(pattern)) if file.is_file()]
+    files = [file for file in sorted(folder.rglob(pattern)) if file.is_file() and file.stat().st_size]
     files = [file for file in files if not re.search(left_out, f"/{file.relative_to(folder).as_posix()}")]
     if not files:
         raise ValueError(f"no file in {folder} matches the pattern {pattern!r}")
@@ -128,7 +129,7 @@ def read_table(name, column):
         raise ImportError(f"{name} needs the package datasets: pip install datasets") from None
     kind = "parquet" if str(name).lower().endswith(".parquet") else "json"
     is_hub = str(name).startswith("hf:")
-    source = {"path": name[3:]} if is_hub else {"path": kind, "data_files": str(name)}
+    source = {"path": name[3:]} if is_hub else {"path": kind, "data_files": glob.escape(str(name))}
     n = 0
     try:
         for row in datasets.load_dataset(**source, split="train", streaming=True):
@@ -139,7 +140,7 @@ def read_table(name, column):
                 yield row[column]
     except Exception as error:  # each format raises its own
         kind = ConnectionError if isinstance(error, ConnectionError) else ValueError
-        raise kind(f"{name} cannot be read at row {n}: {error}") from error
+        raise kind(f"{name} cannot be read at row {n}: {str(error) or repr(error)}") from error
 
 
 def split(ids, val_fraction=0.1):
