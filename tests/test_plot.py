@@ -55,6 +55,24 @@ def test_losses_are_lines_over_validation_and_dots_over_training_from_the_first_
     assert_refused("x='time' must be one of", plot.losses, run, "time")
 
 
+@pytest.mark.parametrize("last", [3.9, 1.5, 0.4, 0.002])
+def test_the_axes_of_losses_have_ticks_from_end_to_end(last):
+    run = History([Size(4, 1, 1)], steps=[0], flops=[0])
+    run.val[run.sizes[0]] += [4.0]
+    run.train[run.sizes[0]] += [4.0]
+    (ax,) = plot.losses(run).axes
+    ax.figure.draw_without_rendering()
+    assert "m" not in "".join(text.get_text() for text in ax.get_xticklabels()), "thousandths of a step"
+    run.steps.append(10)
+    run.val[run.sizes[0]].append(last)
+    run.train[run.sizes[0]].append(last)
+    (ax,) = plot.losses(run).axes
+    low, high = ax.get_ylim()
+    ticks = [low, *(tick for tick in ax.get_yticks() if low < tick < high), high]
+    gaps = np.diff(np.log(ticks)) / np.log(high / low)
+    assert gaps[1:-1].min() > 0.01 and gaps.max() < 0.4
+
+
 def test_slices_show_every_doll_coloured_by_its_width():
     points = [Point(s, n, 2 * n, 9.0 - i) for i, (s, n) in enumerate(PARAMS.items())]
     ax, bar = plot.slices(points).axes
@@ -107,6 +125,11 @@ def test_which_corner_each_doll_reads_is_drawn_to_scale():
     assert area(residual) == area(readout) == [1, 0.25] and area(trunk) == [1]
     deep = GPTConfig(65, 64, 32, 4, 8, [Size(16, 2, 8), Size(32, 4, 1)])  # the wider one has fewer parameters
     assert area(plot.nesting(deep).axes[0]) == [1, 1, 0.5], "none covers a smaller corner"
+    assert area(plot.nesting(deep, [16]).axes[0]) == [0.5], "a width names a doll"
+    feedforwards = GPTConfig(65, 64, 128, 4, 4, nesting=[Size(128, 4, 4, f) for f in (64, 128, 256, 512)])
+    figure = plot.nesting(feedforwards)
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().x0 > 0, "its legend fits"
 
 
 def test_a_label_gives_the_width_alone_only_where_nothing_else_differs():
@@ -179,5 +202,6 @@ def test_heat_maps_show_cosines_at_each_size_and_no_label_covers_another():
 
 def test_a_table_of_answers_marks_the_right_one_and_cuts_long_names_at_their_end():
     assert plot.answers({"a": [0]}, ["two words\nin lines"]) == "  a\n  two words in lines"
+    assert plot.answers({"a": [0, 1], "b": [1]}, ["f", "g"], width=4) == "  a   b\n  f   g\n  g"
     table = plot.answers({"8 dims": [1, 0], "BM25": [2, 1]}, ["f", "module.function", "g"], right=1, width=10)
     assert table.splitlines() == ["  8 dims    BM25", "✓ module…   g", "  f       ✓ module…"]

@@ -112,9 +112,9 @@ def load_pairs(source=STDLIB, queries="docstrings"):
 
     queries: "docstrings": the question is the first sentence of a docstring of 20 characters or more, the
         answer the rest of the code, 80 or more. "names": for functions without one, the question is the words
-        of the name, 6 characters or more, the answer the code without the name.
+        of the name, 6 characters or more and not such as `__init__`, the answer the code without the name.
     Files are parsed, not run. Leaves out those that do not parse, tests, installed packages, `idlelib`,
-    `lib2to3`, `encodings`, names such as `__init__`, and code that occurs twice.
+    `lib2to3`, `encodings`, and code that occurs twice.
     Raises ValueError for a folder that is missing or holds no such function.
     """
     if queries not in ("docstrings", "names"):

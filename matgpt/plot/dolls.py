@@ -69,9 +69,10 @@ def _panels(config, size, output_only):
 def nesting(config, sizes=None, output_only=False):
     """Draw which corner of each weight each doll reads, one colour a doll; areas are to scale.
 
+    Of a feedforward whose layers differ, the widest one is drawn.
     output_only: draw a MatryoshkaEmbeddingsGPT, where a doll cuts only the final residual and the readout.
     """
-    sizes = list(config.sizes if sizes is None else sizes)
+    sizes = [config.resolve(size) for size in (config.sizes if sizes is None else sizes)]
     dolls = list(zip(sizes, colors(len(sizes))))
     rows, columns, figsize = (1, 3, (9, 3.2)) if output_only else (2, 4, (11, 6))
     figure, axes = new_figure(rows, columns, figsize=figsize)
@@ -89,8 +90,8 @@ def nesting(config, sizes=None, output_only=False):
         ax.tick_params(length=0, labelsize=8)
     names = [f"first {size.n_embd} dimensions" if output_only else label(size) for size in sizes]
     keys = [Patch(color=color, label=name) for name, (_, color) in zip(names, dolls)]
-    style = dict(loc="outside lower center", ncols=min(4, len(keys)), fontsize=9, frameon=False)
-    figure.legend(handles=keys, **style)
+    ncols = min(4, max(1, 120 // max(map(len, names))))  # so that it is no wider than the figure
+    figure.legend(handles=keys, loc="outside lower center", ncols=ncols, fontsize=9, frameon=False)
     return figure
 
 
@@ -107,8 +108,11 @@ def losses(history, x="steps"):
         ax.plot(getattr(history, x), history.train[size], ":", color=color, linewidth=1)
     ax.plot([], [], ":", color="gray", label="dotted: training text")
     ax.set_yscale("log")  # holds the first loss, near ln V, and spreads the last ones
-    ax.yaxis.set(major_locator=AutoLocator(), major_formatter="{x:g}", minor_locator=NullLocator())
-    ax.xaxis.set(major_locator=MaxNLocator(integer=True), major_formatter=EngFormatter(sep=""))
+    low, high = ax.get_ylim()
+    ticks = AutoLocator() if high < 10 * low else LogLocator(subs=(1, 2, 5))
+    ax.yaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_locator=NullLocator())
+    whole = MaxNLocator(integer=True, min_n_ticks=1)
+    ax.xaxis.set(major_locator=whole, major_formatter=EngFormatter(sep=""))
     ax.legend(fontsize=8, frameon=False)
     return figure
 

@@ -1,5 +1,7 @@
 """Figures of embeddings at every size: recall, neighbours, similarity; and a table of search answers."""
 
+from itertools import zip_longest
+
 import numpy as np
 import torch
 from matplotlib.patches import Rectangle
@@ -107,5 +109,8 @@ def answers(columns, names, right=None, width=24):
         name, mark = " ".join(names[position].split()), "✓ " if position == right else "  "
         return mark + (name if len(name) <= width - 3 else name[: width - 4] + "…")
 
-    rows = [[f"  {method}" for method in columns], *zip(*(map(cell, each) for each in columns.values()))]
+    rows = [
+        [f"  {method}" for method in columns],
+        *zip_longest(*(map(cell, each) for each in columns.values()), fillvalue=""),
+    ]
     return "\n".join("".join(text.ljust(width) for text in row).rstrip() for row in rows)
