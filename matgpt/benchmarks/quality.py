@@ -176,7 +176,7 @@ def show(args, config, families, unit):
     """Report the table and the figures of one family."""
     label = "-".join(filter(None, (args.optimizer, args.dtype)))
     length = f"{args.ratio:g}-tokens" if args.ratio else f"{args.budget:g}"
-    dolls = "-".join(str(size).replace("/", "_") for size in config.sizes)
+    dolls = "-".join(str(size).replace("/", "_") for size in config.sizes)[:120]  # a name may have 255 bytes
     name = f"quality-{Path(args.corpus).stem}-{label}-{dolls}-{config.block_size}-{length}"
     price = families["alone"][0]["flops"]
     params = {size: config.num_params(size) for size in config.sizes}

@@ -109,8 +109,6 @@ def answers(columns, names, right=None, width=24):
         name, mark = " ".join(names[position].split()), "✓ " if position == right else "  "
         return mark + (name if len(name) <= width - 3 else name[: width - 4] + "…")
 
-    rows = [
-        [f"  {method}" for method in columns],
-        *zip_longest(*(map(cell, each) for each in columns.values()), fillvalue=""),
-    ]
+    columns = [[f"  {method}", *map(cell, positions)] for method, positions in columns.items()]
+    rows = zip_longest(*columns, fillvalue="")
     return "\n".join("".join(text.ljust(width) for text in row).rstrip() for row in rows)
